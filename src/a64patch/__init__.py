@@ -1,0 +1,1 @@
+"""patch(1) for AArch64 machine code."""

@@ -1,0 +1,56 @@
+"""Instruction words and their bytes: the one place where the two are converted.
+
+May know: the errors, nothing else.
+Read on: fields.py for what is inside a word.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from a64patch.errors import AlignmentError, EncodingError
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+INSN_SIZE = 4
+"""Bytes of an A64 instruction. Every one has this size (Arm ARM, C1.1)."""
+
+
+def to_bytes(words: int | Iterable[int]) -> bytes:
+    """The bytes of one word or several, as they stand in memory.
+
+    Instructions are little-endian whatever the endianness of data is (Arm ARM, B2.6.2): SCTLR_EL1.EE and EI_DATA
+    have no say here. Raises EncodingError for a value that is not an unsigned 32-bit number.
+    """
+    values = [words] if isinstance(words, int) else list(words)
+    try:
+        return struct.pack(f"<{len(values)}I", *values)
+    except struct.error:
+        raise EncodingError("an instruction word must be a number from 0 to 0xffffffff") from None
+
+
+def from_bytes(data: bytes) -> list[int]:
+    """The words that these bytes hold, inverse of `to_bytes`; AlignmentError when it is not a whole number of them."""
+    if len(data) % INSN_SIZE:
+        raise AlignmentError(f"{len(data)} bytes are not a whole number of 4-byte instruction words")
+    return list(struct.unpack(f"<{len(data) // INSN_SIZE}I", data))
+
+
+def as_array(data: bytes | bytearray | memoryview) -> NDArray[numpy.uint32]:
+    """The words that these bytes hold, as a numpy array of uint32 that shares their memory."""
+    import numpy
+
+    if len(data) % INSN_SIZE:
+        raise AlignmentError(f"{len(data)} bytes are not a whole number of 4-byte instruction words")
+    return numpy.frombuffer(data, dtype="<u4")
+
+
+def require_aligned(address: int) -> int:
+    """The address itself when it is a multiple of 4 bytes; AlignmentError otherwise (Arm ARM, C1.1)."""
+    if address % INSN_SIZE:
+        raise AlignmentError(f"address {address:#x} is not a multiple of 4, so no instruction starts there")
+    return address

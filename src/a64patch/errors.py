@@ -1,0 +1,80 @@
+"""Every error that a64patch raises: one tree, each class also the builtin that a caller would expect.
+
+May know: nobody; every room may import this file.
+Read on: cli/main.py turns these into exit statuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class A64PatchError(Exception):
+    """Root of all errors of this package; the message is one sentence: what, where, what to do."""
+
+
+class EncodingError(A64PatchError, ValueError):
+    """No instruction word can say this: a value out of range or unaligned, a word of another kind."""
+
+
+class AssemblyError(A64PatchError, ValueError):
+    """A text is not an instruction that the table of encodings knows."""
+
+
+class AlignmentError(A64PatchError, ValueError):
+    """An instruction address is not a multiple of 4 bytes."""
+
+
+class RequestError(A64PatchError, ValueError):
+    """A patch request contradicts itself: no words, lists of different length, one address twice."""
+
+
+class MismatchError(A64PatchError, ValueError):
+    """The words that stand in the target are not the ones that were expected there."""
+
+
+class CapabilityError(A64PatchError, NotImplementedError):
+    """The target cannot do what this patch needs, and a weaker way would not be safe."""
+
+
+class BusyError(A64PatchError, TimeoutError):
+    """A CPU kept standing inside the site, or did not come to the rendezvous, until the retries were used up."""
+
+
+class SymbolError(A64PatchError, LookupError):
+    """A site names a symbol, section or module that the target does not have, or has more than once."""
+
+
+class TargetError(A64PatchError, OSError):
+    """A target could not be opened, read or written."""
+
+
+class FormatError(TargetError):
+    """The input is not what it says it is: not ELF, not AArch64, truncated, contradictory."""
+
+
+class MappingError(TargetError):
+    """An address does not lie in what the target maps, or may not be written as code."""
+
+
+class ReadError(TargetError):
+    """The target failed to deliver bytes that it maps."""
+
+
+class WriteError(TargetError):
+    """The target failed to take bytes at an address that it maps."""
+
+
+class RelocationError(A64PatchError, PermissionError):
+    """A relocation owns the word: the loader would overwrite what is written there."""
+
+
+class PartialPatchError(A64PatchError, RuntimeError):
+    """A patch failed half way and could not be undone completely.
+
+    `unrestored` are the addresses (bytes) whose word is not known to be the old one; the cause is chained.
+    """
+
+    def __init__(self, message: str, unrestored: Sequence[int]) -> None:
+        super().__init__(message)
+        self.unrestored = tuple(unrestored)

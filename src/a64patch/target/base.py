@@ -1,0 +1,159 @@
+"""What a target is: a place where A64 code lives, and what can be asked of the CPUs that execute it.
+
+May know: a64/ and the errors. Knows no concrete target.
+Read on: ../patch/text.py uses this protocol; simulator.py and elf.py implement it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from a64patch.target.symbols import SymbolTable
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do; a patch is refused by it before anything is touched, not failed half way."""
+
+    kind: str
+    """For people: `ELF file`, `simulator`."""
+    cpus: int
+    """How many CPUs may be executing the text; 0 when nothing does, as in a file."""
+    can_stop: bool
+    """`stop()` parks every CPU. True where there is no CPU to park."""
+    can_kick: bool
+    """`kick()` gives every CPU a context synchronisation event."""
+    sees_pcs: bool
+    """`StoppedCpus.states()` knows where each CPU stands."""
+    broadcast: bool
+    """Cache maintenance by one CPU reaches all. Where it does not, each CPU does its own as it leaves `stop()`."""
+
+
+@dataclass(frozen=True)
+class CpuState:
+    """Where a parked CPU goes on: the address of its next instruction and those it will return to."""
+
+    cpu: int
+    pc: int
+    return_addresses: tuple[int, ...] = ()
+    """Addresses that the CPU is known to return to later: the link register, saved frames. May hold dead ones."""
+
+
+class Rendezvous:
+    """The agreement of all CPUs to wait while exactly one of them writes, as two separate events.
+
+    *arrived* counts the CPUs that have come; the last one is the writer. *done* is set by the writer; the others
+    leave after it. One counter for both was wrong twice in Linux: it lost the signal to a late increment
+    (899d5933b2dd) and let the first CPU write before the others had come (31a099dbd91e).
+    """
+
+    def __init__(self, cpus: Iterable[int]) -> None:
+        self._expected = frozenset(cpus)
+        self._arrived: list[int] = []
+        self._done = False
+
+    def arrive(self, cpu: int) -> bool:
+        """CPU number `cpu` has come; True when it is the last one and so the writer. ValueError if it may not come."""
+        if cpu not in self._expected or cpu in self._arrived or self._done:
+            raise ValueError(f"CPU {cpu} may not arrive at this rendezvous now")
+        self._arrived.append(cpu)
+        return self.everyone_arrived
+
+    @property
+    def arrived(self) -> tuple[int, ...]:
+        """The CPUs that have come, in their order."""
+        return tuple(self._arrived)
+
+    @property
+    def everyone_arrived(self) -> bool:
+        """Nobody executes the program any more: the writer may start."""
+        return len(self._arrived) == len(self._expected)
+
+    @property
+    def done(self) -> bool:
+        """The writer has finished: the CPUs may leave, each after it has synchronised its context."""
+        return self._done
+
+    def finish(self) -> None:
+        """The writer says that it is done. RuntimeError while a CPU is still missing."""
+        if not self.everyone_arrived:
+            raise RuntimeError("the writer may not finish before every CPU has arrived")
+        self._done = True
+
+
+class StoppedCpus(Protocol):
+    """All CPUs of a target, parked. Valid inside the block of `Target.stop()` only."""
+
+    rendezvous: Rendezvous
+
+    def states(self) -> Sequence[CpuState]:
+        """Where each parked CPU stands; empty when the target has no CPUs or `sees_pcs` is false."""
+
+
+class Target(Protocol):
+    """A place where A64 code lives. Addresses and sizes are bytes.
+
+    Reading and writing raise MappingError for what is not mapped, ReadError or WriteError when the target fails.
+    A context manager: leaving the block closes it.
+    """
+
+    capabilities: Capabilities
+    symbols: SymbolTable
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes as a data read sees them: not necessarily what a CPU executes."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Put bytes on the data side only. No CPU, and no reader of a file, is promised to see them before `publish`.
+
+        Only what the target maps as code may be written.
+        """
+
+    def publish(self, start: int, end: int) -> None:
+        """Make [start, end) visible to instruction fetch: clean to the point of unification, invalidate, wait.
+
+        CPUs may still execute what they fetched before, until their next context synchronisation event
+        (Arm ARM, B2.2.5). Linux: caches_clean_inval_pou().
+        """
+
+    def kick(self) -> None:
+        """A context synchronisation event on every CPU, completed when this returns. Linux: kick_all_cpus_sync()."""
+
+    def stop(self) -> AbstractContextManager[StoppedCpus]:
+        """All CPUs parked until the block ends; as it leaves, each synchronises its context. Linux: stop_machine().
+
+        BusyError when a CPU does not come. On a target without broadcast each CPU also invalidates its own
+        instruction cache as it leaves.
+        """
+
+    def code_ranges(self) -> Sequence[tuple[int, int]]:
+        """The ranges [start, end) that are mapped as code, ascending."""
+
+    def close(self) -> None:
+        """Give everything back. What was written but never published may be lost."""
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
+        """`read` of each (address, size), in order; a target with round trips does better than one by one."""
+        return [self.read(address, size) for address, size in requests]
+
+    def write_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
+        """`write` of each (address, bytes), in order, stopping at the first that fails."""
+        for address, data in requests:
+            self.write(address, data)
+
+    def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """`publish` of each [start, end)."""
+        for start, end in ranges:
+            self.publish(start, end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
