@@ -1,0 +1,151 @@
+"""Who may import whom: the order of the rooms, read from the source of the package.
+
+Imports inside functions and under TYPE_CHECKING count too, and so do import_module() and __import__() with a literal.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import ROOT
+
+PACKAGE = ROOT / "src/a64patch"
+
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "version": (),
+    "a64": ("errors", "a64"),
+    "target": ("errors", "a64", "target"),
+    "patch": ("errors", "a64", "target.base", "patch"),
+    "kernel": ("errors", "a64", "target", "patch", "kernel"),
+    "proof": ("errors", "a64", "proof"),
+    "__init__": ("errors", "version", "a64", "target", "patch", "kernel", "proof"),
+    "cli": ("errors", "version", "a64", "target", "patch", "kernel", "proof", "cli"),
+    "__main__": ("cli",),
+}
+"""For each room, or file beside the rooms: what it may import of a64patch."""
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file at `path`, relative to the package, does that its room may not do."""
+    room = path.split("/")[0].removesuffix(".py")
+    tree = ast.parse(source)
+    at_load = {id(node) for node in _executed_on_import(tree)}
+    found = []
+    for node in ast.walk(tree):
+        for module in _imported(node, path):
+            top, _, inside = module.partition(".")
+            if top == "a64patch":
+                if not any(f"{inside}.".startswith(f"{allowed}.") for allowed in MAY_IMPORT[room]):
+                    found.append(f"{path}:{_line(node)}: {room} may not import {module}")
+            elif top == "rich" and room != "cli":
+                found.append(f"{path}:{_line(node)}: only cli may import rich")
+            elif room == "a64" and top not in sys.stdlib_module_names and (top != "numpy" or id(node) in at_load):
+                found.append(f"{path}:{_line(node)}: a64 may import {top} inside functions at most, if it is numpy")
+        if room != "cli" and isinstance(node, ast.Name) and node.id == "print":
+            found.append(f"{path}:{_line(node)}: only cli may print")
+    return found
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _imported(node: ast.AST, path: str) -> Iterator[str]:
+    """The full names that a node imports; `from x import y` counts as x.y, since y may be a module."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        package = ["a64patch", *path.split("/")[:-1]]
+        start = package[: len(package) - node.level + 1] if node.level else []
+        base = ".".join([*start, *([node.module] if node.module else [])])
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+        yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def _executed_on_import(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
+            yield from (inner for branch in node.orelse for inner in (branch, *_executed_on_import(branch)))
+            continue
+        yield node
+        yield from _executed_on_import(node)
+
+
+def test_rooms_keep_their_order() -> None:
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    assert "a64/words.py" in files
+    assert [found for name, path in sorted(files.items()) for found in violations(name, path.read_text("utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("errors.py", "import a64patch.a64"),
+        ("version.py", "from a64patch import errors"),
+        ("a64/words.py", "from a64patch.target.base import Target"),
+        ("a64/words.py", "from ..target import base"),
+        ("a64/words.py", "from a64patch import target"),
+        ("a64/words.py", "import a64patch"),
+        ("a64/words.py", "import numpy"),
+        ("a64/words.py", "try:\n    import numpy\nexcept ImportError:\n    pass"),
+        ("a64/words.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import numpy"),
+        ("a64/words.py", "class A:\n    import numpy.typing"),
+        ("a64/words.py", "def f():\n    import elftools"),
+        ("target/elf.py", "from a64patch.patch.text import patch_text"),
+        ("target/elf.py", "def f():\n    from a64patch.patch import text"),
+        ("target/elf.py", "if TYPE_CHECKING:\n    from a64patch.kernel import ftrace"),
+        ("target/elf.py", "import_module('a64patch.cli.main')"),
+        ("target/elf.py", "__import__('a64patch.cli.main')"),
+        ("target/elf.py", "from a64patch import open_target"),
+        ("target/elf.py", "import rich.console"),
+        ("patch/text.py", "from a64patch.target.simulator import Simulator"),
+        ("patch/text.py", "from a64patch.target import open_target"),
+        ("patch/text.py", "from a64patch.target.based import x"),
+        ("patch/text.py", "from ..target import gdb"),
+        ("patch/text.py", "from a64patch.kernel import ftrace"),
+        ("patch/text.py", "def f():\n    print(1)"),
+        ("patch/text.py", "show = print"),
+        ("kernel/ftrace.py", "from a64patch.proof import model"),
+        ("kernel/ftrace.py", "from a64patch.cli import main"),
+        ("proof/model.py", "from a64patch.target.base import Target"),
+        ("proof/model.py", "from a64patch.patch import text"),
+        ("__init__.py", "from a64patch.cli.main import main"),
+        ("__init__.py", "from .cli import main"),
+    ],
+)
+def test_each_rule_can_fail(path: str, source: str) -> None:
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("a64/words.py", "import struct\nfrom a64patch.errors import AlignmentError\nfrom . import fields"),
+        ("a64/words.py", "if TYPE_CHECKING:\n    import numpy\ndef f():\n    import numpy"),
+        ("target/elf.py", "import elftools\nfrom a64patch.a64 import is_b\nfrom a64patch.target.symbols import Symbol"),
+        ("patch/text.py", "import a64patch.target.base\nfrom a64patch.target import base\nfrom .plan import Plan"),
+        ("patch/text.py", "from a64patch.target.base import Target\nfrom ..target.base import Target"),
+        ("kernel/ftrace.py", "from a64patch.patch.text import patch_text\nfrom a64patch.target import gdb"),
+        ("proof/model.py", "from a64patch import a64, errors"),
+        ("cli/show.py", "import rich\nfrom a64patch.proof import model\nprint(1)"),
+        ("__main__.py", "from a64patch.cli.main import main"),
+    ],
+)
+def test_what_is_allowed(path: str, source: str) -> None:
+    assert violations(path, source) == []
+
+
+def test_import_stays_light() -> None:
+    program = "import sys, a64patch; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "a64patch" in loaded
+    assert {"numpy", "rich", "unicorn", "elftools"}.isdisjoint(loaded)
