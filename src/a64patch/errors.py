@@ -20,6 +20,9 @@ class EncodingError(A64PatchError, ValueError):
 class AssemblyError(A64PatchError, ValueError):
     """A text is not an instruction that the table of encodings knows."""
 
+    operand = -1
+    """The position of the operand that is wrong, from 0; -1 when it is the whole instruction."""
+
 
 class AlignmentError(A64PatchError, ValueError):
     """An instruction address is not a multiple of 4 bytes."""

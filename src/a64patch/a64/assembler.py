@@ -1,0 +1,86 @@
+"""Text to words, by the table: `assemble`.
+
+May know: encodings.py, templates.py.
+Read on: disassembler.py for the other direction.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from a64patch.a64.encodings import TABLE, Encoding
+from a64patch.a64.operands import CONDITIONS, Names, Place
+from a64patch.a64.templates import Template, templates
+from a64patch.a64.words import INSN_SIZE
+from a64patch.errors import AssemblyError
+
+_INST = re.compile(r"\.inst\s+(0x[0-9a-f]{1,8}|[0-9]{1,10})", re.ASCII | re.IGNORECASE)
+_LONGEST = 200
+"""Characters of one instruction; no spelling comes near it."""
+
+
+@cache
+def _rows_by_mnemonic() -> dict[str, list[tuple[Encoding, int]]]:
+    """The first word of each spelling, with the rows and the number of the spelling."""
+    index: dict[str, list[tuple[Encoding, int]]] = {}
+    for row in TABLE:
+        for number, text in enumerate(row.texts):
+            mnemonic = re.split(r"[ {]", text)[0]
+            names = [mnemonic]
+            if "<cond:cond>" in mnemonic:
+                names = [mnemonic.replace("<cond:cond>", condition) for condition in CONDITIONS]
+            for name in names:
+                index.setdefault(name, []).append((row, number))
+    return index
+
+
+def _spellings(mnemonic: str) -> list[Template]:
+    return [templates(row)[number] for row, number in _rows_by_mnemonic().get(mnemonic, [])]
+
+
+def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> int:
+    """The word of one instruction that stands at `address` (bytes); AssemblyError says which operand is wrong and why.
+
+    `.inst 0xd503201f` gives the word itself. Upper and lower case, `#` or not, hex and decimal; labels are addresses,
+    `.+8`, or names that `symbols` resolves.
+    """
+    text = text.strip()
+    if len(text) > _LONGEST:
+        raise AssemblyError(f"an instruction of {len(text)} characters: {text[:40]!r}…")
+    literal = _INST.fullmatch(text)
+    if literal:
+        word = int(literal[1], 16 if literal[1][:2].lower() == "0x" else 10)
+        if word > 0xFFFFFFFF:
+            raise AssemblyError(f"{text!r} is more than 32 bits")
+        return word
+    mnemonic = text.split()[0].lower() if text else ""
+    spellings = _spellings(mnemonic)
+    if not spellings:
+        raise AssemblyError(f"{text!r}: this assembler does not know {mnemonic!r}; write the word itself as .inst 0x…")
+    wrong: AssemblyError | None = None
+    for template in spellings:
+        try:
+            word_or_none = template.parse(text, Place(address, symbols))
+        except AssemblyError as error:
+            # The spelling that went furthest is the one that was meant.
+            if wrong is None or error.operand > wrong.operand:
+                wrong = error
+        else:
+            if word_or_none is not None:
+                return word_or_none
+    if wrong is not None:
+        raise AssemblyError(f"{text!r}: {wrong}")
+    shapes = " or ".join(sorted({re.sub(r"<(\w+!?)[^>]*>", r"<\1>", template.text) for template in spellings})[:4])
+    raise AssemblyError(f"{text!r}: the operands do not fit, expected {shapes}")
+
+
+def assemble(text: str, address: int = 0, symbols: Names | None = None) -> list[int]:
+    """The words of several instructions, separated by `;` or new lines, the first standing at `address` (bytes).
+
+    AssemblyError when one of them is wrong or there is none. What cannot be encoded raises; never a wrong word.
+    """
+    lines = [line for line in re.split(r"[;\n]", text) if line.strip()]
+    if not lines:
+        raise AssemblyError("there is no instruction in an empty text")
+    return [assemble_one(line, address + INSN_SIZE * number, symbols) for number, line in enumerate(lines)]

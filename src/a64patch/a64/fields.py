@@ -1,0 +1,210 @@
+"""Immediates and registers inside a word: read them, set them, never silently cut them.
+
+May know: encodings.py, classify.py.
+Read on: generate.py makes whole words from these.
+
+The kernel's counterparts (arch/arm64/lib/insn.c) truncate what does not fit and return the field unsigned. Here a
+value out of range is an EncodingError, and signed fields are read with their sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, overload
+
+from a64patch.a64.classify import decode
+from a64patch.a64.encodings import Encoding, Field
+from a64patch.errors import EncodingError
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Immediate:
+    """A number spread over `parts` of a word, the least significant part first."""
+
+    parts: tuple[Field, ...]
+    signed: bool
+
+    @property
+    def width(self) -> int:
+        """Bits in all."""
+        return sum(part.width for part in self.parts)
+
+    @property
+    def minimum(self) -> int:
+        """The smallest number that it holds."""
+        return -(1 << self.width - 1) if self.signed else 0
+
+    @property
+    def maximum(self) -> int:
+        """The largest number that it holds."""
+        return (1 << self.width - self.signed) - 1
+
+    def encode(self, word: int, value: int) -> int:
+        """The word with this number in it; EncodingError when it does not fit."""
+        if not self.minimum <= value <= self.maximum:
+            raise EncodingError(f"{value} does not fit: it must be from {self.minimum} to {self.maximum}")
+        for part in self.parts:
+            ones = (1 << part.width) - 1
+            word = word & ~(ones << part.lsb) | (value & ones) << part.lsb
+            value >>= part.width
+        return word
+
+    @overload
+    def decode(self, word: int) -> int: ...
+    @overload
+    def decode(self, word: NDArray[numpy.uint32]) -> NDArray[numpy.int64]: ...
+    def decode(self, word: int | NDArray[numpy.uint32]) -> int | NDArray[numpy.int64]:
+        """The number in the word, with its sign; an array of uint32 gives an array of int64."""
+        if isinstance(word, int):
+            value, shift = 0, 0
+            for part in self.parts:
+                value |= part.get(word) << shift
+                shift += part.width
+            return value - (1 << shift) if self.signed and value >> shift - 1 else value
+        import numpy
+
+        words = word.astype(numpy.int64)
+        values, shift = numpy.zeros(word.shape, numpy.int64), 0
+        for part in self.parts:
+            values |= (words >> part.lsb & (1 << part.width) - 1) << shift
+            shift += part.width
+        if self.signed:
+            values -= (values >> shift - 1) << shift
+        return values
+
+
+class ImmediateKind(Enum):
+    """The immediates of the kernel's `enum aarch64_insn_imm_type`, with the sign that their instructions give them.
+
+    Values are in units of the field: a branch offset of 8 bytes is 2 in IMM26, IMM19 and IMM14.
+    """
+
+    ADR = Immediate((Field(29, 2), Field(5, 19)), signed=True)
+    """ADR: bytes; ADRP: pages of 4096 bytes."""
+    IMM26 = Immediate((Field(0, 26),), signed=True)
+    """B, BL: words."""
+    IMM19 = Immediate((Field(5, 19),), signed=True)
+    """B.cond, CBZ, CBNZ, loads of literals: words."""
+    IMM16 = Immediate((Field(5, 16),), signed=False)
+    """MOVZ, MOVN, MOVK, SVC, HVC, SMC, BRK, HLT."""
+    IMM14 = Immediate((Field(5, 14),), signed=True)
+    """TBZ, TBNZ: words."""
+    IMM12 = Immediate((Field(10, 12),), signed=False)
+    """ADD, SUB; loads and stores with an unsigned offset, in units of the access."""
+    IMM9 = Immediate((Field(12, 9),), signed=True)
+    """Loads and stores with pre-index, post-index and unscaled offset: bytes."""
+    IMM7 = Immediate((Field(15, 7),), signed=True)
+    """Pairs: in units of one register."""
+    IMM6 = Immediate((Field(10, 6),), signed=False)
+    """Shift amounts of shifted registers."""
+    IMMS = IMM6
+    """The same bits, where bitfield moves and logical immediates keep `imms`."""
+    IMMR = Immediate((Field(16, 6),), signed=False)
+    """`immr` of bitfield moves and logical immediates."""
+    N = Immediate((Field(22, 1),), signed=False)
+    """`N` of bitfield moves and logical immediates."""
+
+
+def encode_immediate(kind: ImmediateKind, word: int, value: int) -> int:
+    """`word` with `value` in its immediate of that kind, in the field's own units and with its sign.
+
+    EncodingError when the value does not fit, and for a kind that is no ImmediateKind: no word is returned then.
+    Whether the word has such an immediate at all is not checked.
+    """
+    return _immediate(kind).encode(word, value)
+
+
+@overload
+def decode_immediate(kind: ImmediateKind, word: int) -> int: ...
+@overload
+def decode_immediate(kind: ImmediateKind, word: NDArray[numpy.uint32]) -> NDArray[numpy.int64]: ...
+def decode_immediate(kind: ImmediateKind, word: int | NDArray[numpy.uint32]) -> int | NDArray[numpy.int64]:
+    """The immediate of that kind, in the field's own units and with its sign: inverse of `encode_immediate`.
+
+    The kernel's function of this name returns the bits unsigned. Whether the word has such an immediate at all is
+    not checked.
+    """
+    return _immediate(kind).decode(word)
+
+
+def _immediate(kind: ImmediateKind) -> Immediate:
+    if not isinstance(kind, ImmediateKind):
+        raise EncodingError(f"{kind!r} is not an immediate kind: use one of ImmediateKind")
+    return kind.value
+
+
+PAGE_SIZE = 4096
+"""Bytes of the page that ADRP counts in, whatever the translation granule is (Arm ARM C6.2, ADRP)."""
+
+_OFFSETS = {"imm26": 26, "imm19": 19, "imm14": 14, "imm9": 9}
+
+
+def _offset_field(row: Encoding) -> Immediate:
+    for name in _OFFSETS:
+        if name in row.fields:
+            return Immediate((row.fields[name],), signed=True)
+    raise EncodingError(f"{row.name} has no branch offset")
+
+
+def _branch_row(word: int) -> Encoding:
+    row = decode(word)
+    if row is None or "branch_imm" not in row.families:
+        raise EncodingError(f"{word:#010x} is not a branch to a PC-relative label")
+    return row
+
+
+def get_branch_offset(word: int) -> int:
+    """The distance in bytes from a branch to its target; EncodingError for any other word.
+
+    For B, BL, B.cond, BC.cond, CBZ, CBNZ, TBZ, TBNZ, CB<cc>, CBB<cc> and CBH<cc>.
+    """
+    return 4 * _offset_field(_branch_row(word)).decode(word)
+
+
+def set_branch_offset(word: int, offset: int) -> int:
+    """The same branch with its target `offset` bytes away; EncodingError when unaligned, out of reach, no branch.
+
+    The kernel's aarch64_set_branch_offset cuts an offset that does not fit.
+    """
+    row = _branch_row(word)
+    return encode_offset(row, word, offset)
+
+
+def encode_offset(row: Encoding, word: int, offset: int) -> int:
+    """`word`, which is of that row, with a target `offset` bytes away; EncodingError as `set_branch_offset`."""
+    field = _offset_field(row)
+    if offset % 4:
+        raise EncodingError(f"a {row.name} cannot reach {offset:+d} bytes: branch offsets are multiples of 4")
+    if not field.minimum <= offset // 4 <= field.maximum:
+        raise EncodingError(
+            f"a {row.name} cannot reach {offset:+d} bytes: it reaches {4 * field.minimum:+d} to {4 * field.maximum:+d}"
+        )
+    return field.encode(word, offset // 4)
+
+
+def adrp_get_offset(word: int) -> int:
+    """The distance in bytes from the page of an ADRP to the page that it forms; EncodingError for another word."""
+    _require_adrp(word)
+    return PAGE_SIZE * ImmediateKind.ADR.value.decode(word)
+
+
+def adrp_set_offset(word: int, offset: int) -> int:
+    """The same ADRP for a page `offset` bytes from its own; EncodingError when no multiple of 4096 or beyond 4 GiB."""
+    _require_adrp(word)
+    if offset % PAGE_SIZE:
+        raise EncodingError(f"an adrp cannot reach {offset:+d} bytes: page offsets are multiples of 4096")
+    field = ImmediateKind.ADR.value
+    if not field.minimum <= offset // PAGE_SIZE <= field.maximum:
+        raise EncodingError(f"an adrp cannot reach {offset:+d} bytes: it reaches -4 GiB to +4 GiB less one page")
+    return field.encode(word, offset // PAGE_SIZE)
+
+
+def _require_adrp(word: int) -> None:
+    row = decode(word)
+    if row is None or row.name != "adrp":
+        raise EncodingError(f"{word:#010x} is not an adrp")

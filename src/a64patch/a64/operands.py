@@ -1,0 +1,400 @@
+"""What stands in an assembly template between < and >: each kind of operand, read from text and printed.
+
+May know: encodings.py (Field).
+Read on: templates.py puts operands together; assembler.py and disassembler.py use the templates.
+
+An operand stands for one or more fields of a word. `parse` gives a number for each (None: another operand decides),
+`format` gives the text, or None when this spelling does not fit these numbers (in an optional place: is left out).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from a64patch.a64.encodings import Field
+from a64patch.errors import AssemblyError
+
+CONDITIONS: dict[str, int] = {
+    "eq": 0, "ne": 1, "cs": 2, "hs": 2, "cc": 3, "lo": 3, "mi": 4, "pl": 5, "vs": 6, "vc": 7, "hi": 8, "ls": 9,
+    "ge": 10, "lt": 11, "gt": 12, "le": 13, "al": 14, "nv": 15,
+}  # fmt: skip
+"""Condition codes (Arm ARM C1.2.4). Where a number has two names, the last one is printed."""
+
+BARRIER_OPTIONS: dict[str, int] = {
+    "oshld": 1, "oshst": 2, "osh": 3, "nshld": 5, "nshst": 6, "nsh": 7, "ishld": 9, "ishst": 10, "ish": 11,
+    "ld": 13, "st": 14, "sy": 15,
+}  # fmt: skip
+"""Options of DMB and DSB (Arm ARM C6.2, DMB): their CRm."""
+
+_NXS_OPTIONS = {"oshnxs": 0, "nshnxs": 1, "ishnxs": 2, "synxs": 3}
+_CONDITION_NAMES = (
+    {0: "eq", 2: "cs", 3: "cc"} | {number: name for name, number in CONDITIONS.items() if number > 3} | {1: "ne"}
+)
+
+_NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
+
+
+class Names(Protocol):
+    """Names of addresses, as labels are written and read. a64patch's symbol tables are such."""
+
+    def resolve(self, site: str) -> int:
+        """The address that a text like `symbol+0x18` means; a LookupError when there is none."""
+
+    def describe(self, address: int) -> str:
+        """How people call an address; the bare number when it has no name."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an instruction stands (bytes), and what the addresses around it are called."""
+
+    address: int = 0
+    names: Names | None = None
+
+
+Numbers = tuple[int | None, ...]
+
+
+class Operand(Protocol):
+    """One kind of operand, for the fields that a template names."""
+
+    regex: str
+    default: Numbers
+    """What an optional operand means when it is left out."""
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        """The numbers of the fields, in the template's order; AssemblyError says what is wrong with the text."""
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        """The text for these numbers, or None."""
+
+
+def _number(text: str) -> int:
+    digits = text.lstrip("#").lower()
+    return int(digits, 16 if "0x" in digits else 10)
+
+
+def _check(value: int, low: int, high: int, what: str) -> int:
+    if not low <= value <= high:
+        raise AssemblyError(f"{what} is {value}, must be from {low} to {high}")
+    return value
+
+
+class _Register:
+    """A register by its letter; number 31 is `last` (zero register or stack pointer), or not allowed."""
+
+    default: Numbers = (31,)
+
+    def __init__(self, letter: str, last: str | None) -> None:
+        self._names = [f"{letter}{number}" for number in range(31)] + ([last] if last else [])
+        self._numbers = {name: number for number, name in enumerate(self._names)}
+        if letter == "x":
+            self._numbers |= {"lr": 30, "fp": 29}
+        self._what = f"{self._names[0]} to {self._names[-1]}"
+        self.regex = r"[a-z][a-z0-9]*"
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        number = self._numbers.get(text.lower())
+        if number is None:
+            raise AssemblyError(f"register {text!r} must be one of {self._what}")
+        return (number,)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return self._names[numbers[0]] if numbers[0] < len(self._names) else None
+
+
+class _OptionalRegister(_Register):
+    """A register that is left out when it is the usual one."""
+
+    def __init__(self, usual: int) -> None:
+        super().__init__("x", "xzr")
+        self.default = (usual,)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return None if numbers[0] == self.default[0] else super().format(numbers, place)
+
+
+_W, _X = _Register("w", "wzr"), _Register("x", "xzr")
+
+
+class _SizedRegister:
+    """W or X, told apart by a bit: fields size, number. With `size_follows`, an X may be written for a W."""
+
+    regex = r"[a-z][a-z0-9]*"
+    default: Numbers = (1, 31)
+
+    def __init__(self, size_follows: bool) -> None:
+        self._size_follows = size_follows
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        if text.lower().startswith("w"):
+            return (0, *_W.parse(text, place))
+        return (None if self._size_follows else 1, *_X.parse(text, place))
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return (_X if numbers[0] else _W).format(numbers[1:], place)
+
+
+class _Number:
+    """An unsigned number in one field or several, the first the most significant; printed in hex or decimal."""
+
+    regex = _NUMBER
+
+    def __init__(self, fields: Sequence[Field], hexadecimal: bool, limit: int | None = None, usual: int = 0) -> None:
+        self._widths = [field.width for field in fields]
+        self._limit = (1 << sum(self._widths)) - 1 if limit is None else limit
+        self._hexadecimal = hexadecimal
+        self.default = self._split(usual)
+        self._usual = usual
+
+    def _split(self, value: int) -> Numbers:
+        numbers: list[int] = []
+        for width in reversed(self._widths):
+            numbers.insert(0, value & (1 << width) - 1)
+            value >>= width
+        return tuple(numbers)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        return self._split(_check(_number(text), 0, self._limit, "immediate"))
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        value = 0
+        for width, number in zip(self._widths, numbers, strict=True):
+            value = value << width | number
+        return f"#{value:#x}" if self._hexadecimal else f"#{value}"
+
+
+class _OptionalNumber(_Number):
+    """A number that is left out when it is the usual one."""
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return None if tuple(numbers) == self.default else super().format(numbers, place)
+
+
+class _Zero:
+    """The `#0` that may follow a base register and says nothing."""
+
+    regex = r"#?0"
+    default: Numbers = ()
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        return ()
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return None
+
+
+class _Shift:
+    """`lsl #16` in steps of 16 bits."""
+
+    regex = r"lsl\s+" + _NUMBER
+    default: Numbers = (0,)
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._steps = 1 << fields[0].width
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        shift = _number(text[3:].strip())
+        if shift % 16 or not 0 <= shift < 16 * self._steps:
+            allowed = ", ".join(str(16 * step) for step in range(self._steps))
+            raise AssemblyError(f"shift is {shift}, must be one of {allowed}")
+        return (shift // 16,)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return f"lsl #{16 * numbers[0]}" if numbers[0] else None
+
+
+class _Wide:
+    """The constant of `mov` made by MOVZ or MOVN: fields hw, imm16 (Arm ARM C6.2, MOV (wide immediate))."""
+
+    regex = _NUMBER
+    default: Numbers = (0, 0)
+
+    def __init__(self, bits: int, inverted: bool) -> None:
+        self._bits, self._inverted = bits, inverted
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        value = _check(_number(text), -(1 << self._bits - 1), (1 << self._bits) - 1, "immediate")
+        ones = (1 << self._bits) - 1
+        bits = (value ^ ones if self._inverted else value) & ones
+        for hw in range(self._bits // 16):
+            if bits & ~(0xFFFF << 16 * hw) == 0 and not self._excluded(hw, bits >> 16 * hw):
+                return (hw, bits >> 16 * hw)
+        raise AssemblyError(f"immediate {value:#x} is not 16 bits, shifted by a multiple of 16, or the inverse of such")
+
+    def _excluded(self, hw: int, imm16: int) -> bool:
+        return (imm16 == 0 and hw != 0) or (self._inverted and self._bits == 32 and imm16 == 0xFFFF)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        hw, imm16 = numbers
+        if self._excluded(hw, imm16):
+            return None
+        value = imm16 << 16 * hw
+        if self._inverted:
+            value = ~value
+        return f"#{value}" if -10 < value < 10 else f"#{value % (1 << self._bits):#x}"
+
+
+class _Label:
+    """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `scale` bytes."""
+
+    regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + _NUMBER
+    default: Numbers = (0,)
+
+    def __init__(self, fields: Sequence[Field], scale: int, sign: int = 1) -> None:
+        self._widths = [field.width for field in fields]
+        self._scale, self._sign = scale, sign
+
+    def _origin(self, place: Place) -> int:
+        return place.address - place.address % (self._scale if self._scale > 4 else 1)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        target = _target(text, place)
+        # Addresses are 64 bits and wrap around, as the CPU's PC does.
+        distance = self._sign * (((target - self._origin(place)) + (1 << 63)) % (1 << 64) - (1 << 63))
+        if distance % self._scale:
+            raise AssemblyError(f"label {text} is {distance:+d} bytes away, must be a multiple of {self._scale}")
+        width = sum(self._widths)
+        low, high = (-(1 << width - 1), (1 << width - 1) - 1) if self._sign > 0 else (0, (1 << width) - 1)
+        if not low <= distance // self._scale <= high:
+            low, high = sorted((self._sign * low * self._scale, self._sign * high * self._scale))
+            away = self._sign * distance
+            raise AssemblyError(f"label {text} is {away:+d} bytes away, must be within {low:+d} to {high:+d}")
+        value, numbers = distance // self._scale, list[int | None]()
+        for part in reversed(self._widths):
+            numbers.insert(0, value & (1 << part) - 1)
+            value >>= part
+        return tuple(numbers)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        value = 0
+        for width, number in zip(self._widths, numbers, strict=True):
+            value = value << width | number
+        width = sum(self._widths)
+        if self._sign > 0 and value >> width - 1:
+            value -= 1 << width
+        target = (self._origin(place) + self._sign * value * self._scale) % (1 << 64)
+        return place.names.describe(target) if place.names else f"{target:#x}"
+
+
+_HERE = re.compile(r"\.\s*(?:([+-])\s*(0x[0-9a-f]+|[0-9]+))?", re.ASCII | re.IGNORECASE)
+
+
+def _target(text: str, place: Place) -> int:
+    here = _HERE.fullmatch(text)
+    if here:
+        distance = _number(here[2]) if here[2] else 0
+        return place.address + (-distance if here[1] == "-" else distance)
+    if re.fullmatch(_NUMBER, text, re.ASCII | re.IGNORECASE):
+        return _number(text)
+    if place.names is None:
+        raise AssemblyError(f"label {text!r} is a name, but there are no symbols here: write an address")
+    try:
+        return place.names.resolve(text)
+    except LookupError as error:
+        raise AssemblyError(str(error)) from None
+
+
+class _Word:
+    """One of a list of names for a number; other numbers as `#4` when `bare` allows it."""
+
+    def __init__(self, names: dict[str, int], bare: int | None = None, usual: int | None = None) -> None:
+        self._numbers, self._bare, self._usual = names, bare, usual
+        self._names = {number: name for name, number in names.items()}
+        self.regex = r"[a-z][a-z0-9]*|" + _NUMBER
+        self.default: Numbers = (usual,)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        number = self._numbers.get(text.lower())
+        if number is None:
+            if self._bare is None or not re.fullmatch(_NUMBER, text, re.ASCII | re.IGNORECASE):
+                raise AssemblyError(f"{text!r} must be one of {', '.join(self._numbers)}")
+            number = _check(_number(text), 0, self._bare, "option")
+        return (number,)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        if self._usual is not None and numbers[0] == self._usual:
+            return None
+        return self._names.get(numbers[0], f"#{numbers[0]}")
+
+
+class _Condition(_Word):
+    """A condition code."""
+
+    def __init__(self) -> None:
+        super().__init__(CONDITIONS)
+        self._names = _CONDITION_NAMES
+        self.regex = r"[a-z]{2}"
+
+
+class _SystemRegister:
+    """`S3_0_C1_C2_3`: fields o0, op1, CRn, CRm, op2 (Arm ARM C5.1.2)."""
+
+    regex = r"s[0-9]_[0-9]_c[0-9]+_c[0-9]+_[0-9]|[a-z][a-z0-9_]*"
+    default: Numbers = (0, 0, 0, 0, 0)
+    _generic = re.compile(r"s([23])_([0-7])_c([0-9]|1[0-5])_c([0-9]|1[0-5])_([0-7])", re.ASCII | re.IGNORECASE)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        match = self._generic.fullmatch(text)
+        if match is None:
+            raise AssemblyError(f"system register {text!r} must be written as S3_0_C1_C2_3 (op0, op1, CRn, CRm, op2)")
+        op0, *others = (int(number) for number in match.groups())
+        return (op0 - 2, *others)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        o0, op1, crn, crm, op2 = numbers
+        return f"s{o0 + 2}_{op1}_c{crn}_c{crm}_{op2}"
+
+
+_PREFETCH = {
+    f"{kind}{level}{policy}": number << 3 | place << 1 | stream
+    for number, kind in enumerate(("pld", "pli", "pst"))
+    for place, level in enumerate(("l1", "l2", "l3", "slc"))
+    for stream, policy in enumerate(("keep", "strm"))
+}
+_CONTROL = {f"c{number}": number for number in range(16)}
+
+_SIMPLE: dict[str, Callable[[], Operand]] = {
+    "W": lambda: _W,
+    "X": lambda: _X,
+    "X!": lambda: _Register("x", None),
+    "XSP": lambda: _Register("x", "sp"),
+    "X30": lambda: _OptionalRegister(30),
+    "Xopt": lambda: _OptionalRegister(31),
+    "S": lambda: _Register("s", "s31"),
+    "D": lambda: _Register("d", "d31"),
+    "Q": lambda: _Register("q", "q31"),
+    "R": lambda: _SizedRegister(size_follows=False),
+    "Rbit": lambda: _SizedRegister(size_follows=True),
+    "cond": _Condition,
+    "zero": _Zero,
+    "barrier": lambda: _Word(BARRIER_OPTIONS, bare=15),
+    "nxs": lambda: _Word(_NXS_OPTIONS),
+    "isb": lambda: _Word({"sy": 15}, bare=15, usual=15),
+    "prfop": lambda: _Word(_PREFETCH, bare=31),
+    "C": lambda: _Word(_CONTROL),
+    "sysreg": _SystemRegister,
+    "wide_w": lambda: _Wide(32, inverted=False),
+    "wide_x": lambda: _Wide(64, inverted=False),
+    "wide_not_w": lambda: _Wide(32, inverted=True),
+    "wide_not_x": lambda: _Wide(64, inverted=True),
+}
+_OF_FIELDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
+    "imm": lambda fields: _Number(fields, hexadecimal=False),
+    "hex": lambda fields: _Number(fields, hexadecimal=True),
+    "hexopt": lambda fields: _OptionalNumber(fields, hexadecimal=True),
+    "imm15": lambda fields: _OptionalNumber(fields, hexadecimal=False, usual=15),
+    "lsl16": _Shift,
+    "label": lambda fields: _Label(fields, 4),
+    "backlabel": lambda fields: _Label(fields, 4, sign=-1),
+    "adr": lambda fields: _Label(fields, 1),
+    "adrp": lambda fields: _Label(fields, 4096),
+}
+
+
+def operand(kind: str, fields: Sequence[Field]) -> Operand:
+    """The operand of that kind for these fields. KeyError for a kind that does not exist."""
+    return _SIMPLE[kind]() if kind in _SIMPLE else _OF_FIELDS[kind](fields)

@@ -1,0 +1,131 @@
+"""Assembly templates of the table, ready to read and print text: `cbz <R:sf:rt>, <label:imm19>`.
+
+May know: encodings.py, operands.py.
+Read on: assembler.py and disassembler.py.
+
+A template is literal text, operands as <kind:field:field>, and optional parts in braces. The kinds are in operands.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from a64patch.a64.encodings import Encoding
+from a64patch.a64.operands import Operand, Place, operand
+from a64patch.errors import AssemblyError
+
+_TOKEN = re.compile(r"<([^>]+)>|([{}])|([^<{}]+)")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Literal text, or an operand with the names of its fields; `optional` numbers the braces that it stands in."""
+
+    literal: str
+    operand: Operand | None = None
+    fields: tuple[str, ...] = ()
+    optional: int = 0
+
+
+class Template:
+    """One spelling of one row."""
+
+    def __init__(self, row: Encoding, text: str) -> None:
+        self.row, self.text = row, text
+        self._pieces = self._split(row, text)
+        self._operands = [piece for piece in self._pieces if piece.operand]
+        self._regex: re.Pattern[str] | None = None
+
+    @staticmethod
+    def _split(row: Encoding, text: str) -> list[_Piece]:
+        pieces, optional, braces = list[_Piece](), 0, 0
+        for inner, brace, literal in _TOKEN.findall(text):
+            if brace == "{":
+                braces += 1
+                optional = braces
+            elif brace:
+                optional = 0
+            elif literal:
+                pieces.append(_Piece(literal, optional=optional))
+            else:
+                kind, *fields = inner.split(":")
+                made = operand(kind, [row.fields[name] for name in fields])
+                pieces.append(_Piece("", made, tuple(fields), optional))
+        return pieces
+
+    def _pattern(self) -> re.Pattern[str]:
+        if self._regex is None:
+            parts, optional = list[str](), 0
+            for piece in self._pieces:
+                if piece.optional != optional:
+                    parts.append((")?" if optional else "") + ("(?:" if piece.optional else ""))
+                    optional = piece.optional
+                parts.append(f"({piece.operand.regex})" if piece.operand else _literal_regex(piece.literal))
+            self._regex = re.compile("".join(parts) + (")?" if optional else ""), re.ASCII | re.IGNORECASE)
+        return self._regex
+
+    def parse(self, text: str, place: Place) -> int | None:
+        """The word, or None when the text has not this shape; AssemblyError when an operand is wrong."""
+        match = self._pattern().fullmatch(text)
+        if match is None:
+            return None
+        values: dict[str, int] = {}
+        for position, (piece, group) in enumerate(zip(self._operands, match.groups(), strict=True)):
+            assert piece.operand is not None
+            try:
+                numbers = piece.operand.default if group is None else piece.operand.parse(group.strip(), place)
+                for name, number in zip(piece.fields, numbers, strict=True):
+                    if number is not None and values.setdefault(name, number) != number:
+                        raise AssemblyError(f"operand {group!r} does not go with the operands before it")
+            except AssemblyError as error:
+                error.operand = position
+                raise
+        word = self.row.value
+        for name, number in values.items():
+            word |= number << self.row.fields[name].lsb
+        return word
+
+    def format(self, values: Mapping[str, int], place: Place) -> str | None:
+        """The text for these field values, or None when this spelling is not for them."""
+        parts, pending, left_out = list[str](), "", 0
+        for piece in self._pieces:
+            if piece.optional and piece.optional == left_out:
+                continue
+            if piece.operand is None:
+                if piece.optional:
+                    pending = piece.literal
+                else:
+                    parts.append(piece.literal)
+                continue
+            text = piece.operand.format([values[name] for name in piece.fields], place)
+            if text is None:
+                if not piece.optional:
+                    return None
+                left_out = piece.optional
+            else:
+                parts += (pending, text)
+            pending = ""
+        return "".join(parts).rstrip()
+
+
+def _literal_regex(literal: str) -> str:
+    """Spaces where people put them: any before and after punctuation, at least one between words."""
+    tokens = re.findall(r"\s+|[\[\],]|[^\s\[\],]+", literal)
+    parts = list[str]()
+    for token in tokens:
+        if token.isspace():
+            parts.append("" if parts and parts[-1].endswith(r"\s*") else r"\s+")
+        elif token in "[],":
+            parts.append(rf"\s*{re.escape(token)}\s*")
+        else:
+            parts.append(re.escape(token))
+    return "".join(parts)
+
+
+@cache
+def templates(row: Encoding) -> tuple[Template, ...]:
+    """The spellings of a row, the preferred first."""
+    return tuple(Template(row, text) for text in row.texts)

@@ -1,0 +1,76 @@
+"""What others make of instruction words: GNU objdump, GNU as and llvm-mc, each asked once for many words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from a64patch.a64.words import to_bytes
+from tests.support import need
+
+_LINE = re.compile(r"^\s*([0-9a-f]+):\t([0-9a-f]{8}) \t(.*)$")
+
+
+def _run(command: Sequence[str], data: bytes = b"") -> str:
+    return subprocess.run(command, input=data, capture_output=True, check=False, timeout=300).stdout.decode()
+
+
+def objdump(words: Iterable[int], start: int = 0) -> list[str]:
+    """GNU objdump's text of each word, the first standing at `start`; tabs become one space, comments are cut."""
+    values = list(words)
+    tool = need("aarch64-linux-gnu-objdump", "binutils-aarch64-linux-gnu")
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(to_bytes(values))
+        file.flush()
+        output = _run([tool, "-D", "-z", "-b", "binary", "-m", "aarch64", f"--adjust-vma={start:#x}", file.name])
+    found = [match.groups() for match in map(_LINE.match, output.splitlines()) if match]
+    assert [int(word, 16) for _, word, _ in found] == values, "objdump must print every word once"
+    return [re.split(r"\s*//|\s*<", text)[0].replace("\t", " ").strip() for _, _, text in found]
+
+
+def gnu_as(texts: Sequence[str]) -> list[int]:
+    """GNU as's word of each text; the test fails when it refuses one."""
+    tool = need("aarch64-linux-gnu-as", "binutils-aarch64-linux-gnu")
+    copy = need("aarch64-linux-gnu-objcopy", "binutils-aarch64-linux-gnu")
+    with tempfile.TemporaryDirectory() as folder:
+        unit, binary = Path(folder, "unit.o"), Path(folder, "unit.bin")
+        source = "\n".join(texts) + "\n"
+        done = subprocess.run(
+            [tool, "-march=armv8.8-a+sme+pauth+memtag+tme", "-o", str(unit), "-"],
+            input=source.encode(), capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()[:2000]
+        subprocess.run([copy, "-O", "binary", "-j", ".text", str(unit), str(binary)], check=True)
+        data = binary.read_bytes()
+    words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
+    assert len(words) == len(texts)
+    return words
+
+
+def llvm_mc(words: Iterable[int]) -> list[str]:
+    """llvm-mc's text of each word, "" where it knows none; tabs become one space."""
+    values = list(words)
+    tool = need("llvm-mc", "llvm")
+    lines = "\n".join(" ".join(f"0x{byte:02x}" for byte in to_bytes(word)) for word in values)
+    attributes = ",".join(f"+{name}" for name in LLVM_FEATURES)
+    done = subprocess.run(
+        [tool, "--disassemble", "--triple=aarch64", f"--mattr={attributes}"],
+        input=lines.encode(), capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    refused = {int(line) for line in re.findall(r"^<stdin>:(\d+):\d+: warning: invalid", done.stderr.decode(), re.M)}
+    known = iter(
+        line for line in done.stdout.decode().splitlines() if line.startswith("\t") and line.strip() != ".text"
+    )
+    result = ["" if line in refused else next(known).replace("\t", " ").strip() for line in range(1, len(values) + 1)]
+    assert next(known, None) is None, "llvm-mc must answer for every word"
+    return result
+
+
+LLVM_FEATURES = (
+    "v8.7a", "v9.2a", "pauth", "mte", "tme", "sme", "sve2", "rand", "spe", "brbe", "rme", "tlb-rmi", "xs", "wfxt",
+    "hbc", "bti", "sb", "predres", "ccdp", "ras", "trace", "tracev8.4", "specrestrict", "ssbs", "dit", "lse", "ls64",
+    "fgt", "ecv", "mops",
+)  # fmt: skip

@@ -1,0 +1,75 @@
+"""Texts that must be refused, and how: one type of error, the operand and the reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a64patch.a64.assembler import assemble
+from a64patch.a64.disassembler import disassemble
+from a64patch.errors import AssemblyError
+
+
+class Names:
+    """One name for one address."""
+
+    def resolve(self, site: str) -> int:
+        if site != "target":
+            raise LookupError(f"there is no {site}")
+        return 0x2000
+
+    def describe(self, address: int) -> str:
+        return "target" if address == 0x2000 else f"{address:#x}"
+
+
+def test_names_both_ways() -> None:
+    assert assemble("bl target; nop\nb .-8", 0x1000, Names()) == [0x94000400, 0xD503201F, 0x17FFFFFE]
+    assert disassemble(0x94000400, 0x1000, Names()) == "bl target"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        (" ; ", "empty"),
+        ("frobnicate x0", "does not know 'frobnicate'"),
+        ("mov x0, #0x12345", "immediate 0x12345 is not 16 bits"),
+        ("mov w0, #0x100000000", "must be from"),
+        ("movz x0, #65536", "immediate is 65536, must be from 0 to 65535"),
+        ("movz x0, #1, lsl #8", "shift is 8, must be one of 0, 16, 32, 48"),
+        ("movz w0, #1, lsl #32", "shift is 32, must be one of 0, 16"),
+        ("tbz w0, #32, 0", "does not go with"),
+        ("tbz x0, #64, 0", "must be from 0 to 63"),
+        ("b 0x8000000", "must be within -134217728 to"),
+        ("b 2", "multiple of 4"),
+        ("b elsewhere", "there is no elsewhere"),
+        ("cbz x31, 0", "register 'x31' must be one of"),
+        ("ldxr w0, [w1]", "register 'w1'"),
+        ("dsb everything", "must be one of oshld"),
+        ("dsb #16", "must be from 0 to 15"),
+        ("cbz x0", "do not fit"),
+        ("ret x0, x1", "do not fit"),
+        (".inst 0x100000000", "does not know"),
+        (".inst 9999999999", "more than 32 bits"),
+        ("mrs x0, S4_0_C0_C0_0", "system register"),
+        ("nop " * 100, "399 characters"),
+    ],
+)
+def test_refusals_say_what_is_wrong(text: str, reason: str) -> None:
+    with pytest.raises(AssemblyError, match=reason):
+        assemble(text, 0, Names())
+
+
+@given(st.text(max_size=60) | st.text("bcdnopretmovxw0123456789#,[]. .+-", max_size=40))
+def test_garbage_raises_one_type_of_error(text: str) -> None:
+    try:
+        words = assemble(text, 0x1000, Names())
+    except AssemblyError:
+        return
+    assert all(0 <= word <= 0xFFFFFFFF for word in words)
+
+
+@given(st.integers(0, 0xFFFFFFFF), st.integers(0, (1 << 62) - 1))
+def test_every_word_round_trips_at_every_address(word: int, place: int) -> None:
+    assert assemble(disassemble(word, 4 * place), 4 * place) == [word]

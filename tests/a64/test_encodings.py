@@ -1,0 +1,80 @@
+"""The checker of the table: what must be true of every row, and of every two."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+
+import numpy
+import pytest
+
+from a64patch.a64.assembler import assemble_one
+from a64patch.a64.classify import classify, decode
+from a64patch.a64.disassembler import disassemble
+from a64patch.a64.encodings import BY_NAME, HINTS, TABLE, Encoding, Flow
+from a64patch.a64.operands import Place
+from a64patch.a64.templates import templates
+from tests.a64.test_differential import samples
+
+PLACE = Place(0x10000000)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_row_is_whole(row: Encoding) -> None:
+    covered = row.mask
+    for field in row.fields.values():
+        bits = (1 << field.width) - 1 << field.lsb
+        assert covered & bits == 0, "a bit belongs to one field or is fixed"
+        covered |= bits
+    assert covered == 0xFFFFFFFF
+    assert row.value & ~row.mask == 0
+    named = {
+        name for text in row.texts for operand in re.findall(r"<([^>]+)>", text) for name in operand.split(":")[1:]
+    }
+    assert named == set(row.fields), "every field is written in the text, and nothing else"
+    assert BY_NAME[row.name] is row
+
+
+def test_any_two_rows_are_disjoint_or_nested() -> None:
+    for one, other in itertools.combinations(TABLE, 2):
+        if one.overlaps(other):
+            assert one.contains(other) != other.contains(one), f"{one.name} and {other.name}"
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_row_is_reachable_and_round_trips(row: Encoding) -> None:
+    words = samples(row, 300)
+    assert any(decode(word) is row for word in words), "a row that no word reaches is dead"
+    for word in words:
+        found = decode(word)
+        assert found is not None
+        assert row.contains(found)
+        text = disassemble(word, 0x10000000)
+        assert assemble_one(text, 0x10000000) == word, text
+        assert assemble_one(text.upper().replace(", ", " ,  "), 0x10000000) == word, text
+        values = {name: field.get(word) for name, field in row.fields.items()}
+        assert all(t.format(values, PLACE) is None or t.parse(t.format(values, PLACE) or "", PLACE) == word
+                   for t in templates(row))  # fmt: skip
+
+
+def test_every_hint_has_its_number() -> None:
+    for name, (number, _) in HINTS.items():
+        assert BY_NAME[name.replace(" ", "_")].value == 0xD503201F | number << 5
+
+
+def test_flow_of_branches() -> None:
+    flows = {name: BY_NAME[name].flow for name in ("b", "bl", "blr", "ret", "br", "svc", "nop", "eret", "cbz")}
+    assert flows == {
+        "b": Flow.BRANCH, "bl": Flow.CALL, "blr": Flow.CALL, "ret": Flow.RETURN, "br": Flow.BRANCH,
+        "svc": Flow.EXCEPTION, "nop": Flow.NEXT, "eret": Flow.EXCEPTION, "cbz": Flow.BRANCH,
+    }  # fmt: skip
+    assert all(row.conditional == ("imm26" not in row.fields) for row in TABLE if "branch_imm" in row.families)
+
+
+def test_classify_is_decode_of_arrays() -> None:
+    source = random.Random(3)
+    words = [word for row in TABLE for word in samples(row, 30)] + [source.getrandbits(32) for _ in range(20000)]
+    rows = classify(numpy.array(words, numpy.uint32).reshape(2, -1) if len(words) % 2 == 0 else numpy.array(words))
+    for word, index in zip(words, rows.ravel().tolist(), strict=True):
+        assert decode(word) is (TABLE[index] if index >= 0 else None)
