@@ -141,11 +141,12 @@ def _immediate(kind: ImmediateKind) -> Immediate:
 PAGE_SIZE = 4096
 """Bytes of the page that ADRP counts in, whatever the translation granule is (Arm ARM C6.2, ADRP)."""
 
-_OFFSETS = {"imm26": 26, "imm19": 19, "imm14": 14, "imm9": 9}
+OFFSET_FIELDS = ("imm26", "imm19", "imm14", "imm9")
+"""Names of the fields that hold the distance to a label, in words."""
 
 
 def _offset_field(row: Encoding) -> Immediate:
-    for name in _OFFSETS:
+    for name in OFFSET_FIELDS:
         if name in row.fields:
             return Immediate((row.fields[name],), signed=True)
     raise EncodingError(f"{row.name} has no branch offset")
