@@ -1,0 +1,203 @@
+"""The way of a code word from a store to its execution: four layers, each of which may lag behind the one before.
+
+May know: nobody.
+Read on: simulator.py lets CPUs execute what this model says that they have fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+WORD = 4
+
+
+class _Word:
+    """One code word whose layers differ. A time is the number of the store that a layer's value came from."""
+
+    __slots__ = ("icache", "icache_time", "memory", "memory_time", "pou", "pou_time", "view")
+
+    def __init__(self, value: int, time: int, cpus: int) -> None:
+        self.memory = self.pou = value
+        self.memory_time = self.pou_time = time
+        self.icache = [value] * cpus
+        self.icache_time = [time] * cpus
+        self.view = [value] * cpus
+
+
+class CacheModel:
+    """The incoherent instruction side of several CPUs, as hostile as the Arm ARM lets it be (B2.2.5, D7.5).
+
+    A code word passes through four layers:
+
+    1. *memory*, the data side, coherent among all CPUs: `store`.
+    2. the *point of unification*: reached with CTR_EL0.IDC = 1 at once, with IDC = 0 by `clean` (DC CVAU).
+    3. each CPU's *instruction cache*: follows the point of unification with CTR_EL0.DIC = 1; with DIC = 0 it keeps
+       its value until `invalidate` (IC IVAU) or `invalidate_all` (IC IALLU, IC IALLUIS), and is then refilled at once
+       with what the point of unification held when the instruction was issued.
+    4. each CPU's *view*, what it has fetched and will execute: refreshed from its instruction cache only by
+       `synchronise`, a context synchronisation event of that CPU.
+
+    What `clean` and `invalidate` do is not done before the issuing CPU's next `barrier` (DSB); until then nothing has
+    happened, and then each counts as of the moment when it was issued. So DC; DSB; IC; DSB; ISB is enough, and
+    DC; IC; DSB; ISB is not. `advance` is chance: a line evicted, a word fetched again without being asked for.
+    No layer ever goes back to an older store.
+
+    Only words whose layers differ are held: cost is proportional to them, not to the code. Where the architecture
+    leaves a choice this model makes one; it is no proof (see proof/). Addresses are bytes, values are words.
+    """
+
+    def __init__(
+        self,
+        cpus: int,
+        changed: Callable[[int, int, int], None],
+        *,
+        line_size: int = 64,
+        idc: bool = False,
+        dic: bool = False,
+        broadcast: bool = True,
+        coherent: bool = False,
+    ) -> None:
+        """`changed(cpu, address, word)` is told of every change of a view. `coherent`: every store changes all views.
+
+        `line_size` in bytes, of both caches. Without `broadcast`, invalidation reaches the issuing CPU only
+        (DC CVAU acts on the point of unification, which all share).
+        """
+        self._cpus = cpus
+        self._changed = changed
+        self._line_size = line_size
+        self._idc = idc
+        self._dic = dic
+        self._broadcast = broadcast
+        self._coherent = coherent
+        self._words: dict[int, _Word] = {}
+        self._now = 0
+        self._cleans: list[list[tuple[int, int, int]]] = [[] for _ in range(cpus)]
+        self._refills: list[list[tuple[range, int, int, int]]] = [[] for _ in range(cpus)]
+
+    @property
+    def diverging(self) -> int:
+        """How many words have layers that differ."""
+        return len(self._words)
+
+    def layers(self, address: int) -> tuple[int, int, tuple[int, ...], tuple[int, ...]] | None:
+        """Memory, point of unification, instruction caches and views of a word; None when they are all equal."""
+        word = self._words.get(address)
+        return None if word is None else (word.memory, word.pou, tuple(word.icache), tuple(word.view))
+
+    def store(self, address: int, old: int, new: int) -> None:
+        """The word in memory has become `new`; `old` is what stood there. Writing the same value changes nothing."""
+        if old == new:
+            return
+        if self._coherent:
+            for cpu in range(self._cpus):
+                self._changed(cpu, address, new)
+            return
+        word = self._words.get(address)
+        if word is None:
+            word = self._words[address] = _Word(old, self._now, self._cpus)
+        self._now += 1
+        word.memory, word.memory_time = new, self._now
+        if self._idc:
+            self._unify(word, new, self._now)
+        self._forget_if_equal(address, word)
+
+    def clean(self, cpu: int, address: int) -> None:
+        """DC CVAU, issued by that CPU, of the line that holds the address. Done at its next `barrier`."""
+        for place in self._line(address):
+            word = self._words.get(place)
+            if word is not None:
+                self._cleans[cpu].append((place, word.memory, word.memory_time))
+
+    def invalidate(self, cpu: int, address: int) -> None:
+        """IC IVAU, issued by that CPU, of the line that holds the address. Done at its next `barrier`."""
+        self._issue(cpu, self._line(address), self._broadcast)
+
+    def invalidate_all(self, cpu: int, *, inner_shareable: bool) -> None:
+        """IC IALLUIS (`inner_shareable`) or IC IALLU, which is always local. Done at that CPU's next `barrier`."""
+        self._issue(cpu, list(self._words), inner_shareable and self._broadcast)
+
+    def barrier(self, cpu: int) -> None:
+        """DSB: what that CPU issued is done, invalidations before cleans, the worst order that it allows."""
+        for cpus, place, value, time in self._refills[cpu]:
+            word = self._words.get(place)
+            if word is not None:
+                for each in cpus:
+                    if time > word.icache_time[each]:
+                        word.icache[each], word.icache_time[each] = value, time
+                self._forget_if_equal(place, word)
+        self._refills[cpu].clear()
+        for place, value, time in self._cleans[cpu]:
+            word = self._words.get(place)
+            if word is not None and time > word.pou_time:
+                self._unify(word, value, time)
+                self._forget_if_equal(place, word)
+        self._cleans[cpu].clear()
+
+    def synchronise(self, cpu: int) -> None:
+        """A context synchronisation event: that CPU now executes what its instruction cache holds."""
+        for address, word in list(self._words.items()):
+            self._fetch(cpu, address, word)
+
+    def advance(self, cpu: int, random: Random) -> None:
+        """One word, as that CPU sees it, moves one layer on by chance; nothing when no word can.
+
+        Word by word, so that of two words written together either may be seen new and the other old.
+        """
+        moves = [
+            (address, layer)
+            for address, word in self._words.items()
+            for layer, possible in enumerate(
+                (
+                    word.memory_time > word.pou_time,
+                    word.pou_time > word.icache_time[cpu],
+                    word.icache[cpu] != word.view[cpu],
+                )
+            )
+            if possible
+        ]
+        if not moves:
+            return
+        address, layer = moves[int(random.random() * len(moves))]
+        word = self._words[address]
+        if layer == 0:
+            self._unify(word, word.memory, word.memory_time)
+        elif layer == 1:
+            word.icache[cpu], word.icache_time[cpu] = word.pou, word.pou_time
+        else:
+            self._fetch(cpu, address, word)
+            return
+        self._forget_if_equal(address, word)
+
+    def _line(self, address: int) -> range:
+        start = address & -self._line_size
+        return range(start, start + self._line_size, WORD)
+
+    def _issue(self, cpu: int, places: range | list[int], everywhere: bool) -> None:
+        cpus = range(self._cpus) if everywhere else range(cpu, cpu + 1)
+        for place in places:
+            word = self._words.get(place)
+            if word is not None:
+                self._refills[cpu].append((cpus, place, word.pou, word.pou_time))
+
+    def _unify(self, word: _Word, value: int, time: int) -> None:
+        word.pou, word.pou_time = value, time
+        if self._dic:
+            word.icache = [value] * self._cpus
+            word.icache_time = [time] * self._cpus
+
+    def _fetch(self, cpu: int, address: int, word: _Word) -> None:
+        value = word.icache[cpu]
+        if word.view[cpu] != value:
+            word.view[cpu] = value
+            self._changed(cpu, address, value)
+            self._forget_if_equal(address, word)
+
+    def _forget_if_equal(self, address: int, word: _Word) -> None:
+        value = word.memory
+        if (
+            word.pou == value
+            and all(each == value for each in word.icache)
+            and all(each == value for each in word.view)
+        ):
+            del self._words[address]
