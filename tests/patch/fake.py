@@ -1,0 +1,107 @@
+"""A target of plain bytes that fails wherever a test wants it to, and remembers what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from a64patch.a64.words import from_bytes, to_bytes
+from a64patch.errors import MappingError, ReadError, WriteError
+from a64patch.target.base import Capabilities, CpuState, Rendezvous, Target
+from a64patch.target.symbols import Symbol, SymbolTable
+
+BASE = 0x1000
+
+
+class Parked:
+    """StoppedCpus of this target."""
+
+    def __init__(self, rendezvous: Rendezvous, states: Sequence[CpuState]) -> None:
+        self.rendezvous = rendezvous
+        self._states = states
+
+    def states(self) -> Sequence[CpuState]:
+        return self._states
+
+
+class FakeTarget(Target):
+    """`fail` names operations with the number of the call that fails: `{"write": 3}` is the third write."""
+
+    def __init__(self, words: Sequence[int], *, cpus: int = 2, **capabilities: bool) -> None:
+        default = {"can_stop": True, "can_kick": True, "sees_pcs": True, "broadcast": True}
+        self.capabilities = Capabilities("fake", cpus, **{**default, **capabilities})
+        self.symbols = SymbolTable(lambda: [Symbol("site", BASE, 4 * len(words))])
+        self.memory = bytearray(to_bytes(words))
+        self.calls: list[str] = []
+        self.fail: dict[str, int] = {}
+        self.fail_for_good = False
+        """From the first failure on everything fails."""
+        self.tear = False
+        """A write that fails has been done all the same."""
+        self.silent = False
+        """A write that fails raises nothing and does nothing."""
+        self.states: list[list[CpuState]] = []
+        """What each stop sees, the last one again and again."""
+        self.absent = 0
+        """How many CPUs do not come to the rendezvous."""
+        self.stopped = False
+        self.broken = False
+
+    def _count(self, name: str) -> bool:
+        self.calls.append(name)
+        failing = self.calls.count(name) == self.fail.get(name, 0)
+        self.broken = self.broken or (failing and self.fail_for_good)
+        return failing or self.broken
+
+    def _place(self, address: int, size: int) -> slice:
+        if not BASE <= address <= BASE + len(self.memory) - size:
+            raise MappingError(f"{address:#x} is not mapped")
+        return slice(address - BASE, address - BASE + size)
+
+    def read(self, address: int, size: int) -> bytes:
+        place = self._place(address, size)
+        if self._count("read"):
+            raise ReadError("read failed")
+        return bytes(self.memory[place])
+
+    def write(self, address: int, data: bytes) -> None:
+        place = self._place(address, len(data))
+        failing = self._count("write")
+        if not failing or self.tear:
+            self.memory[place] = data
+        if failing and not self.silent:
+            raise WriteError("write failed")
+
+    def publish(self, start: int, end: int) -> None:
+        if self._count("publish"):
+            raise WriteError("publish failed")
+
+    def kick(self) -> None:
+        if self._count("kick"):
+            raise WriteError("kick failed")
+
+    @contextmanager
+    def stop(self) -> Iterator[Parked]:
+        if self._count("stop"):
+            raise WriteError("stop failed")
+        assert not self.stopped, "stop may not be nested"
+        self.stopped = True
+        rendezvous = Rendezvous(range(self.capabilities.cpus))
+        for cpu in range(self.capabilities.cpus - self.absent):
+            rendezvous.arrive(cpu)
+        number = min(self.calls.count("stop"), len(self.states)) - 1
+        try:
+            yield Parked(rendezvous, self.states[number] if self.states else [])
+        finally:
+            self.stopped = False
+            self.calls.append("resume")
+
+    def code_ranges(self) -> Sequence[tuple[int, int]]:
+        return [(BASE, BASE + len(self.memory))]
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def words(self) -> list[int]:
+        return from_bytes(bytes(self.memory))
