@@ -1,1 +1,36 @@
 """Where A64 text lives and who may be executing it. May know: a64/. Read on: base.py for the protocol."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from a64patch.errors import CapabilityError, RequestError
+
+if TYPE_CHECKING:
+    from a64patch.target.base import Target
+
+_NOT_BUILT = ("gdb://", "gdb+unix:", "pid:")
+
+
+def open_target(spec: str | os.PathLike[str], **options: Any) -> Target:
+    """The target that a person names: `sim:PATH?cpus=4&seed=1`, or the path of an ELF file.
+
+    `options` are those of `elf.ElfFile`; a simulator has its own in the text, and RequestError refuses others. Errors
+    are those of `ElfFile` and `simulator.parse_url`, and CapabilityError for `gdb://…`, `gdb+unix:…` and `pid:…`.
+    A file whose name looks like another target is opened as `./NAME`.
+    """
+    text = os.fspath(spec)
+    if isinstance(spec, str):
+        for prefix in _NOT_BUILT:
+            if text.startswith(prefix):
+                raise CapabilityError(f"cannot open {text}: a target of the kind {prefix}… is not built yet")
+        if text.startswith("sim:"):
+            from a64patch.target.simulator import parse_url
+
+            if options:
+                raise RequestError(f"{text} takes its options after `?`, not apart from it: {', '.join(options)}")
+            return parse_url(text)
+    from a64patch.target.elf import ElfFile
+
+    return ElfFile(text, **options)

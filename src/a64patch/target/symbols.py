@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from a64patch.errors import SymbolError
 
@@ -19,8 +20,7 @@ _SITE = re.compile(
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A name for `size` bytes at `address`; a size of 0 means that nobody recorded one."""
 
     name: str
@@ -30,23 +30,36 @@ class Symbol:
     """The section (relocatable file) or kernel module it lies in; empty where names are global."""
 
 
+class Space(NamedTuple):
+    """A named range [start, end) of addresses that a site may count from: a section of a relocatable file."""
+
+    name: str
+    start: int
+    end: int
+
+
 @dataclass
 class SymbolTable:
     """Symbols of one target. `load` is called once, when the first name or address is asked for."""
 
     load: Callable[[], Iterable[Symbol]] = tuple
-    spaces: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Named ranges [start, end) that a site may count from: `.text:0x10` in a relocatable file."""
+    spaces: Sequence[Space] = ()
+    """`.text:0x10` counts from these. Names may repeat, as sections may: such a name is refused, never guessed."""
 
     def __post_init__(self) -> None:
         self._by_name: dict[str, list[Symbol]] | None = None
         self._by_address: list[Symbol] | None = None
+        self._spaces: dict[str, list[Space]] = {}
+        for space in self.spaces:
+            self._spaces.setdefault(space.name, []).append(space)
+        self._ascending = sorted(self.spaces, key=lambda space: (space.start, space.end))
 
     def _names(self) -> dict[str, list[Symbol]]:
         if self._by_name is None:
-            self._by_name = {}
+            names: dict[str, list[Symbol]] = {}
             for symbol in self.load():
-                self._by_name.setdefault(symbol.name, []).append(symbol)
+                names.setdefault(symbol.name, []).append(symbol)
+            self._by_name = names
         return self._by_name
 
     def _sorted(self) -> list[Symbol]:
@@ -80,44 +93,84 @@ class SymbolTable:
         should have that name.
         """
         if _NUMBER.fullmatch(site):
-            return int(site, 0 if site[:2].lower() == "0x" else 10)
+            return _number(site)
         match = _SITE.fullmatch(site)
         if match is None:
             raise SymbolError(f"{site[:80]!r} is not a site: write symbol, symbol+0x18, section:0x10 or an address")
         module, name = match["module"] or "", match["name"]
-        offset = match["offset"]
-        distance = 0 if offset is None else int(offset, 0 if offset[:2].lower() == "0x" else 10)
-        if module in self.spaces and _NUMBER.fullmatch(name):
-            start, end = self.spaces[module]
-            address = start + int(name, 0 if name[:2].lower() == "0x" else 10) + distance
-            if not start <= address < end:
-                raise SymbolError(f"{site} lies outside {module}, which has {end - start:#x} bytes")
-            return address
-        if name in self.spaces and not module and name not in self._names():
-            return self.spaces[name][0] + distance
+        distance = _number(match["offset"] or "0")
+        if module in self._spaces and _NUMBER.fullmatch(name):
+            return self._count(module, _number(name) + distance, site)
+        if not module and name in self._spaces and name not in self._names():
+            return self._count(name, distance, site)
         return self.find(name, module).address + distance
+
+    def _count(self, name: str, offset: int, site: str) -> int:
+        spaces = self._spaces[name]
+        if len(spaces) > 1:
+            places = ", ".join(f"{space.start:#x}" for space in spaces[:8])
+            raise SymbolError(
+                f"section name {name!r} stands for {len(spaces)} sections (at {places}); name the address"
+            )
+        start, end = spaces[0].start, spaces[0].end
+        if not start <= start + offset < end:
+            raise SymbolError(f"{site} lies outside {name}, which has {end - start:#x} bytes")
+        return start + offset
+
+    def _space_at(self, address: int) -> Space | None:
+        index = bisect_right(self._ascending, address, key=lambda space: space.start)
+        if index and address < self._ascending[index - 1].end:
+            return self._ascending[index - 1]
+        return None
 
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """The innermost symbol at or before the address and the distance to it (bytes); None outside all of them.
 
-        A symbol of unknown size (0) reaches to the next symbol.
+        A symbol of unknown size (0) reaches to the next symbol, but not out of its section. No more than 64
+        symbols back are looked at.
         """
+        floor = 0
+        if self.spaces:
+            space = self._space_at(address)
+            if space is None:
+                return None
+            floor = space.start
         every = self._sorted()
         index = bisect_right(every, address, key=lambda symbol: symbol.address)
         nearest = every[index - 1].address if index else None
         for symbol in reversed(every[max(0, index - 64) : index]):
+            if symbol.address < floor:
+                break
             distance = address - symbol.address
             if distance < symbol.size or (symbol.size == 0 and symbol.address == nearest):
                 return symbol, distance
         return None
 
     def describe(self, address: int) -> str:
-        """How people call this address: `symbol+0x18`, else `section:0x10`, else the bare address."""
+        """How people call this address: `symbol+0x18`, else `section:0x10`, else the bare address.
+
+        Always a text that `resolve` takes back to this address: a name that stands for several is not used.
+        """
+        for site in self._sites(address):
+            try:
+                if self.resolve(site) == address:
+                    return site
+            except SymbolError:
+                continue
+        return f"{address:#x}"
+
+    def _sites(self, address: int) -> Iterator[str]:
         found = self.lookup(address)
         if found is not None:
             symbol, distance = found
-            return symbol.name + (f"+{distance:#x}" if distance else "")
-        for name, (start, end) in self.spaces.items():
-            if start <= address < end:
-                return f"{name}:{address - start:#x}"
-        return f"{address:#x}"
+            site = symbol.name + (f"+{distance:#x}" if distance else "")
+            yield site
+            if symbol.module:
+                yield f"{symbol.module}:{site}"
+        space = self._space_at(address)
+        if space is not None:
+            yield f"{space.name}:{address - space.start:#x}"
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text[:2].lower() == "0x" else 10)

@@ -1,0 +1,158 @@
+"""Names to addresses and back: what is ambiguous is refused, and what is printed can be read again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a64patch.errors import SymbolError
+from a64patch.target.symbols import Space, Symbol, SymbolTable
+
+TABLE = SymbolTable(
+    lambda: [
+        Symbol("start", 0x40, 0x20, ".text"),
+        Symbol("alias", 0x40, 0x20, ".text"),
+        Symbol("label", 0x48, 0, ".text"),
+        Symbol("twice", 0x60, 8, ".text"),
+        Symbol("twice", 0x80, 8, ".init"),
+        Symbol("twin", 0xA0, 4, ".same"),
+        Symbol("twin", 0xB0, 4, ".same"),
+        Symbol("end", 0x6C, 0, ".text"),
+        Symbol("open", 0xB4, 0, ".same"),
+        Symbol("0x99", 0x84, 4, ".init"),
+    ],
+    [
+        Space(".text", 0x40, 0x70),
+        Space(".empty", 0x80, 0x80),
+        Space(".init", 0x80, 0x90),
+        Space(".same", 0xA0, 0xA8),
+        Space(".same", 0xB0, 0xB8),
+        Space(".late", 0xB8, 0xC0),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("site", "address"),
+    [
+        ("start", 0x40),
+        ("start+0x18", 0x58),
+        ("start+24", 0x58),
+        (".text:start+8", 0x48),
+        (".init:twice", 0x80),
+        (".text:0x10", 0x50),
+        (".text:16", 0x50),
+        (".text:0x10+4", 0x54),
+        (".text+0x10", 0x50),
+        (".text", 0x40),
+        ("0x1234", 0x1234),
+        ("0X1234", 0x1234),
+        ("0x99", 0x99),
+        ("010", 10),
+    ],
+)
+def test_a_site_has_one_address(site: str, address: int) -> None:
+    assert TABLE.resolve(site) == address
+
+
+@pytest.mark.parametrize(
+    ("site", "says"),
+    [
+        ("missing", "no symbol 'missing'"),
+        (".init:start", "no symbol 'start' in .init"),
+        ("twice", "2 addresses (0x60, 0x80)"),
+        (".same:twin", "2 addresses (0xa0, 0xb0)"),
+        (".same:0", "2 sections (at 0xa0, 0xb0)"),
+        (".same", "2 sections"),
+        (".same+4", "2 sections"),
+        (".text:0x30", "outside .text, which has 0x30 bytes"),
+        (".text+0x30", "outside .text"),
+        (".empty:0", "outside .empty"),
+        ("", "not a site"),
+        ("start+", "not a site"),
+        ("start-4", "no symbol"),
+        ("a:b:c", "not a site"),
+        ("start+0x11111111111111111", "not a site"),
+        ("start\n", "not a site"),
+        ("٣", "no symbol"),
+    ],
+)
+def test_what_is_missing_or_ambiguous_is_refused(site: str, says: str) -> None:
+    with pytest.raises(SymbolError) as caught:
+        TABLE.resolve(site)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (0x44, "start+0x4"),
+        (0x48, "label"),
+        (0x60, ".text:twice"),
+        (0x64, ".text:twice+0x4"),
+        (0x68, ".text:0x28"),
+        (0x6C, "end"),
+        (0x70, "0x70"),
+        (0x78, "0x78"),
+        (0x84, ".init:0x4"),
+        (0xA0, "0xa0"),
+        (0xA4, "0xa4"),
+        (0xB4, "open"),
+        (0xBC, ".late:0x4"),
+        (0x3C, "0x3c"),
+    ],
+)
+def test_descriptions(address: int, text: str) -> None:
+    assert TABLE.describe(address) == text
+
+
+@given(st.integers(0, 0x100))
+def test_what_is_described_resolves_to_where_it_came_from(address: int) -> None:
+    assert TABLE.resolve(TABLE.describe(address)) == address
+
+
+@given(
+    st.lists(
+        st.builds(
+            Symbol,
+            st.sampled_from(["a", "b", "c", "0x4", "a+4", ".s"]),
+            st.integers(0, 64),
+            st.integers(0, 16),
+            st.sampled_from(["", "m", ".s"]),
+        )
+    ),
+    st.lists(
+        st.builds(
+            lambda name, start, size: Space(name, start, start + size),
+            st.sampled_from([".s", ".t", "a"]),
+            st.integers(0, 64),
+            st.integers(0, 32),
+        )
+    ),
+    st.integers(0, 100),
+)
+def test_descriptions_resolve_in_any_table(symbols: list[Symbol], spaces: list[Space], address: int) -> None:
+    table = SymbolTable(lambda: symbols, spaces)
+    assert table.resolve(table.describe(address)) == address
+
+
+def test_a_size_of_0_reaches_to_the_next_symbol() -> None:
+    table = SymbolTable(lambda: [Symbol("a", 0), Symbol("b", 0x10, 4)])
+    assert table.describe(0xC) == "a+0xc"
+    assert table.describe(0x14) == "0x14"
+
+
+def test_symbols_are_loaded_once_and_only_when_asked_for() -> None:
+    calls = []
+
+    def load() -> list[Symbol]:
+        calls.append(1)
+        return [Symbol("a", 4)]
+
+    table = SymbolTable(load)
+    assert table.resolve("0x10") == 16
+    assert calls == []
+    assert table["a"] == table.find("a").address == 4
+    assert table.describe(4) == "a"
+    assert calls == [1]
