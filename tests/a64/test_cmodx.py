@@ -18,8 +18,10 @@ SINCE = {
     "2023": ["b.eq .+8", "cbz x1, .+8", "cbnz w1, .+8", "tbz x1, #40, .+8", "tbnz w1, #4, .+8"],
     "2026": ["cbgt x1, x2, .+8", "cbbeq w1, w2, .+8", "cbhne w1, w2, .+8", "cblo x1, #4, .+8", "trcit x3", "udf #0"],
 }
-NEVER = """hlt #0; dcps1; bc.eq .+8; br x0; blr x0; ret; eret; mov x0, #0; adr x0, .; dsb sy; dmb ish; sb; ldr x0, .+8;
-mrs x0, s3_3_c0_c0_1; .inst 0x8b020020; yield; bti c; paciasp""".split(";")
+NEVER = [
+    "hlt #0", "dcps1", "bc.eq .+8", "br x0", "blr x0", "ret", "eret", "mov x0, #0", "adr x0, .", "dsb sy",
+    "dmb ish", "sb", "ldr x0, .+8", "mrs x0, s3_3_c0_c0_1", ".inst 0x8b020020", "yield", "bti c", "paciasp",
+]  # fmt: skip
 
 
 def listed(profile: str) -> list[str]:

@@ -97,3 +97,11 @@ def _one_word(old: int, new: int, before: Encoding | None, after: Encoding | Non
 def _condition(row: Encoding, word: int) -> tuple[str, tuple[int, ...]]:
     """All that decides whether a conditional branch is taken: the row, and its fields without the distance."""
     return row.name, tuple(field.get(word) for name, field in row.fields.items() if name not in OFFSET_FIELDS)
+
+
+def is_hotpatchable(word: int, profile: str = "2018") -> bool:
+    """Whether the word is in that issue's list, so that a word of the list may replace it: half of `hotpatch_safe`."""
+    if profile not in PROFILES:
+        raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    row = decode(word)
+    return row is not None and not PROFILES[profile].families.isdisjoint(row.families)

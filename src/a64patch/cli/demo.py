@@ -1,0 +1,192 @@
+"""What goes wrong when code is changed under executing CPUs, and what does not: four ways, counted on four CPUs.
+
+May know: everything. Read on: ../patch/text.py, ../target/simulator.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from a64patch.cli.text import print_json
+
+if TYPE_CHECKING:
+    from a64patch.target.simulator import Simulator
+
+EPILOG = """\
+Four simulated CPUs call one small function over and over while it is changed. Their caches are as the Arm manual
+allows: nobody keeps them coherent. The table counts what each call really executed; the same seed gives the same."""
+
+CPUS = 4
+BASE = 0x10000
+SITE = BASE + 0x10
+"""The function is called from BASE on; its first two words are the site."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way to change the code, and what becomes of it."""
+
+    title: str
+    old: str
+    new: str
+    change: Callable[[Simulator, list[int]], object]
+    lesson: str
+
+
+def _write_only(simulator: Simulator, words: list[int]) -> None:
+    from a64patch.a64.words import to_bytes
+
+    simulator.write(SITE, to_bytes(words[0]))
+
+
+def _nosync(simulator: Simulator, words: list[int]) -> None:
+    from a64patch.patch.text import patch_text_nosync
+
+    patch_text_nosync(simulator, SITE, words[0])
+
+
+def _two_words_nosync(simulator: Simulator, words: list[int]) -> None:
+    from a64patch.patch.text import patch_text_nosync
+
+    patch_text_nosync(simulator, SITE, words[0])
+    patch_text_nosync(simulator, SITE + 4, words[1])
+
+
+def _patch_text(simulator: Simulator, words: list[int]) -> None:
+    from a64patch.patch.text import patch_text
+
+    patch_text(simulator, [SITE, SITE + 4], words)
+
+
+SCENARIOS = (
+    Scenario(
+        "a  one word is written, and nothing else", "nop; nop", f"b {SITE + 8:#x}; nop", _write_only,
+        "Nobody told the caches: a CPU goes on with the old word until chance makes it look again.",
+    ),
+    Scenario(
+        "b  patch_text_nosync, one word: NOP -> B", "nop; nop", f"b {SITE + 8:#x}; nop", _nosync,
+        "Never a mixture, but no CPU was told: each executes the old word until it next synchronises.",
+    ),
+    Scenario(
+        "c  patch_text_nosync, twice, two words", "mov x1, #1; mov x2, #1", "mov x1, #2; mov x2, #2",
+        _two_words_nosync, "Half of the old and half of the new: code that nobody wrote was executed.",
+    ),
+    Scenario(
+        "d  patch_text on the same two words", "mov x1, #1; mov x2, #1", "mov x1, #2; mov x2, #2", _patch_text,
+        "All CPUs wait while one writes: only old before, only new after, nothing else ever.",
+    ),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Only a seed."""
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another run of the same story (default: 1)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the four scenarios and print what was counted."""
+    results = []
+    for scenario in SCENARIOS:
+        counts, changing = measure(scenario, arguments.seed)
+        results.append((scenario, counts, changing))
+    if arguments.json:
+        print_json(
+            [
+                {
+                    "scenario": " ".join(scenario.title.split()),
+                    "old": scenario.old,
+                    "new": scenario.new,
+                    "while_changing": changing,
+                    "afterwards": counts,
+                    "lesson": scenario.lesson,
+                }
+                for scenario, counts, changing in results
+            ]
+        )
+    else:
+        _print(results)
+    return 0
+
+
+def measure(scenario: Scenario, seed: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Calls of the function after the change was made, and while it was: how many ran old, torn and new words."""
+    from a64patch.a64.assembler import assemble
+    from a64patch.target.simulator import Simulator
+
+    old, new = assemble(scenario.old, SITE), assemble(scenario.new, SITE)
+    caller = assemble(f"bl {SITE:#x}; b {BASE:#x}; nop; nop", BASE)
+    with Simulator.from_words(
+        [*caller, *old, *assemble("ret")], base=BASE, cpus=CPUS, seed=seed, quantum=3, interleave=40, early=1 / 400
+    ) as simulator:
+        simulator.watch(SITE, SITE + 12)
+        simulator.run(2_000)
+        begun = len(simulator.executed)
+        scenario.change(simulator, new)
+        done = len(simulator.executed)
+        simulator.run(20_000)
+        calls = _calls(simulator.executed)
+    kinds = {tuple(_path(old)): "old", tuple(_path(new)): "new"}
+    during, after = Counter[str](), Counter[str]()
+    for first, last, words in calls:
+        kind = kinds.get(words, "torn")
+        if first >= done:
+            after[kind] += 1
+        elif last >= begun:
+            during[kind] += 1
+    order = ("old", "torn", "new")
+    return {kind: after[kind] for kind in order}, {kind: during[kind] for kind in order}
+
+
+def _path(words: list[int]) -> list[int]:
+    """The words of the site that a call executes."""
+    from a64patch.a64.classify import is_b
+
+    return words[:1] if is_b(words[0]) else words
+
+
+def _calls(executed: list[Any]) -> list[tuple[int, int, tuple[int, ...]]]:
+    """For each call: where in the record it began and ended, and the words of the site that it executed."""
+    begun: dict[int, tuple[int, list[int]]] = {}
+    calls = []
+    for number, (_, cpu, address, word) in enumerate(executed):
+        if address == SITE:
+            begun[cpu] = (number, [word])
+        elif cpu in begun and address == SITE + 4:
+            begun[cpu][1].append(word)
+        elif cpu in begun:
+            first, words = begun.pop(cpu)
+            calls.append((first, number, tuple(words)))
+    return calls
+
+
+def _print(results: list[tuple[Scenario, dict[str, int], dict[str, int]]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(
+        f"{CPUS} CPUs call a function over and over; meanwhile its code is changed. What did each call execute?\n"
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("\nhow it is changed")
+    for when in ("meanwhile", "afterwards"):
+        for number, kind in enumerate(("old", "torn", "new")):
+            table.add_column(f"{when if number == 0 else ''}\n{kind}", justify="right")
+    for scenario, after, during in results:
+        cells = [Text(str(during[kind]), "bold red" if kind == "torn" and during[kind] else "") for kind in during]
+        for kind, count in after.items():
+            wrong = count and kind != "new"
+            cells.append(Text(str(count), "bold red" if wrong else "green" if count else ""))
+        table.add_row(scenario.title, *cells)
+    console.print(table)
+    for scenario, _, _ in results:
+        console.print(f" {scenario.title[0]}  {scenario.lesson}")
+    console.print(
+        "\nold: what stood there before; afterwards it is stale. torn: half of the old, half of the new. Red is wrong."
+    )

@@ -1,0 +1,109 @@
+"""`a64patch`: finds the command, runs it, and turns errors into one sentence and an exit status.
+
+May know: everything. This room alone prints.
+Read on: one file a command: demo.py, show.py, poke.py, check.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from a64patch import errors
+from a64patch.version import VERSION
+
+DONE, REFUSED, WRONG, HALF_WAY = 0, 1, 2, 3
+"""Exit statuses: done; refused or `no`, and nothing was changed; wrong usage or unreadable input; cut off half way."""
+
+COMMANDS = {
+    "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
+    "poke": "change a few instructions of a target, typed by hand",
+    "check": "may this word change race with execution? and why",
+    "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
+}
+
+EPILOG = """\
+TARGET is the path of an ELF file, or sim:PATH?cpus=4&seed=1 for the built-in simulator.
+SITE is symbol, symbol+0x18, section:0x10 (in a relocatable file) or an address.
+Exit status: 0 done; 1 refused, or the answer is no: nothing was changed; 2 wrong usage or unreadable input;
+3 cut off half way and not undone. A64PATCH_DEBUG=1 shows where an error came from."""
+
+_REFUSALS = (
+    errors.BusyError,
+    errors.CapabilityError,
+    errors.MismatchError,
+    errors.RelocationError,
+    errors.WriteError,
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="a64patch",
+        description="patch(1) for AArch64 machine code, wherever it is.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"a64patch {VERSION}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        module = importlib.import_module(f"a64patch.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=(module.__doc__ or "").split("\n\n")[0],
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--json", action="store_true", help="print the facts as JSON instead of text")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def exit_status(error: Exception) -> int:
+    """The exit status that an error stands for."""
+    if isinstance(error, errors.PartialPatchError):
+        return HALF_WAY
+    return REFUSED if isinstance(error, _REFUSALS) else WRONG
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. Errors go to stderr, a sentence each; no traceback reaches a user."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"a64patch {VERSION}")
+        return DONE
+    parsed = _parser().parse_args(arguments)
+    try:
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("a64patch: interrupted", file=sys.stderr)
+        return HALF_WAY if parsed.command == "poke" else WRONG
+    except Exception as error:
+        if os.environ.get("A64PATCH_DEBUG"):
+            raise
+        return _report(error)
+    return status
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, errors.A64PatchError):
+        print(f"a64patch: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(f"a64patch: {note}", file=sys.stderr)
+        return exit_status(error)
+    print(
+        f"a64patch: a defect of a64patch itself, please report it: {type(error).__name__}: {error}"
+        " (A64PATCH_DEBUG=1 shows where)",
+        file=sys.stderr,
+    )
+    return WRONG

@@ -1,0 +1,231 @@
+"""The commands as a user meets them: what they print, their exit status, and that refusals change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from a64patch.cli.main import COMMANDS, main
+from tests.support import assemble, link
+
+SOURCE = """
+    .globl _start, work
+    .type work, %function
+_start: mov w0, #5
+    bl work
+    mov x8, #93
+    svc #0
+work: nop
+    add w0, w0, #1
+    ret
+    .size work, . - work
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    return link(assemble(SOURCE, tmp_path / "program.o"), tmp_path / "program")
+
+
+class Ran:
+    """What one run of the command left behind."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> Ran:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return call
+
+
+def one_sentence(text: str) -> bool:
+    return text.startswith("a64patch: ") and text.count("\n") == 1 and "Traceback" not in text and len(text) < 500
+
+
+def test_show_marks_what_may_be_hot_patched(run: Run, program: Path) -> None:
+    shown = run("show", program, "work")
+    assert shown.status == 0
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert [line[1:] for line in lines] == [
+        ["work", "d503201f", "*", "nop"],
+        ["work+0x4", "11000400", ".inst", "0x11000400"],
+        ["work+0x8", "d65f03c0", "ret"],
+    ]
+    assert "bl work" in run("show", program, "_start").out
+
+
+def test_show_as_json(run: Run, program: Path) -> None:
+    facts = json.loads(run("show", program, "work", "-n", "1", "--json").out)
+    assert facts[0]["word"] == "d503201f"
+    assert facts[0]["hotpatchable"] is True
+
+
+def test_poke_changes_exactly_the_named_bytes(run: Run, program: Path) -> None:
+    before = program.read_bytes()
+    done = run("poke", program, "work", "b .+8", "--expect", "nop")
+    assert done.status == 0
+    assert done.out.splitlines()[:3] == ["@@ work @@", "-d503201f  nop", "+14000002  b work+0x8"]
+    after = program.read_bytes()
+    assert [old for old, new in zip(before, after, strict=True) if old != new] == [0x1F, 0x20, 0x03, 0xD5]
+    again = run("poke", program, "work", "b .+8", "--expect", "nop")
+    assert (again.status, again.out) == (
+        0, "already applied: these instructions stand there; nothing was changed\n",
+    )  # fmt: skip
+    back = run("poke", program, "work", "nop", "--expect", "b work+8", "--json")
+    assert json.loads(back.out)["changes"][0]["old_text"] == "b work+0x8"
+    assert program.read_bytes() == before
+
+
+def test_poke_dry_run_changes_nothing(run: Run, program: Path) -> None:
+    before = (program.read_bytes(), program.stat().st_ino)
+    done = run("poke", program, "work", "ret", "--expect", "d503201f", "--dry-run")
+    assert done.status == 0
+    assert "dry run: nothing was changed" in done.out
+    assert (program.read_bytes(), program.stat().st_ino) == before
+
+
+REFUSALS: dict[str, tuple[list[str], int, str]] = {
+    "wrong old word": (["poke", "PROGRAM", "work", "ret", "--expect", "isb"], 1, "work holds 'nop'"),
+    "no old word": (["poke", "PROGRAM", "work", "ret"], 2, "add --expect 'd503201f'"),
+    "fewer old words": (["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop"], 2, "as many of both"),
+    "unaligned": (["poke", "PROGRAM", "work+2", "ret", "--expect", "nop"], 2, "not a multiple of 4"),
+    "unmapped": (["poke", "PROGRAM", "0x10", "ret", "--expect", "nop"], 2, "0x10"),
+    "out of range": (["poke", "PROGRAM", "work", "b 0x20000000", "--expect", "nop"], 2, "must be within"),
+    "no such symbol": (["poke", "PROGRAM", "wrok", "ret", "--expect", "nop"], 2, "no symbol 'wrok'"),
+    "no such instruction": (["poke", "PROGRAM", "work", "retrun", "--expect", "nop"], 2, "does not know 'retrun'"),
+    "no such file": (["poke", "PROGRAM.missing", "work", "ret", "--expect", "nop"], 2, "No such file"),
+    "a directory": (["show", "FOLDER", "work"], 2, "FOLDER"),
+    "two words nosync": (
+        ["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop; 11000400", "--sync", "nosync"], 2, "always racy",
+    ),
+    "beyond the end": (["show", "PROGRAM", "work", "-n", "1000"], 2, "PROGRAM"),
+    "unknown target": (["show", "gdb://localhost:1", "work"], 1, "not built yet"),
+    "unknown profile": (["check", "nop", "isb", "--profile", "2050"], 2, "no profile '2050'"),
+    "unequal": (["check", "nop", "isb; isb"], 2, "as many"),
+    "bad url": (["show", "sim:PROGRAM?cpu=4", "work"], 2, "cpu"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_are_one_sentence_and_change_nothing(run: Run, program: Path, name: str) -> None:
+    arguments, status, words = REFUSALS[name]
+    before = (program.read_bytes(), program.stat().st_ino, sorted(os.listdir(program.parent)))
+    filled = [a.replace("PROGRAM", str(program)).replace("FOLDER", str(program.parent)) for a in arguments]
+    done = run(*filled)
+    assert done.status == status, done.err
+    assert one_sentence(done.err), done.err
+    assert words.replace("PROGRAM", str(program)).replace("FOLDER", str(program.parent)) in done.err
+    assert done.out == ""
+    assert (program.read_bytes(), program.stat().st_ino, sorted(os.listdir(program.parent))) == before
+
+
+def test_a_read_only_file_is_refused(run: Run, program: Path) -> None:
+    program.chmod(0o555)
+    before = program.read_bytes()
+    done = run("poke", program, "work", "ret", "--expect", "nop")
+    assert done.status == 1
+    assert one_sentence(done.err)
+    assert program.read_bytes() == before
+    assert run("show", program, "work").status == 0
+
+
+def test_poke_runs_on_the_simulator(run: Run, program: Path) -> None:
+    done = run("poke", f"sim:{program}?cpus=4&seed=3", "work", "b .+8", "--expect", "nop", "--json")
+    assert json.loads(done.out)["method"] == "nosync+kick"
+    stopped = run("poke", f"sim:{program}?cpus=4&seed=3", "work", "b .+8", "--expect", "nop", "--sync", "stop")
+    assert "4 CPUs stopped for" in stopped.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nop", "b .+8"], 0, "safe: nop and b are both in the list"),
+        (["91000400", "nop"], 1, "not safe: the old instruction (.inst 0x91000400) is not in the list"),
+        (["nop; nop", "b .+8; nop"], 1, "2 words are not replaced at once"),
+        (["b.eq .+8", "b.ne .+16", "--profile", "2023"], 1, "mix the two"),
+    ],
+)
+def test_check(run: Run, arguments: list[str], status: int, words: str) -> None:
+    done = run("check", *arguments)
+    assert done.status == status
+    assert words in done.out
+    facts = json.loads(run("check", *arguments, "--json").out)
+    assert facts["safe"] == (status == 0)
+
+
+def test_demo_shows_stale_torn_and_right(run: Run) -> None:
+    facts = json.loads(run("demo", "--json").out)
+    after = {entry["scenario"][0]: entry["afterwards"] for entry in facts}
+    meanwhile = {entry["scenario"][0]: entry["while_changing"] for entry in facts}
+    assert after["a"]["old"] > 0, "a word that nobody published stays stale"
+    assert after["b"]["torn"] == meanwhile["b"]["torn"] == 0
+    assert after["b"]["old"] > 0, "nosync tells no CPU"
+    assert after["c"]["torn"] > 0
+    assert (after["d"]["old"], after["d"]["torn"], meanwhile["d"]["torn"]) == (0, 0, 0)
+    assert after["d"]["new"] > 1000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_demo_is_right_for_every_seed(run: Run, seed: int) -> None:
+    facts = json.loads(run("demo", "--json", "--seed", str(seed)).out)
+    for entry in facts:
+        torn = entry["afterwards"]["torn"] + entry["while_changing"]["torn"]
+        assert (torn > 0) == (entry["scenario"][0] == "c"), entry
+        if entry["scenario"][0] == "d":
+            assert entry["afterwards"]["old"] == 0
+
+
+def test_demo_table_is_for_people(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = run("demo")
+    assert shown.status == 0
+    assert [line for line in shown.out.splitlines() if "patch_text on the same two words" in line]
+    assert "code that nobody wrote" in shown.out
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out.startswith("a64patch ")
+    overview = run("--help")
+    assert all(name in overview.out for name in COMMANDS)
+    for name in COMMANDS:
+        assert "example" in run(name, "--help").out or name == "demo"
+    assert run().status == 2
+    assert run("frobnicate").status == 2
+
+
+def test_output_that_nobody_reads_is_no_error(program: Path) -> None:
+    command = f"'{sys.executable}' -c 'from a64patch.cli.main import main; raise SystemExit(main())'"
+    done = subprocess.run(
+        f"{command} show {program} _start -n 7 | head -n 1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_a_defect_shows_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: object) -> int:
+        raise ZeroDivisionError("half")
+
+    monkeypatch.setattr("a64patch.cli.check.run", broken)
+    done = run("check", "nop", "nop")
+    assert done.status == 2
+    assert one_sentence(done.err)
+    assert "defect" in done.err
