@@ -8,8 +8,8 @@ import pytest
 
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.cmodx import PROFILES, hotpatch_safe
-from a64patch.a64.encodings import HINTS
 from a64patch.a64.generate import gen_hint
+from a64patch.a64.tables.system import HINTS
 from a64patch.errors import EncodingError, RequestError
 
 ALWAYS = ["b .+8", "bl .-8", "nop", "svc #0", "hvc #1", "smc #2", "brk #0x800"]

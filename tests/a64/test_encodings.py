@@ -12,8 +12,9 @@ import pytest
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.classify import classify, decode
 from a64patch.a64.disassembler import disassemble
-from a64patch.a64.encodings import BY_NAME, HINTS, TABLE, Encoding, Flow
+from a64patch.a64.encodings import BY_NAME, TABLE, Encoding, Flow
 from a64patch.a64.operands import Place
+from a64patch.a64.tables.system import HINTS
 from a64patch.a64.templates import templates
 from tests.a64.test_differential import samples
 
@@ -32,7 +33,7 @@ def test_row_is_whole(row: Encoding) -> None:
     named = {
         name for text in row.texts for operand in re.findall(r"<([^>]+)>", text) for name in operand.split(":")[1:]
     }
-    assert named == set(row.fields), "every field is written in the text, and nothing else"
+    assert named == set(row.fields) or row.is_hole, "every field is written in the text, and nothing else"
     assert BY_NAME[row.name] is row
 
 
@@ -45,10 +46,12 @@ def test_any_two_rows_are_disjoint_or_nested() -> None:
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_row_is_reachable_and_round_trips(row: Encoding) -> None:
     words = samples(row, 300)
-    assert any(decode(word) is row for word in words), "a row that no word reaches is dead"
+    assert row.is_hole or any(decode(word) is row for word in words), "a row that no word reaches is dead"
     for word in words:
         found = decode(word)
-        assert found is not None
+        if found is None:
+            assert disassemble(word) == f".inst {word:#010x}"
+            continue
         assert row.contains(found)
         text = disassemble(word, 0x10000000)
         assert assemble_one(text, 0x10000000) == word, text

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from a64patch.a64.encodings import TABLE, Encoding
+from a64patch.a64.encodings import TABLE
 from a64patch.a64.operands import CONDITIONS, Names, Place
+from a64patch.a64.row import Encoding
 from a64patch.a64.templates import Template, templates
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import AssemblyError

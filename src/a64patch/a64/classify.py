@@ -14,7 +14,8 @@ from enum import IntEnum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, overload
 
-from a64patch.a64.encodings import TABLE, Encoding
+from a64patch.a64.encodings import TABLE
+from a64patch.a64.row import Encoding
 from a64patch.errors import EncodingError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def decode(word: int) -> Encoding | None:
         raise EncodingError(f"{word:#x} is not an instruction word: it must be from 0 to 0xffffffff")
     for row in _candidates(word >> _BUCKET_SHIFT):
         if row.matches(word):
-            return row
+            return None if row.is_hole else row
     return None
 
 
@@ -65,7 +66,7 @@ class _Classifier:
         table = numpy.full(
             (len(next(iter(upper_fits.values()))), len(next(iter(lower_fits.values())))), -1, numpy.int16
         )
-        position = {id(row): index for index, row in enumerate(TABLE)}
+        position = {id(row): -1 if row.is_hole else index for index, row in enumerate(TABLE)}
         for row in rows:
             inside = numpy.ix_(
                 upper_fits[row.mask >> 16, row.value >> 16], lower_fits[row.mask & 0xFFFF, row.value & 0xFFFF]

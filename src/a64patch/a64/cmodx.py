@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from a64patch.a64.classify import decode
-from a64patch.a64.encodings import Encoding
 from a64patch.a64.fields import OFFSET_FIELDS, get_branch_offset
+from a64patch.a64.row import Encoding
 from a64patch.errors import RequestError
 
 _LIST_2018 = frozenset({"b", "bl", "brk", "hvc", "isb", "nop", "smc", "svc"})

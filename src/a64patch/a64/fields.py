@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, overload
 
 from a64patch.a64.classify import decode
-from a64patch.a64.encodings import Encoding, Field
+from a64patch.a64.row import Encoding, Field
 from a64patch.errors import EncodingError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from a64patch.a64.encodings import Field
+from a64patch.a64.row import Field
 from a64patch.errors import AssemblyError
 
 CONDITIONS: dict[str, int] = {
@@ -357,32 +357,30 @@ _PREFETCH = {
 }
 _CONTROL = {f"c{number}": number for number in range(16)}
 
-_SIMPLE: dict[str, Callable[[], Operand]] = {
-    "W": lambda: _W,
-    "X": lambda: _X,
-    "X!": lambda: _Register("x", None),
-    "XSP": lambda: _Register("x", "sp"),
-    "X30": lambda: _OptionalRegister(30),
-    "Xopt": lambda: _OptionalRegister(31),
-    "S": lambda: _Register("s", "s31"),
-    "D": lambda: _Register("d", "d31"),
-    "Q": lambda: _Register("q", "q31"),
-    "R": lambda: _SizedRegister(size_follows=False),
-    "Rbit": lambda: _SizedRegister(size_follows=True),
-    "cond": _Condition,
-    "zero": _Zero,
-    "barrier": lambda: _Word(BARRIER_OPTIONS, bare=15),
-    "nxs": lambda: _Word(_NXS_OPTIONS),
-    "isb": lambda: _Word({"sy": 15}, bare=15, usual=15),
-    "prfop": lambda: _Word(_PREFETCH, bare=31),
-    "C": lambda: _Word(_CONTROL),
-    "sysreg": _SystemRegister,
-    "wide_w": lambda: _Wide(32, inverted=False),
-    "wide_x": lambda: _Wide(64, inverted=False),
-    "wide_not_w": lambda: _Wide(32, inverted=True),
-    "wide_not_x": lambda: _Wide(64, inverted=True),
-}
-_OF_FIELDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
+KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
+    "W": lambda fields: _W,
+    "X": lambda fields: _X,
+    "X!": lambda fields: _Register("x", None),
+    "XSP": lambda fields: _Register("x", "sp"),
+    "X30": lambda fields: _OptionalRegister(30),
+    "Xopt": lambda fields: _OptionalRegister(31),
+    "S": lambda fields: _Register("s", "s31"),
+    "D": lambda fields: _Register("d", "d31"),
+    "Q": lambda fields: _Register("q", "q31"),
+    "R": lambda fields: _SizedRegister(size_follows=False),
+    "Rbit": lambda fields: _SizedRegister(size_follows=True),
+    "cond": lambda fields: _Condition(),
+    "zero": lambda fields: _Zero(),
+    "barrier": lambda fields: _Word(BARRIER_OPTIONS, bare=15),
+    "nxs": lambda fields: _Word(_NXS_OPTIONS),
+    "isb": lambda fields: _Word({"sy": 15}, bare=15, usual=15),
+    "prfop": lambda fields: _Word(_PREFETCH, bare=31),
+    "C": lambda fields: _Word(_CONTROL),
+    "sysreg": lambda fields: _SystemRegister(),
+    "wide_w": lambda fields: _Wide(32, inverted=False),
+    "wide_x": lambda fields: _Wide(64, inverted=False),
+    "wide_not_w": lambda fields: _Wide(32, inverted=True),
+    "wide_not_x": lambda fields: _Wide(64, inverted=True),
     "imm": lambda fields: _Number(fields, hexadecimal=False),
     "hex": lambda fields: _Number(fields, hexadecimal=True),
     "hexopt": lambda fields: _OptionalNumber(fields, hexadecimal=True),
@@ -393,8 +391,4 @@ _OF_FIELDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "adr": lambda fields: _Label(fields, 1),
     "adrp": lambda fields: _Label(fields, 4096),
 }
-
-
-def operand(kind: str, fields: Sequence[Field]) -> Operand:
-    """The operand of that kind for these fields. KeyError for a kind that does not exist."""
-    return _SIMPLE[kind]() if kind in _SIMPLE else _OF_FIELDS[kind](fields)
+"""The kinds of operands by their names in templates; each is made for the fields that it stands for."""

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from a64patch.a64.encodings import Encoding
-from a64patch.a64.operands import Operand, Place, operand
+from a64patch.a64.operands import KINDS, Operand, Place
+from a64patch.a64.row import Encoding
 from a64patch.errors import AssemblyError
 
 _TOKEN = re.compile(r"<([^>]+)>|([{}])|([^<{}]+)")
@@ -52,7 +52,7 @@ class Template:
                 pieces.append(_Piece(literal, optional=optional))
             else:
                 kind, *fields = inner.split(":")
-                made = operand(kind, [row.fields[name] for name in fields])
+                made = KINDS[kind]([row.fields[name] for name in fields])
                 pieces.append(_Piece("", made, tuple(fields), optional))
         return pieces
 

@@ -1,0 +1,138 @@
+"""What a row of the table is: a name, a bit pattern, spellings, and what the instruction does to the PC.
+
+May know: nobody.
+Read on: tables/ holds the rows, encodings.py puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+
+class Flow(Enum):
+    """What an instruction does to the PC."""
+
+    NEXT = "next"
+    BRANCH = "branch"
+    CALL = "call"
+    RETURN = "return"
+    EXCEPTION = "exception"
+
+
+@dataclass(frozen=True)
+class Field:
+    """`width` bits of a word, the lowest one at bit number `lsb`."""
+
+    lsb: int
+    width: int
+
+    def get(self, word: int) -> int:
+        """The bits, unsigned."""
+        return (word >> self.lsb) & ((1 << self.width) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One row. Rows are compared by identity; `name` is unique."""
+
+    name: str
+    pattern: str
+    """Bits 31 to 0: runs of 0 and 1, and fields as `name:width`, separated by spaces."""
+    texts: tuple[str, ...]
+    """Assembly templates (assembler.py), preferred first; all are accepted, the first that fits is printed."""
+    families: tuple[str, ...]
+    """What the predicates call it: family `bcond` is what `is_bcond` is true for."""
+    table: str
+    """Heading of its encoding table in Arm ARM C4.1."""
+    flow: Flow = Flow.NEXT
+    conditional: bool = False
+    """The flow may also be to the next instruction."""
+    literal: bool = False
+    """Reads data at a PC-relative address."""
+    feature: str = ""
+    """The FEAT_ name that it came with; empty for Armv8.0."""
+
+    @property
+    def is_hole(self) -> bool:
+        """The row has no spelling: its words are unallocated, inside a row that would otherwise claim them."""
+        return not self.texts
+
+    @cached_property
+    def _bits(self) -> tuple[int, int, dict[str, Field]]:
+        mask = value = 0
+        fields: dict[str, Field] = {}
+        position = 32
+        for token in self.pattern.split():
+            name, _, width = token.partition(":")
+            if width:
+                position -= int(width)
+                fields[name] = Field(position, int(width))
+            else:
+                position -= len(token)
+                mask |= ((1 << len(token)) - 1) << position
+                value |= int(token, 2) << position
+        if position:
+            raise ValueError(f"row {self.name}: the pattern leaves {position} of 32 bits")
+        return mask, value, fields
+
+    @property
+    def mask(self) -> int:
+        """The bits that the pattern fixes."""
+        return self._bits[0]
+
+    @property
+    def value(self) -> int:
+        """Their values; the other bits are 0."""
+        return self._bits[1]
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The named fields; together with `mask` they cover all 32 bits once."""
+        return self._bits[2]
+
+    def matches(self, word: int) -> bool:
+        """Whether the word fits the pattern. A row nested in this one may fit it more exactly: see `decode`."""
+        return word & self.mask == self.value
+
+    def contains(self, other: Encoding) -> bool:
+        """Whether every word of the other row fits this one too."""
+        return self.mask & other.mask == self.mask and other.value & self.mask == self.value
+
+    def overlaps(self, other: Encoding) -> bool:
+        """Whether some word fits both."""
+        common = self.mask & other.mask
+        return self.value & common == other.value & common
+
+
+def rows(
+    table: str,
+    *entries: tuple[str, str, str | tuple[str, ...]],
+    families: str = "",
+    flow: Flow = Flow.NEXT,
+    conditional: bool = False,
+    literal: bool = False,
+    feature: str = "",
+) -> Iterator[Encoding]:
+    """Rows of one encoding table that share what the keywords say; a row's first family is its name up to a dot."""
+    for name, pattern, texts in entries:
+        own = name.partition(".")[0]
+        yield Encoding(
+            name=name,
+            pattern=pattern,
+            texts=(texts,) if isinstance(texts, str) else texts,
+            families=(own, *families.split()),
+            table=table,
+            flow=flow,
+            conditional=conditional,
+            literal=literal,
+            feature=feature,
+        )
+
+
+def holes(table: str, *patterns: str) -> Iterator[Encoding]:
+    """Words that a wider row of the same table does not mean: they are unallocated there."""
+    for pattern in patterns:
+        yield Encoding(f"hole {pattern}", pattern, (), (), table)
