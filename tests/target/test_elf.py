@@ -29,32 +29,23 @@ from a64patch.errors import (
     WriteError,
 )
 from a64patch.target import open_target
-from a64patch.target.elf import ElfFile, relocation_name, relocation_size
+from a64patch.target.elf import ElfFile
 from tests.support import assemble, link, need, run, unavailable
 from tests.target.elf_files import (
     KINDS,
     MOV,
     NOP,
     RET,
+    TEXT_RELOCATIONS,
     build,
     header,
     program_headers,
     section_headers,
     set_bytes,
+    with_packed_relocations,
 )
 
 BINUTILS, GCC = "binutils-aarch64-linux-gnu", "gcc-aarch64-linux-gnu"
-TEXT_RELOCATIONS = """
-        .text
-        .globl _start
-_start: nop
-        .balign 8
-slot:   .xword _start
-after:  .xword _start
-        ret
-        .data
-        .xword _start
-"""
 
 
 def different(before: bytes, after: bytes) -> list[int]:
@@ -621,28 +612,6 @@ c:      .hword 0, outside - .
     ]
 
 
-def test_relocation_names_are_those_of_readelf(tmp_path: Path) -> None:
-    path = assemble(".text\n" + ".word outside\n" * 1100, tmp_path / "names.o")
-    data = path.read_bytes()
-    [at] = [fields[4] for _, fields in section_headers(data) if fields[1] == 4]
-    for number in range(1100):
-        data = set_bytes(data, at + 24 * number + 8, "I", number)
-    path.write_bytes(data)
-    lines = run(need("aarch64-linux-gnu-readelf", BINUTILS), "-rW", path).splitlines()
-    named = {
-        int(columns[1], 16) & 0xFFFFFFFF: columns[2]
-        for line in lines
-        if len(columns := line.split()) > 3 and len(columns[0]) == 16
-    }
-    known = {number: name for number, name in named.items() if name.startswith("R_AARCH64_") and number > 256}
-    assert len(known) > 120
-    assert {number: relocation_name(number) for number in known} == known
-    assert relocation_name(99) == "relocation type 99"
-    assert [relocation_size(n) for n in (0, 256, 257, 258, 259, 262, 283, 314, 1027, 1031)] == [
-        *(0, 0, 8, 4, 2, 2, 4, 4, 8, 16)
-    ]
-
-
 @pytest.mark.parametrize("big", [False, True], ids=["little", "big"])
 @pytest.mark.parametrize("headers", [True, False], ids=["sections", "dynamic"])
 def test_a_word_of_the_loader_is_refused_or_the_relocation_dropped(tmp_path: Path, big: bool, headers: bool) -> None:
@@ -703,32 +672,6 @@ def test_relocations_that_the_linker_only_left_behind_own_nothing(tmp_path: Path
         file.write(call, NOP)
         file.publish(call, call + 4)
     assert different(before, path.read_bytes()) != []
-
-
-def with_packed_relocations(path: Path, dynamic: bool) -> int:
-    """Make the .rela.dyn of a file a RELR table (GNU ld 2.40 makes none for AArch64). Returns the address of `slot`.
-
-    It relocates 8 bytes at slot, slot + 8 and, by a second bitmap, slot + 512.
-    """
-    with ElfFile(path) as file:
-        slot = file.symbols["slot"]
-    data = path.read_bytes()
-    for at, fields in section_headers(data):
-        if fields[1] == 4:
-            table, address = fields[4], fields[3]
-            data = set_bytes(set_bytes(set_bytes(data, at + 4, "I", 19), at + 32, "Q", 24), at + 56, "Q", 8)
-            data = set_bytes(set_bytes(data, table, "Q", slot), table + 8, "Q", 0b11)
-            data = set_bytes(data, table + 16, "Q", 0b11)
-    [(_, segment)] = [entry for entry in program_headers(data) if entry[1][0] == 2]
-    for entry in range(segment[2], segment[2] + segment[5], 16):
-        [tag] = struct.unpack_from("<Q" if data[5] == 1 else ">Q", data, entry)
-        new = {7: (36, address), 8: (35, 24), 9: (37, 8), 0x6FFFFFF9: (21, 0)}.get(tag)
-        if new is not None:
-            data = set_bytes(set_bytes(data, entry, "Q", new[0]), entry + 8, "Q", new[1])
-    if dynamic:
-        data = set_bytes(set_bytes(data, 40, "Q", 0), 60, "H", 0)
-    path.write_bytes(data)
-    return slot
 
 
 @pytest.mark.parametrize("big", [False, True], ids=["little", "big"])

@@ -28,9 +28,10 @@ from a64patch.errors import (
     TargetError,
 )
 from a64patch.target.base import Rendezvous
-from a64patch.target.image import load_elf
+from a64patch.target.program import load_elf
 from a64patch.target.simulator import SimulationError, Simulator, parse_url
 from tests.support import assemble, link
+from tests.target.elf_files import section_headers
 
 MOV_1, MOV_2 = 0x52800020, 0x52800040  # mov w0, #1; mov w0, #2
 NOP = 0xD503201F
@@ -235,11 +236,12 @@ value:  .word 40, 2
 
 
 def test_symbols_are_those_of_the_elf_file(build: Build) -> None:
-    simulator = Simulator.from_elf(build(LOOP))
+    simulator = Simulator.from_elf(build(LOOP + "\n.set constant, 0x1234\n"))
     assert simulator.symbols["site"] == simulator.symbols["_start"] + 12
     assert simulator.symbols.describe(simulator.symbols["site"] + 4) == "site+0x4"
-    with pytest.raises(SymbolError):
-        simulator.symbols["$x"]
+    for name in ("$x", "constant"):
+        with pytest.raises(SymbolError):
+            simulator.symbols[name]
 
 
 @pytest.mark.parametrize(
@@ -297,12 +299,14 @@ def test_words_run_at_low_and_at_kernel_addresses(high: int) -> None:
     ("damage", "says"),
     [
         ("text", "is not an ELF file"),
-        ("empty", "is not an ELF file"),
-        ("machine", "not for 64-bit AArch64"),
+        ("empty", "is empty, not an ELF file"),
+        ("machine", "is for machine number 62, not for AArch64"),
         ("relocatable", "is not an executable"),
         ("headers cut off", "not a sound ELF file"),
-        ("segment cut off", "is cut off: the segment"),
-        ("segments overlap", "contradicts itself"),
+        ("segment cut off", "not a sound ELF file: the segment .* reaches beyond its end"),
+        ("segments overlap in the file", "not a sound ELF file: two segments map"),
+        ("segments overlap in memory", "contradicts itself: the segment .* overlaps another or the top"),
+        ("segment at the top", "contradicts itself: the segment .* overlaps another or the top"),
         ("interpreter", "needs an interpreter"),
         ("entry outside", "where it has no code"),
         ("entry unaligned", "where it has no code"),
@@ -333,10 +337,16 @@ def test_what_is_no_static_executable_is_refused(build: Build, tmp_path: Path, d
         # The segments are the code and the data, each with its program header of 56 bytes.
         (headers,) = struct.unpack_from("<Q", data, 32)
         offset, address, _, in_file, in_memory = struct.unpack_from("<5Q", data, headers + 8)
+        (next_address,) = struct.unpack_from("<Q", data, headers + 56 + 16)
         if damage == "segment cut off":
             del data[offset + in_file - 4 :]
-        elif damage == "segments overlap":
+            struct.pack_into("<Q", data, 40, 0)  # no section headers, which stood behind it
+        elif damage == "segments overlap in the file":
             struct.pack_into("<Q", data, headers + 56 + 16, address + in_memory - 8)
+        elif damage == "segments overlap in memory":
+            struct.pack_into("<Q", data, headers + 40, next_address - address + 8)
+        elif damage == "segment at the top":
+            struct.pack_into("<Q", data, headers + 56 + 16, (1 << 64) - 4096)
         elif damage == "nothing to load":
             struct.pack_into("<I", data, headers, 4)
             struct.pack_into("<I", data, headers + 56, 4)
@@ -352,6 +362,16 @@ def test_a_segment_of_terabytes_is_refused_without_taking_them(build: Build) -> 
     struct.pack_into("<Q", data, phoff + 40, 1 << 42)
     program.write_bytes(data)
     with pytest.raises(FormatError, match="256 MiB"):
+        Simulator.from_elf(program)
+
+
+def test_a_relocation_of_what_is_not_mapped_is_refused(build: Build) -> None:
+    program = build(LOOP + "\n.data\n.quad site\n", "-pie", "--no-dynamic-linker")
+    data = bytearray(program.read_bytes())
+    [table] = [fields[4] for _, fields in section_headers(bytes(data)) if fields[1] == 4]
+    struct.pack_into("<Q", data, table, 0x7000_0000)
+    program.write_bytes(data)
+    with pytest.raises(FormatError, match="not a sound ELF file: the relocation at 0x70000000 lies outside"):
         Simulator.from_elf(program)
 
 

@@ -1,7 +1,7 @@
 """A machine of several CPUs over one memory whose instruction caches nobody keeps coherent, repeatable from a seed.
 
 May know: a64/, the errors, target/. unicorn and numpy load when a simulator is made.
-Read on: caches.py decides what a CPU has fetched; image.py loads programs; ../patch/text.py patches them as they run.
+Read on: caches.py decides what a CPU has fetched; program.py loads programs; ../patch/text.py patches them as they run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from a64patch.a64.words import INSN_SIZE, as_array, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, FormatError, MappingError, RequestError, TargetError
 from a64patch.target.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
 from a64patch.target.caches import CacheModel
-from a64patch.target.image import PAGE, Image, Memory, join_ranges, load_elf
+from a64patch.target.program import PAGE, Memory, Program, join_ranges, load_elf
 from a64patch.target.symbols import Symbol, SymbolTable
 
 STACK_BYTES = 64 << 10
@@ -153,7 +153,7 @@ class Simulator(Target):
 
     def __init__(
         self,
-        image: Image,
+        program: Program,
         *,
         cpus: int = 2,
         seed: int = 1,
@@ -182,7 +182,7 @@ class Simulator(Target):
             raise RequestError(f"cache={cache!r} is neither 'adversarial' nor 'kind'")
         self._unicorn = _import_unicorn()
         self.cpus = cpus
-        self.symbols = image.symbols
+        self.symbols = program.symbols
         self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast)
         self.output = bytearray()
         self.executed: list[Executed] = []
@@ -190,9 +190,9 @@ class Simulator(Target):
         self.on_step: Callable[[Simulator, int], None] | None = None
         self.interleave = interleave
 
-        self._memory = image.memory
-        self._code = list(image.code)
-        self._big_endian = image.big_endian
+        self._memory = program.memory
+        self._code = list(program.code)
+        self._big_endian = program.big_endian
         self._random = Random(seed)
         self._quantum = quantum
         self._early = early
@@ -226,9 +226,9 @@ class Simulator(Target):
         if self._park_address + PAGE >= 1 << 64:
             raise FormatError("the program ends too close to the top of the address space to leave room for stacks")
         self._memory.add((stack, stack + STACK_BYTES, True) for stack in stacks)
-        self._cpus = [self._make_cpu(number, image) for number in range(cpus)]
+        self._cpus = [self._make_cpu(number, program) for number in range(cpus)]
         for cpu in self._cpus:
-            self._power_on(cpu, image, stacks[cpu.number] + STACK_BYTES, writable)
+            self._power_on(cpu, program, stacks[cpu.number] + STACK_BYTES, writable)
         self._runnable = list(self._cpus)
 
     @classmethod
@@ -270,7 +270,7 @@ class Simulator(Target):
             memory.write(at, piece)
         memory.write(base, to_bytes(words))
         table = [Symbol(name, address) for name, address in (symbols or {}).items()]
-        return cls(Image(memory, [code], start, SymbolTable(lambda: table), big_endian), **options)
+        return cls(Program(memory, [code], start, SymbolTable(lambda: table), big_endian), **options)
 
     # Running
 
@@ -691,18 +691,18 @@ class Simulator(Target):
 
     # Making CPUs
 
-    def _make_cpu(self, number: int, image: Image) -> _Cpu:
+    def _make_cpu(self, number: int, program: Program) -> _Cpu:
         import numpy
 
-        pages = [(start & -PAGE, -(-end // PAGE) * PAGE) for start, end in image.code]
+        pages = [(start & -PAGE, -(-end // PAGE) * PAGE) for start, end in program.code]
         pieces = []
         traps: dict[int, int] = {}
         for start, end in join_ranges(pages):
             piece = mmap.mmap(-1, end - start)
-            for code_start, code_end in image.code:
+            for code_start, code_end in program.code:
                 if not start <= code_start < end:
                     continue
-                original = image.memory.read(code_start, code_end - code_start)
+                original = program.memory.read(code_start, code_end - code_start)
                 words = as_array(original).copy()
                 for mask, value in _TRAPPED:
                     for index in numpy.flatnonzero(words & numpy.uint32(mask) == numpy.uint32(value)).tolist():
@@ -712,7 +712,7 @@ class Simulator(Target):
             pieces.append((start, piece))
         return _Cpu(number, pieces, traps)
 
-    def _power_on(self, cpu: _Cpu, image: Image, stack: int, writable: Sequence[tuple[int, int]]) -> None:
+    def _power_on(self, cpu: _Cpu, program: Program, stack: int, writable: Sequence[tuple[int, int]]) -> None:
         unicorn = self._unicorn
         from unicorn import arm64_const
         from unicorn.unicorn_py3.unicorn import uclib
@@ -729,7 +729,7 @@ class Simulator(Target):
             arm64_const.UC_ARM64_REG_X30,
             arm64_const.UC_ARM64_REG_SP,
         ]
-        mode = unicorn.UC_MODE_BIG_ENDIAN if image.big_endian else unicorn.UC_MODE_ARM
+        mode = unicorn.UC_MODE_BIG_ENDIAN if program.big_endian else unicorn.UC_MODE_ARM
         uc = cpu.uc = unicorn.Uc(unicorn.UC_ARCH_ARM64, mode)
         uc.ctl_set_cpu_model(arm64_const.UC_CPU_ARM64_MAX)
         # Unicorn reserves 1 GiB of addresses for each CPU's translations otherwise.
@@ -791,7 +791,7 @@ class Simulator(Target):
                     first, last = max(low, start - 15) + offset, min(high, end) + offset - 1
                     uc.hook_add(unicorn.UC_HOOK_MEM_WRITE, stored, None, first, last)
         uc.reg_write(arm64_const.UC_ARM64_REG_CPACR_EL1, 3 << 20)
-        cpu.pc = image.entry
+        cpu.pc = program.entry
         self._set(cpu, 0, cpu.number)
         self._set(cpu, 1, self.cpus)
         self._set(cpu, 31, stack)

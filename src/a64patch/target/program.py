@@ -1,6 +1,6 @@
 """What a simulated machine starts with: memory in pieces, which of it is code, and how an ELF file fills it.
 
-May know: the words, the errors, symbols. pyelftools and numpy load when a file is opened.
+May know: the errors, elf_image.py, symbols.py.
 Read on: simulator.py gives it CPUs.
 """
 
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from a64patch.errors import FormatError, MappingError, TargetError
+from a64patch.target.elf_image import (
+    ET_DYN,
+    PF_W,
+    PT_INTERP,
+    R_AARCH64_NONE,
+    R_AARCH64_RELATIVE,
+    ElfImage,
+)
 from a64patch.target.symbols import Symbol, SymbolTable
 
 PAGE = 4096
 MAX_BYTES = 256 << 20
 _TOP = 1 << 64
-
-_R_AARCH64_NONE = 0
-_R_AARCH64_RELATIVE = 1027
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Memory:
 
 
 @dataclass
-class Image:
+class Program:
     """A program in memory, ready to run."""
 
     memory: Memory
@@ -126,7 +130,7 @@ def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def load_elf(path: str | Path, base: int) -> Image:
+def load_elf(path: str | Path, base: int) -> Program:
     """A static ELF64 AArch64 executable, or a position-independent one at `base`, with its relative relocations done.
 
     Code is what its sections call executable, or, without sections, its executable segments. FormatError for
@@ -139,103 +143,59 @@ def load_elf(path: str | Path, base: int) -> Image:
         raise TargetError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise FormatError(f"{path} has more than {MAX_BYTES >> 20} MiB; the simulator loads no more")
-    try:
-        return _load(str(path), data, base)
-    except (FormatError, MemoryError):
-        raise
-    except Exception as error:
-        # pyelftools meets a damaged file with whatever exception its parser runs into.
-        raise FormatError(f"{path} is not a sound ELF file: {error or type(error).__name__}") from error
-
-
-def _load(path: str, data: bytes, base: int) -> Image:
-    from elftools.elf.elffile import ELFFile
-
-    if data[:4] != b"\x7fELF":
-        raise FormatError(f"{path} is not an ELF file; give the simulator a static AArch64 executable")
-    elf = ELFFile(BytesIO(data))
-    if elf.elfclass != 64 or elf["e_machine"] != "EM_AARCH64":
-        raise FormatError(f"{path} is not for 64-bit AArch64; give the simulator a static AArch64 executable")
-    if elf["e_type"] not in ("ET_EXEC", "ET_DYN"):
+    image = ElfImage(data, str(path))
+    if image.relocatable:
         raise FormatError(f"{path} is not an executable; link it, statically, before the simulator can run it")
-    moved = base if elf["e_type"] == "ET_DYN" else 0
-    segments = list(elf.iter_segments())
-    if any(segment["p_type"] == "PT_INTERP" for segment in segments):
+    if any(segment.type == PT_INTERP for segment in image.segments):
         raise FormatError(f"{path} needs an interpreter to be loaded; link it with -static or -static-pie")
 
-    loads = sorted((s for s in segments if s["p_type"] == "PT_LOAD" and s["p_memsz"]), key=lambda s: int(s["p_vaddr"]))
-    if not loads:
-        raise FormatError(f"{path} has nothing to load; give the simulator a static AArch64 executable")
-    last = 0
-    for segment in loads:
-        start, size = moved + segment["p_vaddr"], segment["p_memsz"]
-        if segment["p_filesz"] > size or segment["p_offset"] + segment["p_filesz"] > len(data):
-            raise FormatError(f"{path} is cut off: the segment at {start:#x} does not lie in the file")
-        if start < last or start + size > _TOP - PAGE:
-            raise FormatError(f"{path} contradicts itself: the segment at {start:#x} overlaps another or the top")
-        last = start + size
-
-    memory = Memory()
-    memory.add((moved + s["p_vaddr"], moved + s["p_vaddr"] + s["p_memsz"], bool(s["p_flags"] & 2)) for s in loads)
-    for segment in loads:
-        memory.write(moved + segment["p_vaddr"], data[segment["p_offset"] : segment["p_offset"] + segment["p_filesz"]])
-    if moved:
-        _relocate(path, segments, memory, moved, "little" if elf.little_endian else "big")
-
-    code = _code_ranges(elf, loads, moved)
-    entry = moved + elf["e_entry"]
+    moved = base if image.type == ET_DYN else 0
+    memory = _map(image, moved)
+    if image.type == ET_DYN:
+        _relocate(image, memory, moved)
+    code = join_ranges((moved + start, moved + end) for start, end in image.executable)
+    entry = moved + image.entry
     if entry % 4 or not any(start <= entry < end for start, end in code):
         raise FormatError(f"{path} starts at {entry:#x}, where it has no code")
-    return Image(memory, code, entry, _symbols(path, elf, moved), not elf.little_endian)
+    return Program(memory, code, entry, SymbolTable(lambda: _symbols(image, moved)), image.order == ">")
 
 
-def _code_ranges(elf: Any, loads: Sequence[Any], moved: int) -> list[tuple[int, int]]:
-    executable = [(moved + s["p_vaddr"], moved + s["p_vaddr"] + s["p_memsz"]) for s in loads if s["p_flags"] & 1]
-    sections = [
-        (moved + section["sh_addr"], moved + section["sh_addr"] + section["sh_size"])
-        for section in elf.iter_sections()
-        if section["sh_flags"] & 6 == 6
-    ]
-    if not sections:
-        return join_ranges(executable)
-    return join_ranges((max(a, c), min(b, d)) for a, b in sections for c, d in executable)
+def _map(image: ElfImage, moved: int) -> Memory:
+    loads = sorted((load for load in image.loads if load.memory_size), key=lambda load: load.address)
+    if not loads:
+        raise FormatError(f"{image.name} has nothing to load; give the simulator a static AArch64 executable")
+    last = 0
+    for load in loads:
+        start = moved + load.address
+        if start < last or start + load.memory_size > _TOP - PAGE:
+            raise FormatError(f"{image.name} contradicts itself: the segment at {start:#x} overlaps another or the top")
+        last = start + load.memory_size
+    memory = Memory()
+    memory.add((moved + s.address, moved + s.address + s.memory_size, bool(s.flags & PF_W)) for s in loads)
+    for load in loads:
+        memory.write(moved + load.address, image.data[load.offset : load.offset + load.file_size])
+    return memory
 
 
-def _relocate(path: str, segments: Sequence[Any], memory: Memory, moved: int, order: Any) -> None:
-    for segment in segments:
-        if segment["p_type"] != "PT_DYNAMIC":
-            continue
-        for table in segment.get_relocation_tables().values():
-            for relocation in table.iter_relocations():
-                # DT_RELR entries have neither type nor addend: what stands in place is the addend.
-                offset = moved + relocation["r_offset"]
-                if not relocation.is_RELA():
-                    value = int.from_bytes(memory.read(offset, 8), order)
-                elif relocation["r_info_type"] == _R_AARCH64_RELATIVE:
-                    value = relocation["r_addend"]
-                elif relocation["r_info_type"] == _R_AARCH64_NONE:
-                    continue
-                else:
-                    raise FormatError(
-                        f"{path} has a relocation of type {relocation['r_info_type']} at {offset:#x}; "
-                        "the simulator does only R_AARCH64_RELATIVE; link it without undefined or indirect symbols"
-                    )
-                memory.write(offset, ((value + moved) % _TOP).to_bytes(8, order))
+def _relocate(image: ElfImage, memory: Memory, moved: int) -> None:
+    order: Literal["little", "big"] = "little" if image.order == "<" else "big"
+    for table in image.dynamic_tables:
+        for place, relocation in image.relocations(table):
+            if relocation.type in R_AARCH64_NONE:
+                continue
+            if relocation.type != R_AARCH64_RELATIVE:
+                raise FormatError(
+                    f"{image.name} has a relocation of type {relocation.type} at {moved + place:#x}; "
+                    "the simulator does only R_AARCH64_RELATIVE; link it without undefined or indirect symbols"
+                )
+            try:
+                value = relocation.addend
+                if value is None:
+                    value = int.from_bytes(memory.read(moved + place, 8), order)
+                memory.write(moved + place, ((value + moved) % _TOP).to_bytes(8, order))
+            except MappingError as error:
+                raise image.bad(f"the relocation at {place:#x} lies outside what it maps") from error
 
 
-def _symbols(path: str, elf: Any, moved: int) -> SymbolTable:
-    def load() -> list[Symbol]:
-        try:
-            table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
-            return [
-                Symbol(symbol.name, moved + symbol["st_value"], symbol["st_size"])
-                for symbol in (table.iter_symbols() if table is not None else ())
-                if symbol.name
-                and not symbol.name.startswith("$")
-                and symbol["st_shndx"] not in ("SHN_UNDEF", "SHN_ABS")
-                and symbol["st_info"]["type"] in ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC")
-            ]
-        except Exception as error:
-            raise FormatError(f"the symbol table of {path} is damaged: {error or type(error).__name__}") from error
-
-    return SymbolTable(load)
+def _symbols(image: ElfImage, moved: int) -> list[Symbol]:
+    return [symbol._replace(address=moved + symbol.address) for symbol in image.symbols(absolute=False)]

@@ -1,0 +1,686 @@
+"""What the bytes of an ELF file say: what it maps, its code, its names, its relocations. Reads, never changes.
+
+May know: a64/words.py, the errors, symbols.py. Reads headers and tables with `struct` from untrusted bytes.
+Read on: elf.py and program.py use it; the ELF gABI and AAELF64 (ELF for the Arm 64-bit Architecture) are the format.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from a64patch.a64.words import INSN_SIZE
+from a64patch.errors import FormatError
+from a64patch.target.symbols import Space, Symbol
+
+ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
+EM_AARCH64 = 183
+PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
+PF_X, PF_W = 1, 2
+PN_XNUM = 0xFFFF
+SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 3, 4, 7, 8, 9, 11
+SHT_SYMTAB_SHNDX, SHT_RELR = 18, 19
+SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA, SHT_ANDROID_RELR = 0x40000014, 0x60000001, 0x60000002, 0x6FFFFF00
+SHF_ALLOC, SHF_EXECINSTR = 2, 4
+SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON, SHN_XINDEX = 0, 0xFF00, 0xFFF1, 0xFFF2, 0xFFFF
+STT_NOTYPE, STT_SECTION, STT_FILE, STT_TLS = 0, 3, 4, 6
+STB_LOCAL = 0
+NT_GNU_BUILD_ID = 3
+DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
+DT_RELRSZ, DT_RELR, DT_RELACOUNT, DT_RELCOUNT = 35, 36, 0x6FFFFFF9, 0x6FFFFFFA
+
+R_AARCH64_JUMP_SLOT, R_AARCH64_RELATIVE, R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE = 1026, 1027, 1031, 1032
+R_AARCH64_NONE = (0, 256)
+"""AAELF64 5.7.1: 0 is the type, 256 what it was in early drafts; loaders take both."""
+
+_HEADER, _SEGMENT, _SECTION = "16sHHIQQQIHHHHHH", "IIQQQQQQ", "IIQQQQIIQQ"
+_SYMBOL, _RELA, _REL, _RELR, _DYNAMIC = "IBBHQQ", "QQq", "QQ", "Q", "QQ"
+_HEADER_SIZE, _SEGMENT_SIZE, _SECTION_SIZE, _SYMBOL_SIZE, _RELA_SIZE, _REL_SIZE = 64, 56, 64, 24, 24, 16
+
+_MOST_SECTIONS = 1 << 20
+_MOST_SEGMENTS = 1 << 10
+_MOST_TABLES = 1 << 10
+_MOST_ENTRIES = 1 << 23
+_MOST_NOTE_BYTES = 1 << 24
+_ADDRESSES = 1 << 64
+
+# AAELF64 5.7, as runs of consecutive numbers.
+_RELOCATION_NAMES = {
+    257: "ABS64 ABS32 ABS16 PREL64 PREL32 PREL16 MOVW_UABS_G0 MOVW_UABS_G0_NC MOVW_UABS_G1 MOVW_UABS_G1_NC "
+    "MOVW_UABS_G2 MOVW_UABS_G2_NC MOVW_UABS_G3 MOVW_SABS_G0 MOVW_SABS_G1 MOVW_SABS_G2 LD_PREL_LO19 ADR_PREL_LO21 "
+    "ADR_PREL_PG_HI21 ADR_PREL_PG_HI21_NC ADD_ABS_LO12_NC LDST8_ABS_LO12_NC TSTBR14 CONDBR19",
+    282: "JUMP26 CALL26 LDST16_ABS_LO12_NC LDST32_ABS_LO12_NC LDST64_ABS_LO12_NC MOVW_PREL_G0 MOVW_PREL_G0_NC "
+    "MOVW_PREL_G1 MOVW_PREL_G1_NC MOVW_PREL_G2 MOVW_PREL_G2_NC MOVW_PREL_G3",
+    299: "LDST128_ABS_LO12_NC MOVW_GOTOFF_G0 MOVW_GOTOFF_G0_NC MOVW_GOTOFF_G1 MOVW_GOTOFF_G1_NC MOVW_GOTOFF_G2 "
+    "MOVW_GOTOFF_G2_NC MOVW_GOTOFF_G3 GOTREL64 GOTREL32 GOT_LD_PREL19 LD64_GOTOFF_LO15 ADR_GOT_PAGE "
+    "LD64_GOT_LO12_NC LD64_GOTPAGE_LO15 PLT32 GOTPCREL32",
+    512: "TLSGD_ADR_PREL21 TLSGD_ADR_PAGE21 TLSGD_ADD_LO12_NC TLSGD_MOVW_G1 TLSGD_MOVW_G0_NC TLSLD_ADR_PREL21 "
+    "TLSLD_ADR_PAGE21 TLSLD_ADD_LO12_NC TLSLD_MOVW_G1 TLSLD_MOVW_G0_NC TLSLD_LD_PREL19 TLSLD_MOVW_DTPREL_G2 "
+    "TLSLD_MOVW_DTPREL_G1 TLSLD_MOVW_DTPREL_G1_NC TLSLD_MOVW_DTPREL_G0 TLSLD_MOVW_DTPREL_G0_NC "
+    "TLSLD_ADD_DTPREL_HI12 TLSLD_ADD_DTPREL_LO12 TLSLD_ADD_DTPREL_LO12_NC TLSLD_LDST8_DTPREL_LO12 "
+    "TLSLD_LDST8_DTPREL_LO12_NC TLSLD_LDST16_DTPREL_LO12 TLSLD_LDST16_DTPREL_LO12_NC TLSLD_LDST32_DTPREL_LO12 "
+    "TLSLD_LDST32_DTPREL_LO12_NC TLSLD_LDST64_DTPREL_LO12 TLSLD_LDST64_DTPREL_LO12_NC TLSIE_MOVW_GOTTPREL_G1 "
+    "TLSIE_MOVW_GOTTPREL_G0_NC TLSIE_ADR_GOTTPREL_PAGE21 TLSIE_LD64_GOTTPREL_LO12_NC TLSIE_LD_GOTTPREL_PREL19 "
+    "TLSLE_MOVW_TPREL_G2 TLSLE_MOVW_TPREL_G1 TLSLE_MOVW_TPREL_G1_NC TLSLE_MOVW_TPREL_G0 TLSLE_MOVW_TPREL_G0_NC "
+    "TLSLE_ADD_TPREL_HI12 TLSLE_ADD_TPREL_LO12 TLSLE_ADD_TPREL_LO12_NC TLSLE_LDST8_TPREL_LO12 "
+    "TLSLE_LDST8_TPREL_LO12_NC TLSLE_LDST16_TPREL_LO12 TLSLE_LDST16_TPREL_LO12_NC TLSLE_LDST32_TPREL_LO12 "
+    "TLSLE_LDST32_TPREL_LO12_NC TLSLE_LDST64_TPREL_LO12 TLSLE_LDST64_TPREL_LO12_NC TLSDESC_LD_PREL19 "
+    "TLSDESC_ADR_PREL21 TLSDESC_ADR_PAGE21 TLSDESC_LD64_LO12 TLSDESC_ADD_LO12 TLSDESC_OFF_G1 TLSDESC_OFF_G0_NC "
+    "TLSDESC_LDR TLSDESC_ADD TLSDESC_CALL TLSLE_LDST128_TPREL_LO12 TLSLE_LDST128_TPREL_LO12_NC "
+    "TLSLD_LDST128_DTPREL_LO12 TLSLD_LDST128_DTPREL_LO12_NC",
+    1024: "COPY GLOB_DAT JUMP_SLOT RELATIVE TLS_DTPMOD64 TLS_DTPREL64 TLS_TPREL64 TLSDESC IRELATIVE",
+}
+
+# What differs from its neighbours: ABS16, PREL16; ABS64, PREL64, GOTREL64, AUTH_ABS64; TLSDESC.
+_RELOCATION_SIZES = {0: 0, 256: 0, 259: 2, 262: 2, 257: 8, 260: 8, 307: 8, 580: 8, R_AARCH64_TLSDESC: 16}
+
+
+def relocation_name(number: int) -> str:
+    """The name that AAELF64 5.7 gives a relocation type: `R_AARCH64_CALL26` for 283."""
+    for first, names in _RELOCATION_NAMES.items():
+        run = names.split()
+        if first <= number < first + len(run):
+            return f"R_AARCH64_{run[number - first]}"
+    return "R_AARCH64_NONE" if number in R_AARCH64_NONE else f"relocation type {number}"
+
+
+def relocation_size(number: int) -> int:
+    """How many bytes a relocation of this type overwrites (AAELF64 5.7): 2, 4, 8 or 16; 0 for R_AARCH64_NONE."""
+    # Else instructions and 32-bit data up to the dynamic ones, which fill 64 bits.
+    return _RELOCATION_SIZES.get(number, INSN_SIZE if number < 1024 else 8)
+
+
+class Segment(NamedTuple):
+    """A program header (gABI, "Program header"): offset in the file, addresses and sizes in bytes."""
+
+    type: int
+    flags: int
+    offset: int
+    address: int
+    physical: int
+    file_size: int
+    memory_size: int
+    alignment: int
+
+
+class Section(NamedTuple):
+    """A section header (gABI, "Sections"): its name in the table of names, offset in the file, sizes in bytes."""
+
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    alignment: int
+    entry_size: int
+
+    @property
+    def mapped(self) -> bool:
+        """It is part of the program and has bytes in the file."""
+        return bool(self.flags & SHF_ALLOC) and self.type != SHT_NOBITS
+
+    @property
+    def executable(self) -> bool:
+        """It is part of the program and holds instructions."""
+        return self.flags & (SHF_ALLOC | SHF_EXECINSTR) == SHF_ALLOC | SHF_EXECINSTR
+
+
+class Table(NamedTuple):
+    """A relocation table; `base` and `limit` are the address and size of what its relocations count in."""
+
+    type: int
+    """SHT_RELA, SHT_REL or SHT_RELR."""
+    offset: int
+    size: int
+    base: int
+    limit: int
+    symbols: int
+    """The section that holds its symbols; 0 when there is none."""
+
+
+class Relocation(NamedTuple):
+    """One entry of a relocation table. In a RELR table it may stand for many places."""
+
+    table: Table
+    entry: int
+    """Where it stands in the file."""
+    type: int
+    symbol: int
+    """The number of its symbol; 0 is none."""
+    addend: int | None
+    """None when it is what stands at the place."""
+
+
+class RelativeRun(NamedTuple):
+    """The first `length` entries of a table: glibc applies them as R_AARCH64_RELATIVE without looking at their type."""
+
+    offset: int
+    entry_size: int
+    length: int
+    length_at: int
+    """Where in the file `length` stands, in 8 bytes."""
+
+
+class _Piece(NamedTuple):
+    """Addresses [start, end) stand in the file from `offset` on."""
+
+    start: int
+    end: int
+    offset: int
+
+
+def _merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif start < end:
+            merged.append((start, end))
+    return merged
+
+
+def _subtract(ranges: Iterable[tuple[int, int]], holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """`ranges` without `holes`; both ascending and disjoint."""
+    left = []
+    for start, end in ranges:
+        index = bisect_right(holes, start, key=lambda hole: hole[1])
+        while index < len(holes) and holes[index][0] < end:
+            if start < holes[index][0]:
+                left.append((start, holes[index][0]))
+            start = holes[index][1]
+            index += 1
+        if start < end:
+            left.append((start, end))
+    return left
+
+
+def _intersect(ranges: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    return _subtract(ranges, _subtract([(0, _ADDRESSES)], others))
+
+
+class _Strings:
+    """A string table. Counts what it gives out, so that overlapping names cannot fill the memory."""
+
+    def __init__(self, image: ElfImage, start: int, end: int) -> None:
+        self._image, self._start, self._end = image, start, end
+        self._known: dict[int, str] = {}
+        self._budget = 8 * (end - start) + 65536
+
+    def at(self, offset: int) -> str:
+        known = self._known.get(offset)
+        if known is not None:
+            return known
+        start = self._start + offset
+        end = self._image.data.find(b"\0", start, self._end) if start < self._end else -1
+        if end < 0:
+            raise self._image.bad(f"a name at {offset:#x} lies outside its string table")
+        self._budget -= end - start
+        if self._budget < 0:
+            raise self._image.bad("its names overlap so much that they cannot be meant")
+        name = self._image.data[start:end].decode("utf-8", "backslashreplace")
+        if not name.isprintable():  # a file must not send control characters to a terminal
+            name = name.encode("unicode_escape").decode("ascii")
+        self._known[offset] = name
+        return name
+
+
+class ElfImage:
+    """What the bytes of an ELF file say: ELFCLASS64, EM_AARCH64, either data endianness; ET_EXEC, ET_DYN or ET_REL.
+
+    Addresses are the file's own virtual addresses, those of PT_LOAD segments. A relocatable file has none yet: there an
+    address is an offset in the file (bytes). Ranges are [start, end).
+
+    Headers are read at once, all else when it is first asked for. What cannot be read, or contradicts itself, is a
+    FormatError that names the file; everything here may raise it.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data, self.name = data, name
+        require_aarch64(data[:_HEADER_SIZE], name)
+        self.order = "<" if data[5] == 1 else ">"
+        """Of the numbers in the file, as `struct` writes it. Instructions are little-endian always."""
+        _, self.type, _, _, self.entry, *header = struct.unpack_from(self.order + _HEADER, data)
+        self._segments_at, self._sections_at, _, _, segment_size, segment_count, section_size, count, names = header
+        self.relocatable: bool = self.type == ET_REL
+        self._strings: dict[int, _Strings] = {}
+        self.sections: list[Section] = []
+        if self._sections_at:
+            if section_size != _SECTION_SIZE:
+                raise self.bad(f"its section headers have {section_size} bytes, not {_SECTION_SIZE}")
+            first = self._section(0)
+            # gABI, "ELF header": numbers that do not fit stand in section header 0.
+            count = count or first.size
+            names = first.link if names == SHN_XINDEX else names
+            segment_count = first.info if segment_count == PN_XNUM else segment_count
+            if count > _MOST_SECTIONS:
+                raise self.bad(f"it claims {count} sections; no more than {_MOST_SECTIONS} can be read")
+            self._require(self._sections_at, count * _SECTION_SIZE, "its section headers")
+            self.sections = [self._section(index) for index in range(count)]
+        elif segment_count == PN_XNUM:
+            raise self.bad("the number of its program headers stands in a section header that it does not have")
+        self._names: int = names
+        for index, section in enumerate(self.sections):
+            if index and section.type not in (0, SHT_NOBITS):
+                self._require(section.offset, section.size, f"section {index}")
+        if segment_count > _MOST_SEGMENTS:
+            raise self.bad(f"it claims {segment_count} program headers; no more than {_MOST_SEGMENTS} can be read")
+        if segment_count and segment_size != _SEGMENT_SIZE:
+            raise self.bad(f"its program headers have {segment_size} bytes, not {_SEGMENT_SIZE}")
+        self.segments = [
+            Segment(*self._unpack(_SEGMENT, self._segments_at + index * _SEGMENT_SIZE, f"program header {index}"))
+            for index in range(segment_count)
+        ]
+        self._pieces = self._map()
+
+    def bad(self, problem: str) -> FormatError:
+        """The error that says what is wrong with this file."""
+        return FormatError(f"{self.name} is not a sound ELF file: {problem}")
+
+    def _require(self, offset: int, size: int, what: str) -> None:
+        if offset + size > len(self.data):
+            raise self.bad(f"{what} at {offset:#x}, {size:#x} bytes, reaches beyond its end")
+
+    def _unpack(self, layout: str, offset: int, what: str) -> tuple[Any, ...]:
+        layout = self.order + layout
+        self._require(offset, struct.calcsize(layout), what)
+        return struct.unpack_from(layout, self.data, offset)
+
+    def _entries(self, layout: str, offset: int, size: int) -> Iterator[tuple[Any, ...]]:
+        layout = self.order + layout
+        if size % struct.calcsize(layout):
+            raise self.bad(f"the table at {offset:#x}, {size:#x} bytes, is not a whole number of entries")
+        return struct.iter_unpack(layout, memoryview(self.data)[offset : offset + size])
+
+    def _section(self, index: int) -> Section:
+        offset = self._sections_at + index * _SECTION_SIZE
+        return Section(*self._unpack(_SECTION, offset, f"section header {index}"))
+
+    def _section_for(self, index: int, what: str) -> Section:
+        if index >= len(self.sections):
+            raise self.bad(f"{what} refers to section {index}, which does not exist")
+        return self.sections[index]
+
+    def _strings_of(self, index: int) -> _Strings:
+        if index not in self._strings:
+            section = self._section_for(index, "a name")
+            if section.type != SHT_STRTAB:
+                raise self.bad(f"section {index} is used as a string table but is none")
+            self._strings[index] = _Strings(self, section.offset, section.offset + section.size)
+        return self._strings[index]
+
+    def section_name(self, section: Section) -> str:
+        """The name of a section; empty in a file that names none."""
+        return self._strings_of(self._names).at(section.name) if self._names else ""
+
+    def _map(self) -> list[_Piece]:
+        if self.relocatable:
+            ranges = [(s.offset, s.offset + s.size) for s in self.sections if s.mapped]
+            return [_Piece(start, end, start) for start, end in _merge(ranges)]
+        pieces: list[_Piece] = []
+        for load in sorted(self.loads, key=lambda load: load.address):
+            end = load.address + load.file_size
+            if load.file_size > load.memory_size or load.address + load.memory_size > _ADDRESSES:
+                raise self.bad(f"the segment at address {load.address:#x} has impossible sizes")
+            self._require(load.offset, load.file_size, f"the segment at address {load.address:#x}")
+            if not load.file_size:
+                continue
+            last = pieces[-1] if pieces else None
+            if last is not None and load.address < last.end:
+                if load.address - load.offset != last.start - last.offset:
+                    raise self.bad(f"two segments map address {load.address:#x} to different places of the file")
+                pieces[-1] = last._replace(end=max(end, last.end))
+            else:
+                pieces.append(_Piece(load.address, end, load.offset))
+        return pieces
+
+    @property
+    def loads(self) -> list[Segment]:
+        """The PT_LOAD segments, as the file has them."""
+        return [segment for segment in self.segments if segment.type == PT_LOAD]
+
+    def chunks(self, address: int, size: int) -> list[tuple[int, int]] | None:
+        """The (file offset, size) that these addresses stand at, in order; None where one is not in the file."""
+        chunks = []
+        while size > 0:
+            index = bisect_right(self._pieces, address, key=lambda piece: piece.start) - 1
+            if index < 0 or address >= self._pieces[index].end:
+                return None
+            piece = self._pieces[index]
+            length = min(size, piece.end - address)
+            chunks.append((piece.offset + address - piece.start, length))
+            address, size = address + length, size - length
+        return chunks
+
+    @cached_property
+    def executable(self) -> list[tuple[int, int]]:
+        """Ascending ranges of addresses that may be executed: SHF_EXECINSTR sections inside executable segments.
+
+        In a file without such sections the executable segments, in one without segments (ET_REL) the sections.
+        """
+        sections = [section for section in self.sections if section.executable]
+        if self.relocatable:
+            return _merge((section.offset, section.offset + section.size) for section in sections if section.mapped)
+        segments = _merge((load.address, load.address + load.memory_size) for load in self.loads if load.flags & PF_X)
+        if not sections:
+            return segments
+        # One executable segment often holds headers and constants too.
+        return _intersect(segments, _merge((section.address, section.address + section.size) for section in sections))
+
+    @cached_property
+    def code(self) -> list[tuple[int, int]]:
+        """Ascending ranges of `executable` that stand in the file, without its headers and relocation tables."""
+        structure = _merge(
+            [
+                (0, _HEADER_SIZE),
+                (self._segments_at, self._segments_at + _SEGMENT_SIZE * len(self.segments)),
+                (self._sections_at, self._sections_at + _SECTION_SIZE * len(self.sections)),
+                *((table.offset, table.offset + table.size) for table in self.tables),
+            ]
+        )
+        ranges = self.executable
+        if not self.relocatable:
+            loads = [load for load in self.loads if load.flags & PF_X]
+            ranges = _intersect(ranges, _merge((load.address, load.address + load.file_size) for load in loads))
+        code = []
+        for start, end in ranges:
+            for offset, length in self.chunks(start, end - start) or ():
+                distance = start - offset
+                left = _subtract([(offset, offset + length)], structure)
+                code += [(first + distance, last + distance) for first, last in left]
+                start += length
+        return _merge(code)
+
+    def is_code(self, start: int, end: int) -> bool:
+        """Whether one range of `code` holds all of [start, end)."""
+        index = bisect_right(self.code, start, key=lambda span: span[0]) - 1
+        return index >= 0 and end <= self.code[index][1]
+
+    # Relocations
+
+    @cached_property
+    def _dynamic(self) -> dict[int, tuple[int, int]]:
+        """PT_DYNAMIC: tag -> (value, file offset of the value). No loader reads that of a relocatable file."""
+        found: dict[int, tuple[int, int]] = {}
+        for segment in self.segments:
+            if segment.type != PT_DYNAMIC or self.relocatable:
+                continue
+            self._require(segment.offset, segment.file_size, "its dynamic segment")
+            if found or segment.file_size > 1 << 20:
+                raise self.bad("it has a second dynamic segment or one of more than 1 MiB")
+            for index, (tag, value) in enumerate(self._entries(_DYNAMIC, segment.offset, segment.file_size)):
+                if tag == DT_NULL:
+                    break
+                found[tag] = value, segment.offset + 16 * index + 8
+        return found
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The relocation tables that a linker (ET_REL: those of code) or loader (all others) applies."""
+        tables = []
+        units = {SHT_RELA: _RELA_SIZE, SHT_REL: _REL_SIZE, SHT_RELR: 8, SHT_ANDROID_RELR: 8}
+        for index, section in enumerate(self.sections):
+            if section.type in (SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA):
+                raise FormatError(
+                    f"{self.name} has compressed relocations (section {index}), which cannot be read: "
+                    f"build it without them"
+                )
+            if section.type not in units or not (self.relocatable or section.flags & SHF_ALLOC):
+                continue
+            if section.entry_size != units[section.type]:
+                raise self.bad(f"the entries of relocation section {index} have {section.entry_size} bytes")
+            kind = SHT_RELR if section.type == SHT_ANDROID_RELR else section.type
+            base, limit = 0, _ADDRESSES
+            if self.relocatable:
+                target = self._section_for(section.info, f"relocation section {index}")
+                if not (target.executable and target.mapped) or kind == SHT_RELR:
+                    continue
+                base, limit = target.offset, target.size
+            symbols = 0 if kind == SHT_RELR else section.link
+            tables.append(Table(kind, section.offset, section.size, base, limit, symbols))
+        if not self.relocatable:
+            tables = list(dict.fromkeys([*tables, *self.dynamic_tables]))
+            if len(tables) > _MOST_TABLES:
+                raise self.bad(f"it has {len(tables)} relocation tables, more than the {_MOST_TABLES} that can be read")
+        return self._bounded(tables)
+
+    @cached_property
+    def dynamic_tables(self) -> list[Table]:
+        """The relocation tables that PT_DYNAMIC names (gABI, "Dynamic section"): those that a loader goes by."""
+        tables = []
+        plt = self._dynamic.get(DT_PLTREL, (DT_RELA, 0))[0]
+        for kind, start, length in (
+            (SHT_RELA, DT_RELA, DT_RELASZ),
+            (SHT_REL, DT_REL, DT_RELSZ),
+            (SHT_REL if plt == DT_REL else SHT_RELA, DT_JMPREL, DT_PLTRELSZ),
+            (SHT_RELR, DT_RELR, DT_RELRSZ),
+        ):
+            if start in self._dynamic:
+                address, size = self._dynamic[start][0], self._dynamic.get(length, (0, 0))[0]
+                chunks = self.chunks(address, size)
+                if chunks is None or len(chunks) > 1:
+                    raise self.bad(f"its relocation table at address {address:#x}, {size:#x} bytes, is not mapped")
+                tables += [Table(kind, offset, size, 0, _ADDRESSES, 0) for offset, _ in chunks]
+        return self._bounded(tables)
+
+    def _bounded(self, tables: list[Table]) -> list[Table]:
+        # 8 bytes of a RELR table may stand for 63 relocations.
+        for packed, most in ((False, _MOST_ENTRIES * _RELA_SIZE), (True, _MOST_ENTRIES)):
+            if sum(table.size for table in tables if (table.type == SHT_RELR) == packed) > most:
+                raise self.bad("its relocation tables are larger than can be read")
+        return tables
+
+    def relative_runs(self) -> list[RelativeRun]:
+        """What DT_RELACOUNT and DT_RELCOUNT say (glibc, elf/do-rel.h)."""
+        runs = []
+        for start, tag, unit in ((DT_RELA, DT_RELACOUNT, _RELA_SIZE), (DT_REL, DT_RELCOUNT, _REL_SIZE)):
+            if start in self._dynamic and tag in self._dynamic:
+                chunks = self.chunks(self._dynamic[start][0], 1) or ()
+                runs += [RelativeRun(offset, unit, *self._dynamic[tag]) for offset, _ in chunks]
+        return runs
+
+    def relocations(self, table: Table) -> Iterator[tuple[int, Relocation]]:
+        """All relocations of a table, in its order, each with the address of the first byte that it overwrites."""
+        for entry, place, _ in self._places(table):
+            yield place, self._relocation(table, entry)
+
+    def _relocation(self, table: Table, entry: int) -> Relocation:
+        if table.type == SHT_RELR:
+            return Relocation(table, entry, R_AARCH64_RELATIVE, 0, None)
+        _, info, *addend = self._unpack(_RELA if table.type == SHT_RELA else _REL, entry, "a relocation")
+        return Relocation(table, entry, info & 0xFFFFFFFF, info >> 32, addend[0] if addend else None)
+
+    def _places(self, table: Table) -> Iterator[tuple[int, int, int]]:
+        """(file offset of the entry, address, bytes) of what each relocation overwrites; there may be millions."""
+        if table.type == SHT_RELR:
+            yield from self._packed_places(table)
+            return
+        layout, unit = (_RELA, _RELA_SIZE) if table.type == SHT_RELA else (_REL, _REL_SIZE)
+        offset, base, limit = table.offset, table.base, table.limit
+        for entry in self._entries(layout, table.offset, table.size):
+            size = relocation_size(entry[1] & 0xFFFFFFFF)
+            if entry[0] + size > limit and size:
+                raise self.bad(f"the relocation at {offset:#x} lies outside its section")
+            yield offset, base + entry[0], size
+            offset += unit
+
+    def _packed_places(self, table: Table) -> Iterator[tuple[int, int, int]]:
+        # gABI, "Relative relocation table": an even entry is an address, an odd one a bitmap of the 63 words after.
+        place = 0
+        for index, (entry,) in enumerate(self._entries(_RELR, table.offset, table.size)):
+            offset = table.offset + 8 * index
+            if entry & 1 == 0:
+                yield offset, entry, 8
+                place = entry + 8
+                continue
+            if not place:
+                raise self.bad(f"the RELR table at {table.offset:#x} begins with a bitmap")
+            for bit in range(63):
+                if entry >> bit & 2:
+                    yield offset, place + 8 * bit, 8
+            place += 63 * 8
+
+    @cached_property
+    def _owners(self) -> dict[int, list[int]]:
+        """Address of a word of code -> the relocations that own it, each table number << 32 | file offset of entry."""
+        owners: dict[int, list[int]] = {}
+        if not self.code:
+            return owners
+        low, high = self.code[0][0] - 16, self.code[-1][1]
+        seen: set[int] = set()
+        count = 0
+        for number, table in enumerate(self.tables):
+            for entry, place, size in self._places(table):
+                if not low < place < high or size == 0:
+                    continue
+                if not self.relocatable and table.type != SHT_RELR:
+                    if entry in seen:  # PT_DYNAMIC names what the sections name
+                        continue
+                    seen.add(entry)
+                count += 1
+                if count > _MOST_ENTRIES // 2:
+                    raise self.bad("it has more relocations of code than can be read")
+                for word in range(place & -INSN_SIZE, place + size, INSN_SIZE):
+                    owners.setdefault(word, []).append(number << 32 | entry)
+        return owners
+
+    def owners(self, word: int) -> list[Relocation]:
+        """The relocations that overwrite some of the 4 bytes at `word`, a multiple of 4; none outside of code."""
+        keys = self._owners.get(word, ())
+        return [self._relocation(self.tables[key >> 32], key & 0xFFFFFFFF) for key in keys]
+
+    def describe(self, relocation: Relocation) -> str:
+        """How people call a relocation, by type and symbol: `R_AARCH64_CALL26 against printk`."""
+        text = relocation_name(relocation.type)
+        if relocation.symbol:
+            text += f" against {self._symbol_name(relocation)}"
+            if relocation.addend:
+                text += f"{relocation.addend:+#x}"
+        elif relocation.addend:
+            text += f" to {relocation.addend:#x}"
+        return text + (" (in a RELR table)" if relocation.table.type == SHT_RELR else "")
+
+    def _symbol_name(self, relocation: Relocation) -> str:
+        section = self._section_for(relocation.table.symbols, "a relocation table")
+        number = relocation.symbol
+        if section.type in (SHT_SYMTAB, SHT_DYNSYM) and _SYMBOL_SIZE * (number + 1) <= section.size:
+            name, info, _, home, _, _ = self._unpack(_SYMBOL, section.offset + _SYMBOL_SIZE * number, "a symbol")
+            if info & 15 == STT_SECTION and home < len(self.sections):
+                return self.section_name(self.sections[home]) or f"section {home}"
+            text = self._strings_of(section.link).at(name)
+            if text:
+                return text
+        return f"symbol number {number}"
+
+    # Names
+
+    def symbols(self, *, absolute: bool = True) -> list[Symbol]:
+        """What .symtab and .dynsym name: no section, file or mapping symbol, and nothing without an address.
+
+        `absolute` ones (gABI, "Symbol table", SHN_ABS) are numbers, not places in the program; a relocatable file
+        yields none of them. There each symbol lies in its section (`module`).
+        """
+        found: list[Symbol] = []
+        tables = [(index, s) for index, s in enumerate(self.sections) if s.type in (SHT_SYMTAB, SHT_DYNSYM)]
+        if len({section.type for _, section in tables}) < len(tables):
+            raise self.bad("it has two symbol tables of one kind")  # gABI, "Sections": one of each
+        if sum(section.size for _, section in tables) > _MOST_ENTRIES * _SYMBOL_SIZE:
+            raise self.bad(f"it has more than {_MOST_ENTRIES} symbols, which cannot be read")
+        homes = self._homes() if self.relocatable and tables else []
+        for index, section in tables:
+            if section.entry_size != _SYMBOL_SIZE:
+                raise self.bad(f"the entries of symbol table {index} have {section.entry_size} bytes, not 24")
+            names = self._strings_of(section.link)
+            for number, entry in enumerate(self._entries(_SYMBOL, section.offset, section.size)):
+                offset, info, _, home, value, size = entry
+                kind = info & 15
+                if home in (SHN_UNDEF, SHN_COMMON) or kind in (STT_SECTION, STT_FILE, STT_TLS) or not offset:
+                    continue
+                name = names.at(offset)
+                # AAELF64 5.5.5: local symbols $x and $d, with or without a suffix, say where code and data begin.
+                if name[:2] in ("$x", "$d") and name[2:3] in ("", ".") and info == STB_LOCAL << 4 | STT_NOTYPE:
+                    continue
+                if not self.relocatable:
+                    if absolute or home != SHN_ABS:
+                        found.append(Symbol(name, value, size))
+                    continue
+                if home == SHN_XINDEX:
+                    home = self._extended_index(index, number)
+                elif home >= SHN_LORESERVE:
+                    continue
+                if home >= len(homes):
+                    raise self.bad(f"symbol {number} lies in section {home}, which does not exist")
+                place = homes[home]
+                if place is not None and value <= place.end - place.start:
+                    found.append(Symbol(name, place.start + value, size, place.name))
+        return list(dict.fromkeys(found)) if len(tables) > 1 else found
+
+    def _homes(self) -> list[Space | None]:
+        return [
+            Space(self.section_name(section), section.offset, section.offset + section.size) if section.mapped else None
+            for section in self.sections
+        ]
+
+    def _extended_index(self, table: int, number: int) -> int:
+        """The section of a symbol where 16 bits could not hold it."""
+        section = self._extensions.get(table)
+        if section is None or 4 * (number + 1) > section.size:
+            raise self.bad(f"symbol {number} has its section in a table that does not exist")
+        [home] = self._unpack("I", section.offset + 4 * number, "a section number")
+        return int(home)
+
+    @cached_property
+    def _extensions(self) -> dict[int, Section]:
+        return {section.link: section for section in self.sections if section.type == SHT_SYMTAB_SHNDX}
+
+    def spaces(self) -> list[Space]:
+        """The mapped sections of a relocatable file by name; a linked file has addresses and needs none."""
+        return [space for space in self._homes() if space is not None and space.name] if self.relocatable else []
+
+    @cached_property
+    def build_id(self) -> str:
+        """The descriptor of the NT_GNU_BUILD_ID note in hex; empty when there is none."""
+        if self.relocatable:
+            notes = [(s.offset, s.size, s.alignment) for s in self.sections if s.type == SHT_NOTE]
+        else:
+            notes = [(s.offset, s.file_size, s.alignment) for s in self.segments if s.type == PT_NOTE]
+        if sum(size for _, size, _ in notes) > _MOST_NOTE_BYTES:
+            raise self.bad("its notes are larger than can be read")
+        for offset, size, alignment in notes:
+            self._require(offset, size, "a note")
+            alignment = 8 if alignment == 8 else 4
+            end = offset + size
+            while offset + 12 <= end:
+                name_size, size, kind = self._unpack("III", offset, "a note")
+                start = offset + -(-(12 + name_size) // alignment) * alignment
+                if start + size > end:
+                    break
+                owner = self.data[offset + 12 : offset + 12 + min(name_size, 5)]
+                if kind == NT_GNU_BUILD_ID and owner == b"GNU\0" and size <= 256:
+                    return self.data[start : start + size].hex()
+                offset = start + -(-size // alignment) * alignment
+        return ""
+
+
+def require_aarch64(head: bytes, name: str) -> None:
+    """FormatError unless the first 64 bytes of a file are the header of an ELF file that can be read here."""
+    if not head:
+        raise FormatError(f"{name} is empty, not an ELF file")
+    if head[:4] != b"\x7fELF":
+        raise FormatError(f"{name} is not an ELF file: it does not begin with 7f 45 4c 46")
+    if len(head) < 64:
+        raise FormatError(f"{name} is not a sound ELF file: it ends within its header")
+    if head[4] != 2:
+        raise FormatError(f"{name} is not a 64-bit ELF file, and AArch64 code is in no other")
+    if head[5] not in (1, 2) or head[6] != 1:
+        raise FormatError(f"{name} is not a sound ELF file: its data encoding or version is unknown")
+    kind, machine = struct.unpack_from("<HH" if head[5] == 1 else ">HH", head, 16)
+    if machine != EM_AARCH64:
+        raise FormatError(f"{name} is for machine number {machine}, not for AArch64 ({EM_AARCH64})")
+    if kind not in (ET_REL, ET_EXEC, ET_DYN):
+        raise FormatError(f"{name} is of ELF type {kind}, neither relocatable, executable nor shared object")

@@ -1,0 +1,205 @@
+"""A file on disk as it was when it was opened, and its atomic replacement: mode, owner and attributes kept.
+
+May know: the errors. What the bytes mean is not its business.
+Read on: elf.py, which patches such a file; rename(2), xattr(7) and acl(5) for what is kept and how.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from functools import cached_property
+from typing import NamedTuple
+
+from a64patch.errors import TargetError, WriteError
+
+
+class _Identity(NamedTuple):
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class FileOnDisk:
+    """A regular file: its bytes, and others in their place.
+
+    Reading and replacing fail when somebody else changed or replaced the file since. Symbolic links are followed once,
+    here. TargetError when there is no such file, or it is not a regular one: that is not even opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._real_path = os.path.realpath(path)
+            # Not after opening it: a FIFO would wait for a writer, a device may do anything.
+            status = os.stat(path)
+        except (OSError, ValueError) as error:
+            raise self._cannot_open(error) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise TargetError(f"{path} is a directory, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise TargetError(f"{path} is not a regular file")
+        self._identity = _Identity.of(status)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._identity.size
+
+    def head(self, size: int) -> bytes:
+        """Its first `size` bytes, fewer where it ends; TargetError when they cannot be read."""
+        return self._read(size)
+
+    @cached_property
+    def content(self) -> bytes:
+        """All its bytes; TargetError when they cannot be read."""
+        data = self._read(self.size + 1)
+        if len(data) != self.size:
+            raise self._changed()
+        return data
+
+    def _read(self, size: int) -> bytes:
+        blocks = []
+        done = 0
+        try:
+            descriptor = os.open(self._real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                while block := os.pread(descriptor, size - done, done):
+                    blocks.append(block)
+                    done += len(block)
+                status = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._cannot_open(error) from error
+        if _Identity.of(status) != self._identity:
+            raise self._changed()
+        return b"".join(blocks)
+
+    def require_replaceable(self) -> None:
+        """WriteError, with what to do, when the file is not ours to replace: permissions, hard links, changed since."""
+        folder = os.path.dirname(self._real_path)
+        try:
+            status = os.stat(self._real_path, follow_symlinks=False)
+        except OSError as error:
+            raise self._cannot_replace(error) from error
+        self._require_unchanged(status)
+        if status.st_nlink > 1:
+            raise WriteError(
+                f"{self.path} has {status.st_nlink} hard links, and replacing it would part them: "
+                f"patch a copy of it, then put that in the place of each"
+            )
+        effective = os.access in os.supports_effective_ids
+        if not status.st_mode & 0o222 or not os.access(self._real_path, os.W_OK, effective_ids=effective):
+            raise WriteError(f"{self.path} is read-only: give yourself permission to write it (chmod u+w)")
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+            raise WriteError(f"{self.path} cannot be replaced: its directory {folder} may not be written by you")
+
+    def replace(self, data: bytes | bytearray) -> None:
+        """Put a file with these bytes in its place, unless they are its content; from then on this is that file.
+
+        Atomic: whoever opens the path gets the old file or the new one, also after a crash or a loss of power. Mode,
+        owner, group and extended attributes are kept; inode number and times are new.
+
+        WriteError as `require_replaceable`, or when there is no space. The file is then whole and unchanged and no
+        temporary file is left; the error says so if only synchronising the directory failed, after the replacement.
+        A killed process may leave a temporary file `.a64patch-…` beside it. Two processes that replace one file at the
+        same moment are not kept apart.
+        """
+        if data == self.content:
+            return
+        data = bytes(data)
+        self.require_replaceable()
+        folder_path, name = os.path.split(self._real_path)
+        temporary = f".a64patch-{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            folder = os.open(folder_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._cannot_replace(error) from error
+        try:
+            try:
+                status = self._write_beside(folder, name, temporary, data)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            self._identity, self.content = _Identity.of(status), data
+            try:
+                os.fsync(folder)
+            except OSError as error:
+                raise WriteError(
+                    f"{self.path} was replaced, but its directory was not synchronised, so a loss of power may bring "
+                    f"the old file back: {error.strerror or error}"
+                ) from error
+        finally:
+            os.close(folder)
+
+    def _write_beside(self, folder: int, name: str, temporary: str, data: bytes) -> os.stat_result:
+        """Make `temporary` the file `name`, with new contents. Returns the status of what then stands there."""
+        old = new = -1
+        try:
+            old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            self._require_unchanged(os.fstat(old))
+            new = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(new, rest) :]
+            _copy_attributes(old, new)
+            os.fsync(new)
+            self._require_unchanged(os.stat(name, dir_fd=folder, follow_symlinks=False))
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            return os.fstat(new)
+        except WriteError:
+            raise
+        except OSError as error:
+            raise self._cannot_replace(error) from error
+        finally:
+            for descriptor in (old, new):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def _require_unchanged(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode) or _Identity.of(status) != self._identity:
+            raise WriteError(f"{self.path} was changed on disk since it was opened: open it again")
+
+    def _changed(self) -> TargetError:
+        return TargetError(f"{self.path} changed while it was read: try again")
+
+    def _cannot_open(self, error: Exception) -> TargetError:
+        return TargetError(f"cannot open {self.path}: {getattr(error, 'strerror', None) or error}")
+
+    def _cannot_replace(self, error: OSError) -> WriteError:
+        return WriteError(f"cannot replace {self.path}, which is unchanged: {error.strerror or error}")
+
+
+def _copy_attributes(old: int, new: int) -> None:
+    """Owner, group, extended attributes (access control lists among them) and mode; in this order.
+
+    A change of owner takes set-user-ID and file capabilities away, so they come after it.
+    """
+    status, made = os.fstat(old), os.fstat(new)
+    if (status.st_uid, status.st_gid) != (made.st_uid, made.st_gid):
+        os.fchown(new, status.st_uid, status.st_gid)
+    wanted, present = _attributes(old), _attributes(new)
+    for name in present.keys() - wanted.keys():
+        os.removexattr(new, name)
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            os.setxattr(new, name, value)
+    os.fchmod(new, stat.S_IMODE(status.st_mode))
+
+
+def _attributes(descriptor: int) -> dict[str, bytes]:
+    try:
+        return {name: os.getxattr(descriptor, name) for name in os.listxattr(descriptor)}
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+            return {}
+        raise
