@@ -1,0 +1,1 @@
+"""Scripts of peers that are measured as whole processes: what a user of each would write for the same job."""
