@@ -17,11 +17,15 @@ class EncodingError(A64PatchError, ValueError):
     """No instruction word can say this: a value out of range or unaligned, a word of another kind."""
 
 
+class UnmovableError(A64PatchError, ValueError):
+    """No instruction does at the other address what this one does at its own."""
+
+
 class AssemblyError(A64PatchError, ValueError):
     """A text is not an instruction that the table of encodings knows."""
 
-    operand = -1
-    """The position of the operand that is wrong, from 0; -1 when it is the whole instruction."""
+    position = -1
+    """Where in the text the wrong operand begins, in characters; -1 when it is the whole instruction."""
 
 
 class AlignmentError(A64PatchError, ValueError):

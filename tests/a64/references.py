@@ -39,10 +39,11 @@ def gnu_as(texts: Sequence[str]) -> list[int]:
         unit, binary = Path(folder, "unit.o"), Path(folder, "unit.bin")
         source = "\n".join(texts) + "\n"
         done = subprocess.run(
-            [tool, "-march=armv8.8-a+sme+pauth+memtag+tme", "-o", str(unit), "-"],
+            [tool, f"-march={GNU_AS_ARCHITECTURE}", "-o", str(unit), "-"],
             input=source.encode(), capture_output=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr.decode()[:2000]
+        errors = [line for line in done.stderr.decode().splitlines() if "Error" in line]
+        assert done.returncode == 0, "\n".join(errors[:40])
         subprocess.run([copy, "-O", "binary", "-j", ".text", str(unit), str(binary)], check=True)
         data = binary.read_bytes()
     words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
@@ -69,8 +70,9 @@ def llvm_mc(words: Iterable[int]) -> list[str]:
     return result
 
 
+GNU_AS_ARCHITECTURE = "armv9.3-a+sme+pauth+memtag+tme+cssc+ls64+mops+rcpc+flagm+hbc+rng+profile+crypto+sha3+sm4+fp16fml"
 LLVM_FEATURES = (
     "v8.7a", "v9.2a", "pauth", "mte", "tme", "sme", "sve2", "rand", "spe", "brbe", "rme", "tlb-rmi", "xs", "wfxt",
     "hbc", "bti", "sb", "predres", "ccdp", "ras", "trace", "tracev8.4", "specrestrict", "ssbs", "dit", "lse", "ls64",
-    "fgt", "ecv", "mops",
+    "fgt", "ecv", "mops", "spe-eef", "aes", "sha2", "sha3", "sm4", "fp16fml",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -66,7 +67,7 @@ def test_show_marks_what_may_be_hot_patched(run: Run, program: Path) -> None:
     lines = [line.split() for line in shown.out.splitlines()]
     assert [line[1:] for line in lines] == [
         ["work", "d503201f", "*", "nop"],
-        ["work+0x4", "11000400", ".inst", "0x11000400"],
+        ["work+0x4", "11000400", "add", "w0,", "w0,", "#1"],
         ["work+0x8", "d65f03c0", "ret"],
     ]
     assert "bl work" in run("show", program, "_start").out
@@ -158,7 +159,7 @@ def test_poke_runs_on_the_simulator(run: Run, program: Path) -> None:
     ("arguments", "status", "words"),
     [
         (["nop", "b .+8"], 0, "safe: nop and b are both in the list"),
-        (["91000400", "nop"], 1, "not safe: the old instruction (.inst 0x91000400) is not in the list"),
+        (["91000400", "nop"], 1, "not safe: the old instruction (add_imm) is not in the list"),
         (["nop; nop", "b .+8; nop"], 1, "2 words are not replaced at once"),
         (["b.eq .+8", "b.ne .+16", "--profile", "2023"], 1, "mix the two"),
     ],
@@ -229,3 +230,21 @@ def test_a_defect_shows_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert done.status == 2
     assert one_sentence(done.err)
     assert "defect" in done.err
+
+
+def test_asm_and_disasm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("asm", "mov x0, #1; b 0x2000", "--address", "0x1ffc").out == "d2800020\n14000000\n"
+    assert run("disasm", "d2800020", "14000000", "--address", "0x1ffc").out == "mov x0, #1\nb 0x2000\n"
+    assert json.loads(run("disasm", "d503201f", "--json").out) == ["nop"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("0x1000\tb 0x2000\nnop\nfrob\n0x1001x\tnop\n"))
+    lines = run("asm", "-")
+    assert lines.status == 1
+    assert lines.out.splitlines()[:2] == ["14000400", "d503201f"]
+    assert [line[:7] for line in lines.out.splitlines()[2:]] == ["error: ", "error: "]
+    monkeypatch.setattr("sys.stdin", io.StringIO("0x1000\t14000400\nzz\nffffffff\n"))
+    lines = run("disasm", "-")
+    assert lines.out.splitlines() == [
+        "b 0x2000", "error: 'zz' is not a word: write up to eight hex digits", ".inst 0xffffffff",
+    ]  # fmt: skip
+    assert run("asm", "frob").status == 2
+    assert run("disasm", "123456789").status == 2

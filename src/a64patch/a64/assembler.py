@@ -7,9 +7,10 @@ Read on: disassembler.py for the other direction.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
-from a64patch.a64.encodings import TABLE
+from a64patch.a64.encodings import GENERAL, VECTOR, rows_of
 from a64patch.a64.operands import CONDITIONS, Names, Place
 from a64patch.a64.row import Encoding
 from a64patch.a64.templates import Template, templates
@@ -22,10 +23,10 @@ _LONGEST = 200
 
 
 @cache
-def _rows_by_mnemonic() -> dict[str, list[tuple[Encoding, int]]]:
-    """The first word of each spelling, with the rows and the number of the spelling."""
+def _rows_by_mnemonic(files: tuple[str, ...]) -> dict[str, list[tuple[Encoding, int]]]:
+    """The first word of each spelling in these files of the table, with the rows and the number of the spelling."""
     index: dict[str, list[tuple[Encoding, int]]] = {}
-    for row in TABLE:
+    for row in (row for file in files for row in rows_of(file)):
         for number, text in enumerate(row.texts):
             mnemonic = re.split(r"[ {]", text)[0]
             names = [mnemonic]
@@ -36,8 +37,11 @@ def _rows_by_mnemonic() -> dict[str, list[tuple[Encoding, int]]]:
     return index
 
 
-def _spellings(mnemonic: str) -> list[Template]:
-    return [templates(row)[number] for row, number in _rows_by_mnemonic().get(mnemonic, [])]
+def _spellings(mnemonic: str) -> Iterator[Template]:
+    """Every spelling that begins so; those on general registers first, so that the others load when they are needed."""
+    for files in (GENERAL, VECTOR):
+        for row, number in _rows_by_mnemonic(files).get(mnemonic, []):
+            yield templates(row)[number]
 
 
 def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> int:
@@ -56,23 +60,24 @@ def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> i
             raise AssemblyError(f"{text!r} is more than 32 bits")
         return word
     mnemonic = text.split()[0].lower() if text else ""
-    spellings = _spellings(mnemonic)
-    if not spellings:
-        raise AssemblyError(f"{text!r}: this assembler does not know {mnemonic!r}; write the word itself as .inst 0x…")
+    tried = list[Template]()
     wrong: AssemblyError | None = None
-    for template in spellings:
+    for template in _spellings(mnemonic):
+        tried.append(template)
         try:
             word_or_none = template.parse(text, Place(address, symbols))
         except AssemblyError as error:
             # The spelling that went furthest is the one that was meant.
-            if wrong is None or error.operand > wrong.operand:
+            if wrong is None or error.position > wrong.position:
                 wrong = error
         else:
             if word_or_none is not None:
                 return word_or_none
     if wrong is not None:
         raise AssemblyError(f"{text!r}: {wrong}")
-    shapes = " or ".join(sorted({re.sub(r"<(\w+!?)[^>]*>", r"<\1>", template.text) for template in spellings})[:4])
+    if not tried:
+        raise AssemblyError(f"{text!r}: this assembler does not know {mnemonic!r}; write the word itself as .inst 0x…")
+    shapes = " or ".join(sorted({re.sub(r"<(\w+!?)[^>]*>", r"<\1>", template.text) for template in tried})[:4])
     raise AssemblyError(f"{text!r}: the operands do not fit, expected {shapes}")
 
 

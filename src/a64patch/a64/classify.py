@@ -14,7 +14,7 @@ from enum import IntEnum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, overload
 
-from a64patch.a64.encodings import TABLE
+from a64patch.a64.encodings import files_for, rows_of
 from a64patch.a64.row import Encoding
 from a64patch.errors import EncodingError
 
@@ -35,7 +35,8 @@ def _most_exact_first(rows: list[Encoding]) -> tuple[Encoding, ...]:
 def _candidates(top: int) -> tuple[Encoding, ...]:
     """The rows that a word with these top eleven bits can fit."""
     word, known = top << _BUCKET_SHIFT, 0xFFFFFFFF << _BUCKET_SHIFT & 0xFFFFFFFF
-    return _most_exact_first([row for row in TABLE if (word ^ row.value) & row.mask & known == 0])
+    rows = [row for file in files_for(word) for row in rows_of(file)]
+    return _most_exact_first([row for row in rows if (word ^ row.value) & row.mask & known == 0])
 
 
 def decode(word: int) -> Encoding | None:
@@ -57,6 +58,8 @@ class _Classifier:
 
     def __init__(self) -> None:
         import numpy
+
+        from a64patch.a64.encodings import TABLE
 
         rows = sorted(TABLE, key=lambda row: row.mask.bit_count())
         upper_patterns = sorted({(row.mask >> 16, row.value >> 16) for row in rows})
@@ -80,11 +83,14 @@ class _Classifier:
         patterns: list[tuple[int, int]],
     ) -> tuple[NDArray[numpy.uint32], dict[tuple[int, int], NDArray[numpy.bool_]]]:
         """For each 16-bit half its class number; for each pattern, which classes it fits."""
+        from random import Random
+
         import numpy
 
         halves = numpy.arange(1 << 16, dtype=numpy.uint32)
         # Each pattern has a random number; a half's signature is the sum over the patterns that fit it.
-        numbers = numpy.random.default_rng(0).integers(1 << 62, size=len(patterns), dtype=numpy.uint64)
+        random = Random(0)
+        numbers = numpy.array([random.getrandbits(62) for _ in patterns], numpy.uint64)
         signature = numpy.zeros(1 << 16, numpy.uint64)
         for (mask, value), number in zip(patterns, numbers, strict=True):
             signature[_fitting_halves(mask, value)] += number
@@ -101,9 +107,10 @@ class _Classifier:
         # Pieces that stay in the cache: the look-ups need 8 bytes a word of room between them.
         for start in range(0, len(flat), _PIECE):
             halves = flat[start : start + _PIECE].view("<u2").reshape(-1, 2)
-            index = self.upper.take(halves[:, 1])
-            index += self.lower.take(halves[:, 0])
-            self.table.take(index, out=result[start : start + _PIECE])
+            # No index can be out of range; "clip" is the mode that does not look.
+            index = self.upper.take(halves[:, 1], mode="clip")
+            index += self.lower.take(halves[:, 0], mode="clip")
+            self.table.take(index, out=result[start : start + _PIECE], mode="clip")
         return result.reshape(words.shape)
 
 
@@ -186,12 +193,16 @@ class Predicate:
     @cached_property
     def rows(self) -> tuple[Encoding, ...]:
         """The rows that it is true for."""
+        from a64patch.a64.encodings import TABLE
+
         return tuple(row for row in TABLE if not self.families.isdisjoint(row.families))
 
     @cached_property
     def _answers(self) -> NDArray[numpy.bool_]:
         """One answer a row of TABLE, and at the end the one for words without a row: `classify` gives them -1."""
         import numpy
+
+        from a64patch.a64.encodings import TABLE
 
         return numpy.array([not self.families.isdisjoint(row.families) for row in TABLE] + [False])
 

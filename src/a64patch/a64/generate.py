@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from a64patch.a64.encodings import BY_NAME
+from a64patch.a64.encodings import row_named
 from a64patch.a64.fields import PAGE_SIZE, ImmediateKind, adrp_set_offset, encode_immediate, encode_offset
 from a64patch.a64.operands import BARRIER_OPTIONS, CONDITIONS
 from a64patch.errors import AlignmentError, EncodingError
@@ -21,7 +21,7 @@ _ADDRESS_SPACE = 1 << 64
 
 def _word(name: str, **fields: int) -> int:
     """The word of that row with these fields, each checked against its width; all others 0."""
-    row = BY_NAME[name]
+    row = row_named(name)
     word = row.value
     for field, value in fields.items():
         place = row.fields[field]
@@ -53,7 +53,7 @@ class UnalignedError(AlignmentError, EncodingError):
 
 def gen_branch_imm(pc: int, target: int, link: bool = False) -> int:
     """B, or BL with `link`, at `pc` to `target`: -128 MiB to +128 MiB - 4 (C6.2, B and BL; 3eefdf9d1e40)."""
-    row = BY_NAME["bl" if link else "b"]
+    row = row_named("bl" if link else "b")
     return encode_offset(row, row.value, _distance(pc, target))
 
 
@@ -62,7 +62,7 @@ def gen_cond_branch_imm(pc: int, target: int, condition: str | int) -> int:
 
     The condition is a name (`eq`, `hs`, …) or its number, 0 to 14. NV (15), which executes as AL, is refused.
     """
-    row = BY_NAME["bcond"]
+    row = row_named("bcond")
     number = CONDITIONS.get(condition.lower(), -1) if isinstance(condition, str) else condition
     if not 0 <= number <= 14:
         raise EncodingError(f"condition is {condition!r}, must be eq to al or a number from 0 to 14")
@@ -71,7 +71,7 @@ def gen_cond_branch_imm(pc: int, target: int, condition: str | int) -> int:
 
 def gen_comp_branch_imm(pc: int, target: int, register: int, nonzero: bool = False, is_64bit: bool = True) -> int:
     """CBZ, or CBNZ with `nonzero`, of Xt or Wt: -1 MiB to +1 MiB - 4 (C6.2, CBZ and CBNZ)."""
-    row = BY_NAME["cbnz" if nonzero else "cbz"]
+    row = row_named("cbnz" if nonzero else "cbz")
     word = _word(row.name, sf=int(is_64bit), rt=_register(register))
     return encode_offset(row, word, _distance(pc, target))
 
@@ -80,7 +80,7 @@ def gen_test_branch_imm(pc: int, target: int, register: int, bit: int, nonzero: 
     """TBZ, or TBNZ with `nonzero`, of bit 0 to 63 of Xt: -32 KiB to +32 KiB - 4 (C6.2, TBZ and TBNZ)."""
     if not 0 <= bit <= 63:
         raise EncodingError(f"bit is {bit}, must be from 0 to 63")
-    row = BY_NAME["tbnz" if nonzero else "tbz"]
+    row = row_named("tbnz" if nonzero else "tbz")
     word = _word(row.name, b5=bit >> 5, b40=bit & 31, rt=_register(register))
     return encode_offset(row, word, _distance(pc, target))
 
@@ -101,7 +101,7 @@ def gen_hint(number: int) -> int:
 
 def gen_nop() -> int:
     """NOP: 0xd503201f (C6.2, NOP)."""
-    return BY_NAME["nop"].value
+    return row_named("nop").value
 
 
 def gen_exception(kind: Literal["svc", "hvc", "smc", "brk", "hlt", "udf"], immediate: int = 0) -> int:
@@ -139,7 +139,7 @@ def gen_load_literal(pc: int, address: int, register: int, kind: Literal["w", "x
     names |= {letter: f"ldr_fp_lit.{letter}" for letter in "sdq"}
     if kind not in names:
         raise EncodingError(f"kind of register is {kind!r}, must be w, x, sw, s, d or q")
-    row = BY_NAME[names[kind]]
+    row = row_named(names[kind])
     return encode_offset(row, _word(row.name, rt=_register(register)), _distance(pc, address))
 
 
@@ -157,6 +157,33 @@ def gen_movewide(
         raise EncodingError(f"shift is {shift}, must be 0 or 16, or with 64 bits also 32 or 48")
     name = f"{variant}.{'x' if is_64bit else 'w'}"
     return _word(name, hw=shift // 16, imm16=immediate, rd=_register(register))
+
+
+def gen_add_sub_imm(
+    destination: int,
+    source: int,
+    immediate: int,
+    variant: Literal["add", "sub", "adds", "subs"] = "add",
+    is_64bit: bool = True,
+) -> int:
+    """ADD, SUB, ADDS or SUBS of an immediate: 0 to 4095, or a multiple of 4096 up to 4095 * 4096 (C6.2).
+
+    Register 31 is the stack pointer here, but as the destination of ADDS and SUBS it is the zero register.
+    """
+    if variant not in ("add", "sub", "adds", "subs"):
+        raise EncodingError(f"variant is {variant!r}, must be add, sub, adds or subs")
+    shifted = immediate > 0xFFF and immediate % 0x1000 == 0
+    imm12 = immediate // 0x1000 if shifted else immediate
+    if not 0 <= imm12 <= 0xFFF:
+        raise EncodingError(f"immediate is {immediate}, must be from 0 to 4095, or a multiple of 4096 up to {0xFFF000}")
+    return _word(
+        f"{variant}_imm",
+        sf=int(is_64bit),
+        sh=int(shifted),
+        imm12=imm12,
+        rn=_register(source),
+        rd=_register(destination),
+    )
 
 
 def gen_barrier(kind: Literal["dmb", "dsb", "isb", "sb", "clrex"], option: str = "sy") -> int:

@@ -162,11 +162,12 @@ class _Immediate12:
         raise AssemblyError(f"imm12 is {value}, must be 0..4095 or a multiple of 4096 up to {4095 * 4096}")
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        return f"#{numbers[1]:#x}" + (", lsl #12" if numbers[0] else "")
+        number = f"#{numbers[1]}" if numbers[1] < 10 else f"#{numbers[1]:#x}"
+        return number + (", lsl #12" if numbers[0] else "")
 
 
 class Scaled(Number):
-    """An immediate that counts in units of `scale`; optional where 0 is left out. Unsigned ones may be `:lo12:symbol`."""
+    """An immediate that counts in units of `scale`, 0 left out if optional; `:lo12:symbol` where it is unsigned."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """What stands in an assembly template between < and >: each kind of operand, read from text and printed.
 
-May know: encodings.py (Field).
+May know: row.py (Field).
 Read on: templates.py puts operands together; assembler.py and disassembler.py use the templates.
 
 An operand stands for one or more fields of a word. `parse` gives a number for each (None: another operand decides),
@@ -30,11 +30,11 @@ BARRIER_OPTIONS: dict[str, int] = {
 """Options of DMB and DSB (Arm ARM C6.2, DMB): their CRm."""
 
 _NXS_OPTIONS = {"oshnxs": 0, "nshnxs": 1, "ishnxs": 2, "synxs": 3}
-_CONDITION_NAMES = (
+CONDITION_NAMES = (
     {0: "eq", 2: "cs", 3: "cc"} | {number: name for name, number in CONDITIONS.items() if number > 3} | {1: "ne"}
 )
 
-_NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
+NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
 
 
 class Names(Protocol):
@@ -72,18 +72,20 @@ class Operand(Protocol):
         """The text for these numbers, or None."""
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
+    """The number that a text of the form NUMBER means."""
     digits = text.lstrip("#").lower()
     return int(digits, 16 if "0x" in digits else 10)
 
 
-def _check(value: int, low: int, high: int, what: str) -> int:
+def check_range(value: int, low: int, high: int, what: str) -> int:
+    """The value itself; AssemblyError when it lies outside."""
     if not low <= value <= high:
         raise AssemblyError(f"{what} is {value}, must be from {low} to {high}")
     return value
 
 
-class _Register:
+class Register:
     """A register by its letter; number 31 is `last` (zero register or stack pointer), or not allowed."""
 
     default: Numbers = (31,)
@@ -97,16 +99,18 @@ class _Register:
         self.regex = r"[a-z][a-z0-9]*"
 
     def parse(self, text: str, place: Place) -> Numbers:
+        """The register's number; AssemblyError for another name."""
         number = self._numbers.get(text.lower())
         if number is None:
             raise AssemblyError(f"register {text!r} must be one of {self._what}")
         return (number,)
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        """Its name, or None where number 31 is not allowed."""
         return self._names[numbers[0]] if numbers[0] < len(self._names) else None
 
 
-class _OptionalRegister(_Register):
+class _OptionalRegister(Register):
     """A register that is left out when it is the usual one."""
 
     def __init__(self, usual: int) -> None:
@@ -117,31 +121,35 @@ class _OptionalRegister(_Register):
         return None if numbers[0] == self.default[0] else super().format(numbers, place)
 
 
-_W, _X = _Register("w", "wzr"), _Register("x", "xzr")
+W_REGISTER, X_REGISTER = Register("w", "wzr"), Register("x", "xzr")
 
 
-class _SizedRegister:
+class SizedRegister:
     """W or X, told apart by a bit: fields size, number. With `size_follows`, an X may be written for a W."""
 
     regex = r"[a-z][a-z0-9]*"
     default: Numbers = (1, 31)
 
-    def __init__(self, size_follows: bool) -> None:
+    def __init__(self, size_follows: bool, last: str = "zr") -> None:
         self._size_follows = size_follows
+        self._w = W_REGISTER if last == "zr" else Register("w", f"w{last}")
+        self._x = X_REGISTER if last == "zr" else Register("x", last)
 
     def parse(self, text: str, place: Place) -> Numbers:
+        """Size and number; AssemblyError for another name."""
         if text.lower().startswith("w"):
-            return (0, *_W.parse(text, place))
-        return (None if self._size_follows else 1, *_X.parse(text, place))
+            return (0, *self._w.parse(text, place))
+        return (None if self._size_follows else 1, *self._x.parse(text, place))
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        return (_X if numbers[0] else _W).format(numbers[1:], place)
+        """Its name."""
+        return (self._x if numbers[0] else self._w).format(numbers[1:], place)
 
 
-class _Number:
+class Number:
     """An unsigned number in one field or several, the first the most significant; printed in hex or decimal."""
 
-    regex = _NUMBER
+    regex = NUMBER
 
     def __init__(self, fields: Sequence[Field], hexadecimal: bool, limit: int | None = None, usual: int = 0) -> None:
         self._widths = [field.width for field in fields]
@@ -158,16 +166,18 @@ class _Number:
         return tuple(numbers)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        return self._split(_check(_number(text), 0, self._limit, "immediate"))
+        """The number, spread over the fields; AssemblyError when it does not fit."""
+        return self._split(check_range(number_of(text), 0, self._limit, "immediate"))
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        """The number."""
         value = 0
         for width, number in zip(self._widths, numbers, strict=True):
             value = value << width | number
         return f"#{value:#x}" if self._hexadecimal else f"#{value}"
 
 
-class _OptionalNumber(_Number):
+class _OptionalNumber(Number):
     """A number that is left out when it is the usual one."""
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
@@ -190,14 +200,14 @@ class _Zero:
 class _Shift:
     """`lsl #16` in steps of 16 bits."""
 
-    regex = r"lsl\s+" + _NUMBER
+    regex = r"lsl\s+" + NUMBER
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self._steps = 1 << fields[0].width
 
     def parse(self, text: str, place: Place) -> Numbers:
-        shift = _number(text[3:].strip())
+        shift = number_of(text[3:].strip())
         if shift % 16 or not 0 <= shift < 16 * self._steps:
             allowed = ", ".join(str(16 * step) for step in range(self._steps))
             raise AssemblyError(f"shift is {shift}, must be one of {allowed}")
@@ -210,14 +220,14 @@ class _Shift:
 class _Wide:
     """The constant of `mov` made by MOVZ or MOVN: fields hw, imm16 (Arm ARM C6.2, MOV (wide immediate))."""
 
-    regex = _NUMBER
+    regex = NUMBER
     default: Numbers = (0, 0)
 
     def __init__(self, bits: int, inverted: bool) -> None:
         self._bits, self._inverted = bits, inverted
 
     def parse(self, text: str, place: Place) -> Numbers:
-        value = _check(_number(text), -(1 << self._bits - 1), (1 << self._bits) - 1, "immediate")
+        value = check_range(number_of(text), -(1 << self._bits - 1), (1 << self._bits) - 1, "immediate")
         ones = (1 << self._bits) - 1
         bits = (value ^ ones if self._inverted else value) & ones
         for hw in range(self._bits // 16):
@@ -241,7 +251,7 @@ class _Wide:
 class _Label:
     """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `scale` bytes."""
 
-    regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + _NUMBER
+    regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + NUMBER
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field], scale: int, sign: int = 1) -> None:
@@ -252,7 +262,7 @@ class _Label:
         return place.address - place.address % (self._scale if self._scale > 4 else 1)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        target = _target(text, place)
+        target = target_of(text, place)
         # Addresses are 64 bits and wrap around, as the CPU's PC does.
         distance = self._sign * (((target - self._origin(place)) + (1 << 63)) % (1 << 64) - (1 << 63))
         if distance % self._scale:
@@ -283,13 +293,14 @@ class _Label:
 _HERE = re.compile(r"\.\s*(?:([+-])\s*(0x[0-9a-f]+|[0-9]+))?", re.ASCII | re.IGNORECASE)
 
 
-def _target(text: str, place: Place) -> int:
+def target_of(text: str, place: Place) -> int:
+    """The address that a label means: a number, `.+8`, or a name; AssemblyError when there is no such name."""
     here = _HERE.fullmatch(text)
     if here:
-        distance = _number(here[2]) if here[2] else 0
+        distance = number_of(here[2]) if here[2] else 0
         return place.address + (-distance if here[1] == "-" else distance)
-    if re.fullmatch(_NUMBER, text, re.ASCII | re.IGNORECASE):
-        return _number(text)
+    if re.fullmatch(NUMBER, text, re.ASCII | re.IGNORECASE):
+        return number_of(text)
     if place.names is None:
         raise AssemblyError(f"label {text!r} is a name, but there are no symbols here: write an address")
     try:
@@ -304,15 +315,15 @@ class _Word:
     def __init__(self, names: dict[str, int], bare: int | None = None, usual: int | None = None) -> None:
         self._numbers, self._bare, self._usual = names, bare, usual
         self._names = {number: name for name, number in names.items()}
-        self.regex = r"[a-z][a-z0-9]*|" + _NUMBER
+        self.regex = r"[a-z][a-z0-9]*|" + NUMBER
         self.default: Numbers = (usual,)
 
     def parse(self, text: str, place: Place) -> Numbers:
         number = self._numbers.get(text.lower())
         if number is None:
-            if self._bare is None or not re.fullmatch(_NUMBER, text, re.ASCII | re.IGNORECASE):
+            if self._bare is None or not re.fullmatch(NUMBER, text, re.ASCII | re.IGNORECASE):
                 raise AssemblyError(f"{text!r} must be one of {', '.join(self._numbers)}")
-            number = _check(_number(text), 0, self._bare, "option")
+            number = check_range(number_of(text), 0, self._bare, "option")
         return (number,)
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
@@ -326,27 +337,8 @@ class _Condition(_Word):
 
     def __init__(self) -> None:
         super().__init__(CONDITIONS)
-        self._names = _CONDITION_NAMES
+        self._names = CONDITION_NAMES
         self.regex = r"[a-z]{2}"
-
-
-class _SystemRegister:
-    """`S3_0_C1_C2_3`: fields o0, op1, CRn, CRm, op2 (Arm ARM C5.1.2)."""
-
-    regex = r"s[0-9]_[0-9]_c[0-9]+_c[0-9]+_[0-9]|[a-z][a-z0-9_]*"
-    default: Numbers = (0, 0, 0, 0, 0)
-    _generic = re.compile(r"s([23])_([0-7])_c([0-9]|1[0-5])_c([0-9]|1[0-5])_([0-7])", re.ASCII | re.IGNORECASE)
-
-    def parse(self, text: str, place: Place) -> Numbers:
-        match = self._generic.fullmatch(text)
-        if match is None:
-            raise AssemblyError(f"system register {text!r} must be written as S3_0_C1_C2_3 (op0, op1, CRn, CRm, op2)")
-        op0, *others = (int(number) for number in match.groups())
-        return (op0 - 2, *others)
-
-    def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        o0, op1, crn, crm, op2 = numbers
-        return f"s{o0 + 2}_{op1}_c{crn}_c{crm}_{op2}"
 
 
 _PREFETCH = {
@@ -358,17 +350,17 @@ _PREFETCH = {
 _CONTROL = {f"c{number}": number for number in range(16)}
 
 KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
-    "W": lambda fields: _W,
-    "X": lambda fields: _X,
-    "X!": lambda fields: _Register("x", None),
-    "XSP": lambda fields: _Register("x", "sp"),
+    "W": lambda fields: W_REGISTER,
+    "X": lambda fields: X_REGISTER,
+    "X!": lambda fields: Register("x", None),
+    "XSP": lambda fields: Register("x", "sp"),
     "X30": lambda fields: _OptionalRegister(30),
     "Xopt": lambda fields: _OptionalRegister(31),
-    "S": lambda fields: _Register("s", "s31"),
-    "D": lambda fields: _Register("d", "d31"),
-    "Q": lambda fields: _Register("q", "q31"),
-    "R": lambda fields: _SizedRegister(size_follows=False),
-    "Rbit": lambda fields: _SizedRegister(size_follows=True),
+    "S": lambda fields: Register("s", "s31"),
+    "D": lambda fields: Register("d", "d31"),
+    "Q": lambda fields: Register("q", "q31"),
+    "R": lambda fields: SizedRegister(size_follows=False),
+    "Rbit": lambda fields: SizedRegister(size_follows=True),
     "cond": lambda fields: _Condition(),
     "zero": lambda fields: _Zero(),
     "barrier": lambda fields: _Word(BARRIER_OPTIONS, bare=15),
@@ -376,13 +368,12 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "isb": lambda fields: _Word({"sy": 15}, bare=15, usual=15),
     "prfop": lambda fields: _Word(_PREFETCH, bare=31),
     "C": lambda fields: _Word(_CONTROL),
-    "sysreg": lambda fields: _SystemRegister(),
     "wide_w": lambda fields: _Wide(32, inverted=False),
     "wide_x": lambda fields: _Wide(64, inverted=False),
     "wide_not_w": lambda fields: _Wide(32, inverted=True),
     "wide_not_x": lambda fields: _Wide(64, inverted=True),
-    "imm": lambda fields: _Number(fields, hexadecimal=False),
-    "hex": lambda fields: _Number(fields, hexadecimal=True),
+    "imm": lambda fields: Number(fields, hexadecimal=False),
+    "hex": lambda fields: Number(fields, hexadecimal=True),
     "hexopt": lambda fields: _OptionalNumber(fields, hexadecimal=True),
     "imm15": lambda fields: _OptionalNumber(fields, hexadecimal=False, usual=15),
     "lsl16": _Shift,

@@ -13,11 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from a64patch.a64.operands import KINDS, Operand, Place
+from a64patch.a64.integer_operands import KINDS as INTEGER_KINDS
+from a64patch.a64.integer_operands import Distinct, Fixed
+from a64patch.a64.operands import KINDS as GENERAL_KINDS
+from a64patch.a64.operands import Operand, Place
 from a64patch.a64.row import Encoding
+from a64patch.a64.system_operands import KINDS as SYSTEM_KINDS
+from a64patch.a64.vector_operands import KINDS as VECTOR_KINDS
 from a64patch.errors import AssemblyError
 
 _TOKEN = re.compile(r"<([^>]+)>|([{}])|([^<{}]+)")
+
+
+_KINDS = GENERAL_KINDS | INTEGER_KINDS | SYSTEM_KINDS | VECTOR_KINDS
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class Template:
                 pieces.append(_Piece(literal, optional=optional))
             else:
                 kind, *fields = inner.split(":")
-                made = KINDS[kind]([row.fields[name] for name in fields])
+                parts = [row.fields[name] for name in fields]
+                made = Fixed(int(kind[1:])) if kind[0] == "=" else _KINDS[kind](parts)
                 pieces.append(_Piece("", made, tuple(fields), optional))
         return pieces
 
@@ -73,7 +82,7 @@ class Template:
         if match is None:
             return None
         values: dict[str, int] = {}
-        for position, (piece, group) in enumerate(zip(self._operands, match.groups(), strict=True)):
+        for position, (piece, group) in enumerate(zip(self._operands, match.groups(), strict=True), start=1):
             assert piece.operand is not None
             try:
                 numbers = piece.operand.default if group is None else piece.operand.parse(group.strip(), place)
@@ -81,8 +90,11 @@ class Template:
                     if number is not None and values.setdefault(name, number) != number:
                         raise AssemblyError(f"operand {group!r} does not go with the operands before it")
             except AssemblyError as error:
-                error.operand = position
+                error.position = match.start(position)
                 raise
+        for piece in self._operands:
+            if isinstance(piece.operand, Distinct):
+                piece.operand.verify([values[name] for name in piece.fields])
         word = self.row.value
         for name, number in values.items():
             word |= number << self.row.fields[name].lsb

@@ -1,7 +1,7 @@
 """`a64patch`: finds the command, runs it, and turns errors into one sentence and an exit status.
 
 May know: everything. This room alone prints.
-Read on: one file a command: demo.py, show.py, poke.py, check.py.
+Read on: one file a command: demo.py, show.py, poke.py, asm.py, disasm.py, check.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ DONE, REFUSED, WRONG, HALF_WAY = 0, 1, 2, 3
 COMMANDS = {
     "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
     "poke": "change a few instructions of a target, typed by hand",
+    "asm": "instructions to words",
+    "disasm": "words to instructions",
     "check": "may this word change race with execution? and why",
     "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
 }
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"a64patch {VERSION}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog="a64patch", dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         module = importlib.import_module(f"a64patch.cli.{name}")
         command = commands.add_parser(

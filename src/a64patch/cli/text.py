@@ -6,20 +6,22 @@ Read on: show.py, poke.py.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from a64patch.a64.assembler import assemble_one
-from a64patch.a64.operands import Names
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import AssemblyError
+
+if TYPE_CHECKING:
+    from a64patch.a64.operands import Names
 
 _WORD = re.compile(r"\s*([0-9a-fA-F]{8})\s*", re.ASCII)
 
 
 def words_of(text: str, address: int = 0, names: Names | None = None) -> list[int]:
     """The words of `ASM; ASM`, the first at `address` (bytes); eight hex digits alone stand for the word itself."""
+    from a64patch.a64.assembler import assemble_one
+
     words: list[int] = []
     for part in re.split(r"[;\n]", text):
         if not part.strip():
@@ -32,6 +34,22 @@ def words_of(text: str, address: int = 0, names: Names | None = None) -> list[in
     return words
 
 
+def parse_address(text: str) -> int:
+    """An address as people type it, hexadecimal with 0x or decimal; AssemblyError when it is none."""
+    if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", text.strip(), re.ASCII):
+        raise AssemblyError(f"{text[:40]!r} is not an address: write 0x1000 or a decimal number")
+    return int(text, 16 if "x" in text.lower() else 10)
+
+
+def parse_word(text: str) -> int:
+    """An instruction word of up to eight hex digits; AssemblyError when it is none."""
+    if not re.fullmatch(r"\s*(0[xX])?[0-9a-fA-F]{1,8}\s*", text, re.ASCII):
+        raise AssemblyError(f"{text[:40]!r} is not a word: write up to eight hex digits")
+    return int(text, 16)
+
+
 def print_json(facts: Any) -> None:
     """The facts as indented JSON."""
+    import json
+
     print(json.dumps(facts, indent=2))

@@ -10,6 +10,14 @@ from collections.abc import Iterator
 from a64patch.a64.row import Encoding, Flow, rows
 
 
+def _compared(size: str, cc: str, register: str) -> tuple[str, ...]:
+    """The texts of a comparison of two registers: as it is, and with the operands swapped where that has a name."""
+    one, other = f"<{register}:rt>", f"<{register}:rm>"
+    swapped = {"gt": "lt", "ge": "le", "hi": "lo", "hs": "ls"}.get(cc)
+    text = f"cb{size}{cc} {one}, {other}, <label:imm9>"
+    return (text, f"cb{size}{swapped} {other}, {one}, <label:imm9>") if swapped else (text,)
+
+
 def _branches() -> Iterator[Encoding]:
     table = "Conditional branch (immediate)"
     yield from rows(
@@ -49,17 +57,20 @@ def _branches() -> Iterator[Encoding]:
         yield from rows(
             "Compare registers and branch",
             (f"cb.{cc}.register", f"sf:1 1110100 {bits} rm:5 00 imm9:9 rt:5",
-             f"cb{cc} <R:sf:rt>, <R:sf:rm>, <label:imm9>"),
-            (f"cbb.{cc}", f"01110100 {bits} rm:5 10 imm9:9 rt:5", f"cbb{cc} <W:rt>, <W:rm>, <label:imm9>"),
-            (f"cbh.{cc}", f"01110100 {bits} rm:5 11 imm9:9 rt:5", f"cbh{cc} <W:rt>, <W:rm>, <label:imm9>"),
+             _compared("", cc, "R:sf")),
+            (f"cbb.{cc}", f"01110100 {bits} rm:5 10 imm9:9 rt:5", _compared("b", cc, "W")),
+            (f"cbh.{cc}", f"01110100 {bits} rm:5 11 imm9:9 rt:5", _compared("h", cc, "W")),
             families="branch branch_imm cbcc", flow=Flow.BRANCH, conditional=True, feature="FEAT_CMPBR",
         )  # fmt: skip
     immediates = {"gt": "000", "lt": "001", "hi": "010", "lo": "011", "eq": "110", "ne": "111"}
+    moved = {"gt": ("ge", "+1"), "hi": ("hs", "+1"), "lt": ("le", "-1"), "lo": ("ls", "-1")}
     for cc, bits in immediates.items():
+        text = f"cb{cc} <R:sf:rt>, <imm:imm6>, <label:imm9>"
+        other, more = moved.get(cc, ("", ""))
         yield from rows(
             "Compare register with immediate and branch",
             (f"cb.{cc}.immediate", f"sf:1 1110101 {bits} imm6:6 0 imm9:9 rt:5",
-             f"cb{cc} <R:sf:rt>, <imm:imm6>, <label:imm9>"),
+             (text, f"cb{other} <R:sf:rt>, <imm{more}:imm6>, <label:imm9>") if other else text),
             families="branch branch_imm cbcc", flow=Flow.BRANCH, conditional=True, feature="FEAT_CMPBR",
         )  # fmt: skip
 

@@ -44,6 +44,9 @@ HINTS: dict[str, tuple[int, str]] = {
     "chkfeat x16": (0x28, "FEAT_CHK"),
     "stshh keep": (0x30, "FEAT_PCDPHINT"),
     "stshh strm": (0x31, "FEAT_PCDPHINT"),
+    "shuh": (0x32, "FEAT_CMH"),
+    "shuh ph": (0x33, "FEAT_CMH"),
+    "stcph": (0x34, "FEAT_CMH"),
 }
 """Every hint that has a name: its number CRm:op2 and its feature. All others execute as NOP today (C6.2, HINT)."""
 
@@ -76,6 +79,8 @@ def _barriers() -> Iterator[Encoding]:
         ("isb", f"{barrier} crm:4 110 11111", "isb{ <isb:crm>}"),
         ("ssbb", f"{barrier} 0000 100 11111", "ssbb"),
         ("pssbb", f"{barrier} 0100 100 11111", "pssbb"),
+        # Armv8-R calls it DFB; elsewhere it has no name of its own.
+        ("dfb", f"{barrier} 1100 100 11111", ("dsb #12", "dfb")),
         families="barrier",
     )
     yield from rows(
@@ -186,6 +191,14 @@ def _tlbi() -> Iterator[tuple[str, int, int, int, bool, str]]:
     yield "rpalos", 6, 4, 7, True, "FEAT_RME"
     yield "paallos", 6, 1, 4, False, "FEAT_RME"
     yield "paall", 6, 7, 4, False, "FEAT_RME"
+    yield "vmallws2e1", 4, 6, 2, False, "FEAT_TLBIW"
+    yield "vmallws2e1is", 4, 2, 2, False, "FEAT_TLBIW"
+    yield "vmallws2e1os", 4, 5, 2, False, "FEAT_TLBIW"
+
+
+def _has_pair_form(name: str) -> bool:
+    """Whether TLBIP has the operation too: those by address, but the granule protection tables' have no such form."""
+    return name.startswith(("va", "rva", "ipas", "ripas"))
 
 
 _CACHE_OPERATIONS = (
@@ -208,6 +221,8 @@ _CACHE_OPERATIONS = (
     ("dc", "zva", 3, 4, 1, True, ""),
     ("dc", "gva", 3, 4, 3, True, "FEAT_MTE"),
     ("dc", "gzva", 3, 4, 4, True, "FEAT_MTE"),
+    ("dc", "zgbva", 3, 4, 5, True, "FEAT_MTETC"),
+    ("dc", "gbva", 3, 4, 7, True, "FEAT_MTETC"),
     ("dc", "cvac", 3, 10, 1, True, ""),
     ("dc", "cgvac", 3, 10, 3, True, "FEAT_MTE"),
     ("dc", "cgdvac", 3, 10, 5, True, "FEAT_MTE"),
@@ -221,6 +236,12 @@ _CACHE_OPERATIONS = (
     ("dc", "civac", 3, 14, 1, True, ""),
     ("dc", "cigvac", 3, 14, 3, True, "FEAT_MTE"),
     ("dc", "cigdvac", 3, 14, 5, True, "FEAT_MTE"),
+    ("dc", "cvaoc", 3, 11, 0, True, "FEAT_OCCMO"),
+    ("dc", "cgdvaoc", 3, 11, 7, True, "FEAT_OCCMO"),
+    ("dc", "civaoc", 3, 15, 0, True, "FEAT_OCCMO"),
+    ("dc", "cigdvaoc", 3, 15, 7, True, "FEAT_OCCMO"),
+    ("dc", "civaps", 0, 15, 1, True, "FEAT_PoPS"),
+    ("dc", "cigdvaps", 0, 15, 5, True, "FEAT_PoPS"),
     ("dc", "cipae", 4, 14, 0, True, "FEAT_MEC"),
     ("dc", "cigdpae", 4, 14, 7, True, "FEAT_MEC"),
     ("dc", "cipapa", 6, 14, 1, True, "FEAT_RME"),
@@ -250,6 +271,13 @@ _CACHE_OPERATIONS = (
     ("brb", "iall", 1, 2, 4, False, "FEAT_BRBE"),
     ("brb", "inj", 1, 2, 5, False, "FEAT_BRBE"),
     ("trcit", "", 3, 2, 7, True, "FEAT_ITE"),
+    ("apas", "", 6, 0, 0, True, "FEAT_RME_GPC3"),
+    # Guarded control stack (C5.9)
+    ("gcspushx", "", 0, 7, 4, False, "FEAT_GCS"),
+    ("gcspopcx", "", 0, 7, 5, False, "FEAT_GCS"),
+    ("gcspopx", "", 0, 7, 6, False, "FEAT_GCS"),
+    ("gcspushm", "", 3, 7, 0, True, "FEAT_GCS"),
+    ("gcsss1", "", 3, 7, 2, True, "FEAT_GCS"),
 )
 
 
@@ -266,7 +294,7 @@ def _system() -> Iterator[Encoding]:
                   for name, operation, op1, crm, op2, register, feature in _CACHE_OPERATIONS]  # fmt: skip
     operations += [("tlbi", name, op1, 8, crm, op2, register, feature)
                    for name, op1, crm, op2, register, feature in _tlbi()]  # fmt: skip
-    operations += [("tlbi", f"{name}nxs", op1, 9, crm, op2, register, "FEAT_XS")
+    operations += [("tlbi", f"{name}nxs", op1, 9, crm, op2, register, feature if feature == "FEAT_TLBIW" else "FEAT_XS")
                    for name, op1, crm, op2, register, feature in _tlbi() if not name.startswith("paall")]  # fmt: skip
     for name, operation, op1, crn, crm, op2, register, feature in operations:
         bits = f"1101010100001 {op1:03b} {crn:04b} {crm:04b} {op2:03b}"
@@ -274,12 +302,48 @@ def _system() -> Iterator[Encoding]:
         comma = ", " if operation else " "
         row = (f"{bits} rt:5", f"{text}{comma}<X:rt>") if register else (f"{bits} 11111", text)
         yield from rows(table, (f"{name}.{operation}".rstrip("."), *row), families="sys", feature=feature)
+    yield from rows(
+        table,
+        ("gcspopm", "1101010100101 011 0111 0111 001 rt:5", "gcspopm{ <Xopt:rt>}"),
+        ("gcsss2", "1101010100101 011 0111 0111 011 rt:5", "gcsss2 <X:rt>"),
+        families="sysl", feature="FEAT_GCS",
+    )  # fmt: skip
+    yield from _pairs()
     table = "System register move"
     yield from rows(
         table,
-        ("msr_reg", "11010101000 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "msr <sysreg:o0:op1:crn:crm:op2>, <X:rt>"),
-        ("mrs", "11010101001 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "mrs <X:rt>, <sysreg:o0:op1:crn:crm:op2>"),
+        ("msr_reg", "11010101000 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "msr <writable:o0:op1:crn:crm:op2>, <X:rt>"),
+        ("mrs", "11010101001 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "mrs <X:rt>, <readable:o0:op1:crn:crm:op2>"),
     )
+    yield from rows(
+        "System pair register move",
+        ("msrr", "11010101010 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:4 0",
+         "msrr <sysreg128:o0:op1:crn:crm:op2>, <Xpair:rt>"),
+        ("mrrs", "11010101011 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:4 0",
+         "mrrs <Xpair:rt>, <sysreg128:o0:op1:crn:crm:op2>"),
+        feature="FEAT_SYSREG128",
+    )  # fmt: skip
+
+
+def _pairs() -> Iterator[Encoding]:
+    table = "System pair instructions"
+    head = "1101010101001"
+    general = "sysp <imm:op1>, <C:crn>, <C:crm>, <imm:op2>"
+    yield from rows(
+        table,
+        ("sysp", f"{head} op1:3 crn:4 crm:4 op2:3 rt:4 0", f"{general}, <Xpair:rt>"),
+        ("sysp.none", f"{head} op1:3 crn:4 crm:4 op2:3 11111", (general, f"{general}, xzr, xzr")),
+        feature="FEAT_SYSINSTR128",
+    )
+    for name, op1, crm, op2, _, _ in _tlbi():
+        for suffix, crn in (("", 8), ("nxs", 9)) if _has_pair_form(name) else ():
+            bits, text = f"{head} {op1:03b} {crn:04b} {crm:04b} {op2:03b}", f"tlbip {name}{suffix}"
+            yield from rows(
+                table,
+                (f"tlbip.{name}{suffix}", f"{bits} rt:4 0", f"{text}, <Xpair:rt>"),
+                (f"tlbip.{name}{suffix}.none", f"{bits} 11111", f"{text}, xzr, xzr"),
+                families="sysp", feature="FEAT_D128",
+            )  # fmt: skip
 
 
 def table() -> Iterator[Encoding]:

@@ -1,0 +1,320 @@
+"""More kinds of operands: SIMD and FP registers, lists of them, lanes, and the constants and addresses beside them.
+
+May know: operands.py (its protocol), row.py (Field).
+Read on: templates.py puts operands together; tables/simd*.py use these kinds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from a64patch.a64.operands import Numbers, Operand, Place
+from a64patch.a64.row import Field
+from a64patch.errors import AssemblyError
+
+_NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
+_FLOAT = r"#?[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
+_REGISTER = re.compile(r"([a-z])(0|[1-9][0-9]?)((?:\.[0-9]*[a-z])?)")
+
+
+def _number(text: str) -> int:
+    digits = text.lstrip("#").lower()
+    return int(digits, 16 if "0x" in digits else 10)
+
+
+class _Packed:
+    """Several fields as one number, the first the most significant."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._widths = [field.width for field in fields]
+        self._count = 1 << sum(self._widths)
+
+    def _join(self, numbers: Sequence[int]) -> int:
+        value = 0
+        for width, number in zip(self._widths, numbers, strict=True):
+            value = value << width | number
+        return value
+
+    def _split(self, value: int) -> Numbers:
+        numbers: list[int] = []
+        for width in reversed(self._widths):
+            numbers.insert(0, value & (1 << width) - 1)
+            value >>= width
+        return tuple(numbers)
+
+
+class _Registers(_Packed):
+    """A register whose form (`s`, `v.16b`) the first fields select, and whose number is the last field."""
+
+    regex = r"[a-z][0-9]+(?:\.[0-9]*[a-z])?"
+    default: Numbers = ()
+
+    def __init__(self, forms: Sequence[str], fields: Sequence[Field]) -> None:
+        super().__init__(fields[:-1])
+        self._last = (1 << fields[-1].width) - 1
+        self._forms = [(form[0], form[1:]) if form != "-" else None for form in forms[: self._count]]
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        match = _REGISTER.fullmatch(text.lower())
+        form = (match[1], match[3]) if match else None
+        if match is None or form not in self._forms:
+            raise AssemblyError(f"register {text!r} must be written as {self._shapes()}")
+        if int(match[2]) > self._last:
+            raise AssemblyError(f"register {text!r} must be from 0 to {self._last}")
+        return (*self._split(self._forms.index(form)), int(match[2]))
+
+    def _shapes(self) -> str:
+        return " or ".join(f"{form[0]}0{form[1]}" for form in self._forms if form)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        form = self._forms[self._join(numbers[:-1])]
+        return f"{form[0]}{numbers[-1]}{form[1]}" if form else None
+
+
+class _Twice(_Registers):
+    """One register that two fields, the last ones, name alike."""
+
+    def __init__(self, forms: Sequence[str], fields: Sequence[Field]) -> None:
+        super().__init__(forms, fields[:-1])
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        numbers = super().parse(text, place)
+        return (*numbers, numbers[-1])
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return super().format(numbers[:-1], place) if numbers[-1] == numbers[-2] else None
+
+
+class _List(_Registers):
+    """`{v0.16b, v1.16b}` or `{v0.16b-v3.16b}`: consecutive registers, counted modulo 32; the field names the first."""
+
+    regex = r"\{[^{}]*\}"
+
+    def __init__(self, forms: Sequence[str], length: int, fields: Sequence[Field]) -> None:
+        super().__init__(forms, fields)
+        self._length = length
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        parts = [part.strip() for part in text[1:-1].split(",")]
+        ends = [part.strip() for part in parts[0].split("-")] if len(parts) == 1 else parts
+        members = [super(_List, self).parse(part, place) for part in ends]
+        steps = [((member[-1] or 0) - (members[0][-1] or 0)) % 32 for member in members]
+        expected = range(self._length) if len(parts) > 1 or len(ends) == 1 else (0, self._length - 1)
+        if steps != list(expected) or any(member[:-1] != members[0][:-1] for member in members):
+            raise AssemblyError(f"list {text!r} must be {self._length} consecutive registers")
+        return members[0]
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        *form, first = numbers
+        names = [super(_List, self).format([*form, (first + step) % 32], place) for step in range(self._length)]
+        if names[0] is None:
+            return None
+        dashed = self._length > 2 and first + self._length <= 32
+        return f"{{{names[0]}-{names[-1]}}}" if dashed else f"{{{', '.join(map(str, names))}}}"
+
+
+class _Choice(_Packed):
+    """A number out of a list, which the fields index; `word` stands before it, and 0 is left out when `optional`."""
+
+    def __init__(self, values: Sequence[int], fields: Sequence[Field], word: str = "", optional: bool = False) -> None:
+        super().__init__(fields)
+        self._values, self._word, self._optional = values[: self._count], word, optional
+        self.regex = (rf"{word}\s*" if word else "") + _NUMBER
+        self.default: Numbers = self._split(0)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        value = _number(text[len(self._word) :].strip())
+        if value not in self._values:
+            few = [str(value) for value in sorted(self._values)]
+            allowed = ", ".join(few) if len(few) < 9 else f"from {few[0]} to {few[-1]}"
+            raise AssemblyError(f"{self._word or 'immediate'} is {value}, must be {allowed}")
+        return self._split(self._values.index(value))
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        value = self._values[self._join(numbers)]
+        if self._optional and not value:
+            return None
+        return f"{self._word} #{value}" if self._word else f"#{value}"
+
+
+class _Lane(_Choice):
+    """The number of a lane, which stands between brackets and so has no `#`."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        super().__init__(range(1 << sum(field.width for field in fields)), fields)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return str(self._join(numbers))
+
+
+class _Zero:
+    """`#0.0`, which FP comparisons are made with."""
+
+    regex = r"#?0(?:\.0+)?(?:e\+0+)?"
+    default: Numbers = ()
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        return ()
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return "#0.0"
+
+
+def _expand(imm8: int) -> float:
+    """VFPExpandImm of the Arm ARM: sign, three bits of exponent, four of fraction."""
+    exponent = (imm8 >> 4 & 3) + (-3 if imm8 & 0x40 else 1)
+    value = (16 + (imm8 & 15)) / 16 * 2.0**exponent
+    return -value if imm8 & 0x80 else value
+
+
+_FLOATS = [_expand(imm8) for imm8 in range(256)]
+
+
+class _Float(_Packed):
+    """The constant of FMOV: 8 bits in one field or two."""
+
+    regex = _FLOAT
+    default: Numbers = (0,)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        value = float(text.lstrip("#"))
+        if value not in _FLOATS:
+            raise AssemblyError(f"immediate {value!r} is not n/16 * 2^r with n from 16 to 31 and r from -3 to 4")
+        return self._split(_FLOATS.index(value))
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return f"#{_FLOATS[self._join(numbers)]:.18e}"
+
+
+class _ByteMask(_Packed):
+    """The 64-bit constant of MOVI: each of 8 bits stands for a byte of 0x00 or 0xff."""
+
+    regex = _NUMBER
+    default: Numbers = (0,)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        value = _number(text)
+        octets = (value % (1 << 64)).to_bytes(8, "big")
+        if not -(1 << 63) <= value < 1 << 64 or not set(octets) <= {0, 255}:
+            raise AssemblyError(f"immediate {value:#x} must have only bytes 0x00 and 0xff")
+        return self._split(int("".join("01"[octet == 255] for octet in octets), 2))
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        bits = self._join(numbers)
+        return f"#{int.from_bytes(bytes(255 * (bits >> 7 - octet & 1) for octet in range(8)), 'big'):#x}"
+
+
+class _Offset:
+    """A distance from the base register in bytes, a multiple of `scale`; `optional`: 0 is left out."""
+
+    regex = _NUMBER
+    default: Numbers = (0,)
+
+    def __init__(self, scale: int, signed: bool, optional: bool, fields: Sequence[Field]) -> None:
+        self._bits, self._scale, self._optional = fields[0].width, scale, optional
+        self._low = -(1 << self._bits - 1) if signed else 0
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        value = _number(text)
+        low, high = self._low * self._scale, (self._low + (1 << self._bits) - 1) * self._scale
+        if value % self._scale or not low <= value <= high:
+            multiple = f"a multiple of {self._scale} " if self._scale > 1 else ""
+            raise AssemblyError(f"offset is {value}, must be {multiple}from {low} to {high}")
+        return (value // self._scale % (1 << self._bits),)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        value = (numbers[0] - self._low) % (1 << self._bits) + self._low
+        return None if self._optional and not value else f"#{value * self._scale}"
+
+
+class _Index:
+    """`x2, lsl #4` or `w2, uxtw`: fields signed, 64-bit, scaled, register (Arm ARM C1.3.3)."""
+
+    regex = r"[wx][a-z0-9]+(?:\s*,\s*[a-z]+(?:\s*" + _NUMBER + ")?)?"
+    default: Numbers = (0, 1, 0, 31)
+    _extends = (("w", "uxtw"), ("x", "lsl"), ("w", "sxtw"), ("x", "sxtx"))
+
+    def __init__(self, shift: int, fields: Sequence[Field]) -> None:
+        self._shift = shift
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        register, _, modifier = (part.strip() for part in text.lower().partition(","))
+        extend = re.split(r"[\s#0-9]", modifier)[0] or "lsl"
+        amount = modifier.removeprefix(extend).strip()
+        if (register[0], extend) not in self._extends or modifier == "lsl":
+            raise AssemblyError(f"index {text!r} must be W with uxtw or sxtw, or X with nothing, lsl #n or sxtx")
+        names = [f"{register[0]}{number}" for number in range(31)] + [f"{register[0]}zr"]
+        if register not in names:
+            raise AssemblyError(f"register {register!r} must be one of {names[0]} to {names[-1]}")
+        shift = _number(amount) if amount else 0
+        if shift not in (0, self._shift):
+            raise AssemblyError(f"shift is {shift}, must be 0 or {self._shift}")
+        scaled = bool(amount) if not self._shift else shift != 0
+        form = self._extends.index((register[0], extend))
+        return (form >> 1, form & 1, int(scaled), names.index(register))
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        sign, wide, scaled, number = numbers
+        letter, extend = self._extends[sign << 1 | wide]
+        register = f"{letter}{number}" if number < 31 else f"{letter}zr"
+        if scaled:
+            return f"{register}, {extend} #{self._shift}"
+        return register if extend == "lsl" else f"{register}, {extend}"
+
+
+_FORMS = {
+    "B": "b", "H": "h", "SD": "s d", "BHSD": "b h s d", "SDwide": "h s d -",
+    # Vectors by size and Q; "V1" with 1D; by sz and Q; by Q alone
+    "V": "v.8b v.16b v.4h v.8h v.2s v.4s - v.2d", "V1": "v.8b v.16b v.4h v.8h v.2s v.4s v.1d v.2d",
+    "Vsd": "v.2s v.4s - v.2d", "Vb": "v.8b v.16b", "Vh": "v.4h v.8h", "Vs": "v.2s v.4s", "Vd": "v.1d v.2d",
+    "Vh2": "v.2h v.4h",
+    # By size alone: the lower half of a register, a whole one, the elements twice as wide; by size and Q, these
+    "Vlower": "v.8b v.4h v.2s v.1d", "Vwhole": "v.16b v.8h v.4s v.2d", "Vwide": "v.8h v.4s v.2d v.1q",
+    "Vpair": "v.4h v.8h v.2s v.4s v.1d v.2d - -",
+    # Fixed ones
+    "V8b": "v.8b", "V16b": "v.16b", "V4h": "v.4h", "V8h": "v.8h", "V2h": "v.2h", "V2s": "v.2s", "V4s": "v.4s",
+    "V1d": "v.1d", "V2d": "v.2d", "V1q": "v.1q", "Vhalves": "v.2s v.2d",
+    # One lane
+    "Eb": "v.b", "Eh": "v.h", "Es": "v.s", "Ed": "v.d", "E2h": "v.2h", "E4b": "v.4b",
+}  # fmt: skip
+
+Kind = Callable[[Sequence[Field]], Operand]
+
+
+def _kinds() -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {name: partial(_Registers, forms.split()) for name, forms in _FORMS.items()}
+    for name in ("Vb", "Vh", "Vs", "Vd"):
+        kinds[f"{name}="] = partial(_Twice, _FORMS[name].split())
+    for length in range(1, 5):
+        for name in ("V1", "Vlower", "Vwhole", "V2s", "V16b", "Eb", "Eh", "Es", "Ed"):
+            kinds[f"{name}*{length}"] = partial(_List, _FORMS[name].split(), length)
+        kinds[f"bytes{length}"] = partial(_Choice, (8 * length, 16 * length))
+        kinds[f"lanes{length}"] = partial(_Choice, [length << size for size in range(4)])
+    for constant in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
+        kinds[f"#{constant}"] = partial(_Choice, (constant,))
+    for scale in (1, 2, 4, 8, 16):
+        kinds[f"uoffset{scale}"] = partial(_Offset, scale, False, True)
+        kinds[f"soffset{scale}"] = partial(_Offset, scale, True, True)
+        kinds[f"step{scale}"] = partial(_Offset, scale, True, False)
+    for shift in range(5):
+        kinds[f"index{shift}"] = partial(_Index, shift)
+    kinds["bits"] = partial(_Choice, (8, 16, 32, 64))
+    for bits in (8, 16, 32, 64):
+        kinds[f"right{bits}"] = partial(_Choice, range(bits, 0, -1))
+    kinds |= {
+        "rotate": partial(_Choice, (0, 90, 180, 270)),
+        "rotate90": partial(_Choice, (90, 270)),
+        "lsl8": partial(_Choice, (0, 8, 16, 24), word="lsl", optional=True),
+        "msl8": partial(_Choice, (8, 16), word="msl"),
+        "#0.0": lambda fields: _Zero(),
+        "float": _Float,
+        "bytemask": _ByteMask,
+        "lane": _Lane,
+    }
+    return kinds
+
+
+KINDS: dict[str, Kind] = _kinds()
+"""The kinds by their names in templates, as operands.KINDS."""
