@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from a64patch.a64.disassembler import disassemble as disassemble
     from a64patch.a64.fields import *  # noqa: F403
     from a64patch.a64.generate import *  # noqa: F403
+    from a64patch.a64.references import adr_targets as adr_targets
+    from a64patch.a64.references import branch_targets as branch_targets
+    from a64patch.a64.references import branches_into as branches_into
+    from a64patch.a64.references import literal_addresses as literal_addresses
+    from a64patch.a64.relocation import relocate as relocate
+    from a64patch.a64.relocation import relocate_block as relocate_block
 
-_HOMES = ("classify", "generate", "fields", "assembler", "disassembler", "cmodx")
+_HOMES = ("classify", "generate", "fields", "assembler", "disassembler", "cmodx", "references", "relocation")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,188 @@
+"""What instructions refer to relative to the PC: targets of branches, addresses of literals, addresses that ADR forms.
+
+May know: classify.py, encodings.py, fields.py.
+Read on: relocation.py moves a reference; its word then holds another distance to the same address.
+
+Which field holds a distance, and in which unit, is read from the labels of a row's assembly template. Addresses are
+bytes, from 0 to 2**64 - 1, and wrap around there, as the architecture adds them (Arm ARM, C6.2: ADR, ADRP, B, …).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING
+
+from a64patch.a64.classify import classify
+from a64patch.a64.encodings import TABLE
+from a64patch.a64.fields import PAGE_SIZE, Immediate
+from a64patch.a64.row import Encoding
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+ADDRESS_SPACE = 1 << 64
+
+
+class ReferenceKind(Enum):
+    """What an instruction does with the address that it refers to."""
+
+    BRANCH = "branch"
+    """Goes there."""
+    LITERAL = "literal"
+    """Reads, or prefetches, what stands there."""
+    ADDRESS = "address"
+    """Writes the address (ADR), or that of its page (ADRP), to a register."""
+    SIGNATURE = "signature"
+    """Authenticates a return address that the instruction there has signed (AUTIASPPC, RETAASPPC)."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How the words of a row refer to an address."""
+
+    kind: ReferenceKind
+    immediate: Immediate
+    """The field that holds the distance."""
+    unit: int
+    """Bytes that the field counts in; negative when it counts backwards. PAGE_SIZE is from page to page."""
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """The lowest and the highest distance in bytes."""
+        ends = (self.unit * self.immediate.minimum, self.unit * self.immediate.maximum)
+        return min(ends), max(ends)
+
+    def origin(self, address: int) -> int:
+        """Where distances count from: the address of the instruction, or for ADRP its page."""
+        return address - address % PAGE_SIZE if self.unit == PAGE_SIZE else address
+
+    def target(self, word: int, address: int) -> int:
+        """The address that the word refers to when it stands at `address`."""
+        return (self.origin(address) + self.unit * self.immediate.decode(word)) % ADDRESS_SPACE
+
+    def distance(self, address: int, target: int) -> int:
+        """Bytes from the origin to the target (for ADRP: to its page), the shorter way around the address space."""
+        away = self.origin(target) - self.origin(address)
+        return (away + ADDRESS_SPACE // 2) % ADDRESS_SPACE - ADDRESS_SPACE // 2
+
+    def reaches(self, address: int, target: int) -> bool:
+        """Whether a word at `address` can refer to the target; never when the distance is no multiple of the unit."""
+        distance, (low, high) = self.distance(address, target), self.reach
+        return low <= distance <= high and distance % self.unit == 0
+
+    def encode(self, word: int, address: int, target: int) -> int:
+        """The word that refers to the target from `address`; EncodingError when it cannot reach it."""
+        return self.immediate.encode(word, self.distance(address, target) // self.unit)
+
+
+_LABEL = re.compile(r"<(label|backlabel|adr|adrp):([\w:]+)>")
+_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": PAGE_SIZE}
+
+
+@cache
+def reference(row: Encoding) -> Reference | None:
+    """How the words of this row refer to an address; None when they do not."""
+    match = _LABEL.search(" ".join(row.texts))
+    if match is None:
+        return None
+    label = match[1]
+    if row.literal:
+        kind = ReferenceKind.LITERAL
+    elif "branch_imm" in row.families:
+        kind = ReferenceKind.BRANCH
+    else:
+        kind = ReferenceKind.SIGNATURE if label == "backlabel" else ReferenceKind.ADDRESS
+    parts = tuple(row.fields[name] for name in reversed(match[2].split(":")))
+    return Reference(kind, Immediate(parts, signed=label != "backlabel"), _UNITS[label])
+
+
+@cache
+def _numbered(kind: ReferenceKind) -> tuple[tuple[Reference, ...], NDArray[numpy.uint8]]:
+    """The different references of a kind; for each row of TABLE, and at the end for no row: 1 + which it has, or 0."""
+    import numpy
+
+    of_rows = [reference(row) for row in TABLE]
+    different = tuple(dict.fromkeys(each for each in of_rows if each is not None and each.kind is kind))
+    numbers = {each: number for number, each in enumerate(different, 1)}
+    return different, numpy.array([numbers.get(each, 0) if each else 0 for each in of_rows] + [0], numpy.uint8)
+
+
+def _references(
+    words: NDArray[numpy.uint32], address: int, kind: ReferenceKind
+) -> Iterator[tuple[NDArray[numpy.intp], NDArray[numpy.uint64]]]:
+    """Positions of the words that have such a reference, and the addresses that they refer to, a few at a time."""
+    import numpy
+
+    different, of_rows = _numbered(kind)
+    first = numpy.uint64(address % ADDRESS_SPACE)
+    for start in range(0, len(words), _PIECE):
+        piece = words[start : start + _PIECE]
+        # A word without a row has -1, which takes the last.
+        numbers = of_rows.take(classify(piece), mode="wrap")
+        # Few words have a reference: what follows looks at those only.
+        candidates = numpy.flatnonzero(numbers)
+        numbers = numbers[candidates]
+        for number, one in enumerate(different, 1):
+            positions = candidates[numbers == number]
+            distances = one.unit * one.immediate.decode(piece[positions])
+            positions += start
+            origins = first + positions.astype(numpy.uint64) * 4
+            if one.unit == PAGE_SIZE:
+                origins -= origins % PAGE_SIZE
+            yield positions, origins + distances.view(numpy.uint64)
+
+
+# Words at a time, so that what is computed on the way stays in the cache.
+_PIECE = 1 << 16
+
+
+def _all(
+    words: NDArray[numpy.uint32], address: int, kind: ReferenceKind
+) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
+    import numpy
+
+    found, valid = numpy.zeros(len(words), numpy.uint64), numpy.zeros(len(words), numpy.bool_)
+    for positions, targets in _references(words, address, kind):
+        found[positions] = targets
+        valid[positions] = True
+    return found, valid
+
+
+def branch_targets(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
+    """Where each word would branch to, the first one standing at `address`, and which words are such branches.
+
+    Branches to a label only, conditional ones and calls too; where the second array is False, the first one is 0.
+    Addresses are uint64, so that those of a kernel fit. Words that are data look like instructions here.
+    """
+    return _all(words, address, ReferenceKind.BRANCH)
+
+
+def literal_addresses(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
+    """The address of the literal that each word loads or prefetches, and which words do; else as `branch_targets`."""
+    return _all(words, address, ReferenceKind.LITERAL)
+
+
+def adr_targets(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
+    """The address that each ADR forms, the page that each ADRP forms, and which words are such; as `branch_targets`."""
+    return _all(words, address, ReferenceKind.ADDRESS)
+
+
+def branches_into(words: NDArray[numpy.uint32], address: int, start: int, end: int) -> NDArray[numpy.uint64]:
+    """Addresses of the words that branch into [start, end), in ascending order, the first word standing at `address`.
+
+    Branches to a label only: who gets there by a register, by falling through, or by returning is not seen.
+    """
+    import numpy
+
+    size = numpy.uint64(max(0, end - start))
+    found = [
+        positions[targets - numpy.uint64(start % ADDRESS_SPACE) < size]
+        for positions, targets in _references(words, address, ReferenceKind.BRANCH)
+    ]
+    positions = numpy.sort(numpy.concatenate(found)) if found else numpy.zeros(0, numpy.intp)
+    return numpy.uint64(address % ADDRESS_SPACE) + positions.astype(numpy.uint64) * 4

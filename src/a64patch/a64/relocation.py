@@ -1,0 +1,398 @@
+"""Move instructions to another address, so that they do there what they do here; or say why they cannot.
+
+May know: classify.py, encodings.py, fields.py, generate.py, references.py, words.py.
+Read on: references.py, which says what a word refers to.
+
+Everything else that an instruction does must not depend on where it stands. The manual has few groups in which it may
+(`_GROUPS`); a word of those that no row of the table knows is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from a64patch.a64.classify import InsnClass, decode, get_insn_class
+from a64patch.a64.encodings import row_named
+from a64patch.a64.fields import PAGE_SIZE, set_branch_offset
+from a64patch.a64.generate import gen_add_sub_imm, gen_branch_imm, gen_branch_reg, gen_movewide, gen_nop
+from a64patch.a64.references import ADDRESS_SPACE, Reference, ReferenceKind, reference
+from a64patch.a64.row import Encoding, Flow
+from a64patch.a64.words import INSN_SIZE, require_aligned
+from a64patch.errors import EncodingError, UnmovableError
+
+# Mask, value and heading (Arm ARM, C4.1) of the encoding groups in which an instruction may depend on the PC. No other
+# group has such an instruction: not the rest of Data Processing -- Immediate and -- Register, of Loads and Stores, not
+# Data Processing -- Scalar Floating-Point and Advanced SIMD, SVE or SME.
+_GROUPS = (
+    (0x1F000000, 0x10000000, "PC-rel. addressing"),
+    (0x7F800000, 0x73800000, "Data-processing (1 source immediate)"),
+    (0x1C000000, 0x14000000, "Branches, Exception Generating and System instructions"),
+    (0x3B000000, 0x18000000, "Load register (literal)"),
+    (0x7FFF0000, 0x5AC10000, "Data-processing (1 source)"),
+)
+
+_SIGNS_WITH_PC = frozenset({"paciasppc", "pacibsppc", "pacnbiasppc", "pacnbibsppc", "pacm"})
+
+_ERRATUM_843419 = (0xFF8, 0xFFC)
+
+# For each load of a literal, the row of the same load with an unsigned offset from a register, and how many bytes that
+# offset counts in, which is how many are read; PRFM reads none.
+_LOADS: dict[str, tuple[str, int]] = {
+    "ldr_lit.w": ("ldr_imm.w", 4),
+    "ldr_lit.x": ("ldr_imm.x", 8),
+    "ldrsw_lit": ("ldrsw_imm.x", 4),
+    "prfm_lit": ("prfm_imm", 8),
+    "ldr_fp_lit.s": ("ldr_simd_imm.s", 4),
+    "ldr_fp_lit.d": ("ldr_simd_imm.d", 8),
+    "ldr_fp_lit.q": ("ldr_simd_imm.q", 16),
+}
+_TO_GENERAL_REGISTER = frozenset({"ldr_lit.w", "ldr_lit.x", "ldrsw_lit"})
+
+_OPPOSITES = {"cbz": "cbnz", "cbnz": "cbz", "tbz": "tbnz", "tbnz": "tbz"}
+
+
+def relocate(word: int, from_address: int, to_address: int, *, allow_erratum_843419: bool = False) -> int:
+    """The word that does at `to_address` (bytes) what `word` does at `from_address`.
+
+    A branch goes to the same target, ADR and ADRP form the same address, a load or prefetch of a literal reads the
+    same place (the literal stays where it is), RETAASPPC and AUTIASPPC name the same signing instruction. The kind of
+    instruction never changes: ADR does not become ADRP. A word that does not depend on the PC stays as it is, and so
+    does one without a row that stands in no encoding group with such instructions (Arm ARM, C4.1).
+
+    Not the same: the address that BL and BLR leave in X30, and the one that an exception handler sees (SVC, BRK; the
+    kernel finds its breakpoints by address). It is not known whether other code branches to the word, whether it
+    stands between a load-exclusive and its store-exclusive, or in one sequence with others (MOPS, PACM).
+
+    UnmovableError, with the reason: the reference does not reach, and by how much; ADRP at a page offset of 0xff8 or
+    0xffc, where Cortex-A53 erratum 843419 may strike, unless `allow_erratum_843419`; PACIASPPC and the like and PACM,
+    which sign with their own address; a word without a row that may depend on the PC, or is reserved.
+    AlignmentError for an address that is no multiple of 4, EncodingError for one, or a word, that is no such number.
+
+    Source of the rule: C6.2 of each instruction; Linux, alternative.c (get_alt_insn) for what moves and what must not.
+    """
+    _require_addresses(from_address, to_address)
+    row, refers = _decode(word, from_address)
+    if row is None or refers is None:
+        return word
+    return _encode(row, refers, word, to_address, refers.target(word, from_address), allow_erratum_843419)
+
+
+def relocate_block(
+    words: Sequence[int],
+    from_address: int,
+    to_address: int,
+    *,
+    scratch: int | None = None,
+    allow_erratum_843419: bool = False,
+) -> list[int]:
+    """The words that do at `to_address` (bytes) what these do at `from_address`; they may be more.
+
+    **What moves along.** A branch into the block goes to the same instruction of the moved one. One to exactly its end
+    goes to the end of the moved block, as falling through does, and as the kernel's alternatives do it (5679b2814219):
+    the caller places there what continues, for example a branch back. ADR of an address in the block, its end
+    excluded, forms the moved address. A literal in the block moves along: its words are copied as they are; it may
+    lose the alignment that it had beyond 4 bytes. All other references keep their address, and ADRP always does,
+    since its page alone does not tell what it is for: check that what it is paired with lies outside of the block.
+
+    **What no longer reaches is expanded.** Registers beyond those that the instruction writes anyway are changed only
+    with a `scratch` register: 16 or 17, which procedure calls may corrupt, and which the caller knows to be free in
+    the whole block and at all targets of its branches.
+
+    - B: ADRP, ADD, BR with scratch. BL: the same with BLR, in X30 without scratch.
+    - A conditional branch: the opposite one over a B, no scratch needed; over ADRP, ADD, BR when B does not reach.
+      AL, NV and CB<cc>, which may have no opposite: the same one to that B, over a B past it.
+    - ADR: ADRP, ADD in its register.
+    - LDR and LDRSW (literal) of a general register: the address is formed in that register, which is so lost when the
+      load faults. Of a SIMD and FP or the zero register, and PRFM: in scratch.
+    - ADRP, alone or in one of these, beyond 4 GiB: MOVZ or MOVN, and MOVK.
+
+    BR and BLR need a landing pad (BTI) at their target where its page is guarded. Nothing else that an expansion adds
+    can be seen: no flags, no memory, no data between the instructions, so that the end can be fallen through.
+
+    **Not checked:** whether words that no load of the block reads are instructions, as they are taken for; whether
+    code outside branches into the block; computed branches into it, tables of offsets, handlers of exceptions by
+    address; whether the block starts or ends between a load-exclusive and its store-exclusive (`is_load_ex`,
+    `is_store_ex`), where a copy that traps would never succeed.
+
+    UnmovableError as `relocate`, and when an expansion needs a scratch register that it does not have, when a literal
+    lies only in part in the block, and when a word of it is both read as a literal and executed, in a way that
+    depends on its address. EncodingError for another scratch register. AlignmentError and EncodingError as `relocate`.
+    """
+    _require_addresses(from_address, to_address)
+    if scratch not in (None, 16, 17):
+        raise EncodingError(f"scratch is {scratch}, must be 16 or 17 (X16 or X17), or None")
+    return _Block(words, from_address, to_address, scratch, allow_erratum_843419).moved()
+
+
+def _require_addresses(*addresses: int) -> None:
+    for address in addresses:
+        if not 0 <= address < ADDRESS_SPACE:
+            raise EncodingError(f"{address:#x} is not an address of 64 bits")
+        require_aligned(address)
+
+
+def _decode(word: int, address: int) -> tuple[Encoding | None, Reference | None]:
+    """The row of a word and what it refers to; UnmovableError when it may depend on the PC in another way."""
+    row = decode(word)
+    if row is None:
+        group = _pc_group(word)
+        if group:
+            raise UnmovableError(f"{word:#010x} at {address:#x} is an unknown instruction that may use the PC: {group}")
+        return None, None
+    if row.name in _SIGNS_WITH_PC:
+        raise UnmovableError(f"the {row.name} at {address:#x} signs with its own address, so it cannot be moved")
+    return row, reference(row)
+
+
+def _pc_group(word: int) -> str:
+    """The heading in C4.1 of the encoding group of this word, if that group may have instructions that use the PC."""
+    if get_insn_class(word) in (InsnClass.RESERVED, InsnClass.UNALLOCATED):
+        return "Reserved or unallocated (Arm ARM, C4.1)"
+    return next((f"{heading} (Arm ARM, C4.1)" for mask, value, heading in _GROUPS if word & mask == value), "")
+
+
+def _encode(row: Encoding, refers: Reference, word: int, address: int, target: int, allow_erratum: bool) -> int:
+    """The word that refers to the target from `address`; UnmovableError when it does not reach."""
+    if not refers.reaches(address, target):
+        distance, (low, high) = refers.distance(address, target), refers.reach
+        end = high if distance > high else low
+        # Both addresses are multiples of 4, so no distance ever becomes unaligned.
+        raise UnmovableError(
+            f"the {row.name} at {address:#x} cannot reach {target:#x}: {distance:+d} is {abs(distance - end)} bytes "
+            f"beyond {end:+d}"
+        )
+    if refers.unit == PAGE_SIZE and not allow_erratum and address % PAGE_SIZE in _ERRATUM_843419:
+        raise UnmovableError(
+            f"an adrp at {address:#x}, page offset {address % PAGE_SIZE:#x}, is subject to Cortex-A53 erratum 843419: "
+            "move it elsewhere, or allow it"
+        )
+    return refers.encode(word, address, target)
+
+
+class _Block:
+    """One move of a block: where each word goes, and what becomes of it there."""
+
+    def __init__(
+        self, words: Sequence[int], start: int, to: int, scratch: int | None, allow_erratum_843419: bool
+    ) -> None:
+        self.words, self.start, self.to = list(words), start, to
+        self.scratch, self.allow_erratum = scratch, allow_erratum_843419
+        self.size = INSN_SIZE * len(self.words)
+        self.addresses = [(start + INSN_SIZE * index) % ADDRESS_SPACE for index in range(len(self.words))]
+        self.data = self._data()
+
+    # What the block holds
+
+    def _offset(self, address: int) -> int:
+        """Bytes from the start of the block; huge for what lies before it."""
+        return (address - self.start) % ADDRESS_SPACE
+
+    def _data(self) -> frozenset[int]:
+        """Positions of the words that a load of a literal in the block reads: they are copied as they are."""
+        read: dict[int, int] = {}
+        readers: set[int] = set()
+        for index, (word, address) in enumerate(zip(self.words, self.addresses, strict=True)):
+            row = decode(word)
+            if row is None or not row.literal or row.name == "prfm_lit":
+                continue
+            refers = reference(row)
+            assert refers is not None
+            literal, size = refers.target(word, address), _LOADS[row.name][1]
+            inside = [offset < self.size for offset in map(self._offset, range(literal, literal + size, INSN_SIZE))]
+            if any(inside) and not all(inside):
+                raise UnmovableError(
+                    f"the {size} bytes at {literal:#x}, which the {row.name} at {address:#x} reads, lie only in part "
+                    "in the block"
+                )
+            if all(inside):
+                first = self._offset(literal) // INSN_SIZE
+                read |= dict.fromkeys(range(first, first + size // INSN_SIZE), address)
+                readers.add(index)
+        for index in self._executed(frozenset(read)) & read.keys() | readers & read.keys():
+            if index in readers or not self._is_independent(index):
+                raise UnmovableError(
+                    f"{self.words[index]:#010x} at {self.addresses[index]:#x} depends on its address, and the load at "
+                    f"{read[index]:#x} reads it as a literal: it cannot be both"
+                )
+        return frozenset(read)
+
+    def _is_independent(self, index: int) -> bool:
+        try:
+            return _decode(self.words[index], self.addresses[index])[1] is None
+        except UnmovableError:
+            return False
+
+    def _executed(self, data: frozenset[int]) -> set[int]:
+        """Positions that are fallen into, or branched to, from a word of the block that is not just data."""
+        executed, falls = set[int](), True
+        for index, (word, address) in enumerate(zip(self.words, self.addresses, strict=True)):
+            if falls:
+                executed.add(index)
+            if index in data and not falls:
+                continue
+            row = decode(word)
+            falls = row is None or row.conditional or row.flow not in (Flow.BRANCH, Flow.RETURN)
+            refers = reference(row) if row else None
+            if refers and refers.kind is ReferenceKind.BRANCH:
+                executed.add(self._offset(refers.target(word, address)) // INSN_SIZE)
+        return executed
+
+    # Where it goes
+
+    def moved(self) -> list[int]:
+        """The words at the new address.
+
+        Each word starts with room for one, and gets more as it needs it; that moves others, so all are tried again
+        until none needs more. Room never shrinks, so this ends. What a refusal says is true only of the last try.
+        """
+        room = [1] * len(self.words)
+        while True:
+            new, at = list[int](), self.to
+            for each in room:
+                new.append(at % ADDRESS_SPACE)
+                at += INSN_SIZE * each
+            new.append(at % ADDRESS_SPACE)
+            result, refusal, grown = list[int](), None, False
+            for index, each in enumerate(room):
+                try:
+                    code = self._word(index, new)
+                except UnmovableError as error:
+                    refusal = refusal or error
+                    continue
+                if len(code) > each:
+                    room[index], grown = len(code), True
+                result += code + [gen_nop()] * (each - len(code))
+            if not grown:
+                if refusal:
+                    raise refusal
+                return result
+
+    def _word(self, index: int, new: Sequence[int]) -> list[int]:
+        """What stands in place of a word, when each word goes to these addresses."""
+        word, at = self.words[index], new[index]
+        if index in self.data:
+            return [word]
+        row, refers = _decode(word, self.addresses[index])
+        if row is None or refers is None:
+            return [word]
+        target = self._target(refers, word, index, new)
+        if refers.reaches(at, target):
+            return [_encode(row, refers, word, at, target, self.allow_erratum)]
+        if refers.kind is ReferenceKind.BRANCH:
+            return self._branch(row, word, at, target)
+        if refers.kind is ReferenceKind.ADDRESS:
+            register = row.fields["rd"].get(word)
+            if register == 31:
+                return [gen_nop()]
+            return self._form_page(at, target, register) if row.name == "adrp" else self._form(at, target, register)
+        if refers.kind is ReferenceKind.LITERAL:
+            return self._load(row, word, at, target)
+        return [_encode(row, refers, word, at, target, self.allow_erratum)]
+
+    def _target(self, refers: Reference, word: int, index: int, new: Sequence[int]) -> int:
+        """What the moved word must refer to."""
+        target = refers.target(word, self.addresses[index])
+        offset = self._offset(target)
+        is_inside = offset < self.size or (refers.kind is ReferenceKind.BRANCH and offset == self.size)
+        if not is_inside or refers.unit == PAGE_SIZE:
+            return target
+        return (new[offset // INSN_SIZE] + offset % INSN_SIZE) % ADDRESS_SPACE
+
+    # Expansions
+
+    def _require_scratch(self, row: Encoding, nearest: Encoding, at: int, target: int) -> int:
+        """The scratch register; UnmovableError when there is none, since even `nearest` at `at` does not reach."""
+        if self.scratch is None:
+            refers = reference(nearest)
+            assert refers is not None
+            distance, (low, high) = refers.distance(at, target), refers.reach
+            raise UnmovableError(
+                f"the {row.name} cannot reach {target:#x}: a {nearest.name} at {at:#x} would have to reach "
+                f"{distance:+d} bytes, and it reaches {low:+d} to {high:+d}; more needs a scratch register"
+            )
+        return self.scratch
+
+    def _branch(self, row: Encoding, word: int, at: int, target: int) -> list[int]:
+        if not row.conditional:
+            return self._jump(at, target, row)
+        opposite = _opposite(row, word)
+        if opposite is not None:
+            jump = self._jump(at + INSN_SIZE, target, row)
+            return [set_branch_offset(opposite, INSN_SIZE * (1 + len(jump))), *jump]
+        # No opposite: branch to the jump, and the next word over it.
+        jump = self._jump(at + 2 * INSN_SIZE, target, row)
+        return [set_branch_offset(word, 2 * INSN_SIZE), gen_branch_imm(0, INSN_SIZE * (1 + len(jump))), *jump]
+
+    def _jump(self, at: int, target: int, row: Encoding) -> list[int]:
+        """An unconditional branch or, for BL, call."""
+        link = row.flow is Flow.CALL
+        branch = row_named("bl" if link else "b")
+        refers = reference(branch)
+        assert refers is not None
+        if refers.reaches(at, target):
+            return [refers.encode(branch.value, at, target)]
+        register = 30 if link and self.scratch is None else self._require_scratch(row, branch, at, target)
+        return [*self._form(at, target, register), gen_branch_reg(register, "blr" if link else "br")]
+
+    def _form(self, at: int, target: int, register: int) -> list[int]:
+        """The address in a register."""
+        if not _is_near(at, target):
+            return _move_wide(register, target)
+        return [*self._form_page(at, target, register), gen_add_sub_imm(register, register, target % PAGE_SIZE)]
+
+    def _form_page(self, at: int, target: int, register: int) -> list[int]:
+        """The address of its page in a register."""
+        if not _is_near(at, target):
+            return _move_wide(register, target - target % PAGE_SIZE)
+        row, refers = _ADRP
+        return [_encode(row, refers, row.value | register, at, target, self.allow_erratum)]
+
+    def _load(self, row: Encoding, word: int, at: int, target: int) -> list[int]:
+        name, size = _LOADS[row.name]
+        register = row.fields["rt"].get(word)
+        is_own = row.name in _TO_GENERAL_REGISTER and register != 31
+        base = register if is_own else self._require_scratch(row, row, at, target)
+        offset, odd = divmod(target % PAGE_SIZE, size)
+        if odd or not _is_near(at, target):
+            address, offset = self._form(at, target, base), 0
+        else:
+            address = self._form_page(at, target, base)
+        load = row_named(name)
+        fields = load.fields
+        return [
+            *address,
+            load.value | offset << fields["imm12"].lsb | base << fields["rn"].lsb | register << fields["rt"].lsb,
+        ]
+
+
+def _adrp() -> tuple[Encoding, Reference]:
+    refers = reference(row_named("adrp"))
+    assert refers is not None
+    return row_named("adrp"), refers
+
+
+_ADRP = _adrp()
+
+
+def _is_near(at: int, target: int) -> bool:
+    """Whether ADRP reaches the page of the target."""
+    return _ADRP[1].reaches(at, target)
+
+
+def _opposite(row: Encoding, word: int) -> int | None:
+    """The conditional branch that is taken when this one is not; None for AL and NV, which always are, and CB<cc>."""
+    if row.name in _OPPOSITES:
+        return word ^ row.value ^ row_named(_OPPOSITES[row.name]).value
+    if "cond" in row.fields and row.fields["cond"].get(word) < 14:
+        return word ^ 1 << row.fields["cond"].lsb
+    return None
+
+
+def _move_wide(register: int, value: int) -> list[int]:
+    """MOVZ or MOVN, then MOVK: any value of 64 bits in a register, in as few words as they can."""
+    halves = [value >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
+    inverted = halves.count(0xFFFF) > halves.count(0)
+    usual = 0xFFFF if inverted else 0
+    (shift, first), *rest = [(16 * i, half) for i, half in enumerate(halves) if half != usual] or [(0, usual)]
+    start = gen_movewide(register, first ^ usual, shift, "movn" if inverted else "movz")
+    return [start, *(gen_movewide(register, half, shift, "movk") for shift, half in rest)]
