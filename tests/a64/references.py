@@ -33,11 +33,17 @@ def objdump(words: Iterable[int], start: int = 0) -> list[str]:
 
 def gnu_as(texts: Sequence[str]) -> list[int]:
     """GNU as's word of each text; the test fails when it refuses one."""
+    words = gnu_as_program("\n".join(texts) + "\n")
+    assert len(words) == len(texts)
+    return words
+
+
+def gnu_as_program(source: str) -> list[int]:
+    """GNU as's words of a whole text."""
     tool = need("aarch64-linux-gnu-as", "binutils-aarch64-linux-gnu")
     copy = need("aarch64-linux-gnu-objcopy", "binutils-aarch64-linux-gnu")
     with tempfile.TemporaryDirectory() as folder:
         unit, binary = Path(folder, "unit.o"), Path(folder, "unit.bin")
-        source = "\n".join(texts) + "\n"
         done = subprocess.run(
             [tool, f"-march={GNU_AS_ARCHITECTURE}", "-o", str(unit), "-"],
             input=source.encode(), capture_output=True, check=False,
@@ -46,9 +52,7 @@ def gnu_as(texts: Sequence[str]) -> list[int]:
         assert done.returncode == 0, "\n".join(errors[:40])
         subprocess.run([copy, "-O", "binary", "-j", ".text", str(unit), str(binary)], check=True)
         data = binary.read_bytes()
-    words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
-    assert len(words) == len(texts)
-    return words
+    return [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
 
 
 def llvm_mc(words: Iterable[int]) -> list[str]:

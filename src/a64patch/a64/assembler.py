@@ -13,8 +13,8 @@ from functools import cache
 from a64patch.a64.encodings import GENERAL, VECTOR, rows_of
 from a64patch.a64.operands import CONDITIONS, Names, Place
 from a64patch.a64.row import Encoding
+from a64patch.a64.source import LocalNames, plain, read_source
 from a64patch.a64.templates import Template, templates
-from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import AssemblyError
 
 _INST = re.compile(r"\.inst\s+(0x[0-9a-f]{1,8}|[0-9]{1,10})", re.ASCII | re.IGNORECASE)
@@ -84,9 +84,11 @@ def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> i
 def assemble(text: str, address: int = 0, symbols: Names | None = None) -> list[int]:
     """The words of several instructions, separated by `;` or new lines, the first standing at `address` (bytes).
 
-    AssemblyError when one of them is wrong or there is none. What cannot be encoded raises; never a wrong word.
+    The text may have labels (`loop:`, `1:` with `1b` and `1f`), comments (`//`, `/* */`) and constant expressions
+    (`#(1 << 4) - 1`); names that are no labels of the text are asked of `symbols`. AssemblyError when something is
+    wrong or there is no instruction. What cannot be encoded raises; never a wrong word.
     """
-    lines = [line for line in re.split(r"[;\n]", text) if line.strip()]
-    if not lines:
+    source = read_source(text, address)
+    if not source.instructions:
         raise AssemblyError("there is no instruction in an empty text")
-    return [assemble_one(line, address + INSN_SIZE * number, symbols) for number, line in enumerate(lines)]
+    return [assemble_one(plain(line), place, LocalNames(source, place, symbols)) for place, line in source.instructions]
