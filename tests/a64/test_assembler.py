@@ -55,6 +55,9 @@ def test_names_both_ways() -> None:
         (".inst 0x100000000", "does not know"),
         (".inst 9999999999", "more than 32 bits"),
         ("mrs x0, S4_0_C0_C0_0", "system register"),
+        ("add z0.b, z1.b, z2.b", "SVE and SME are not in this table"),
+        ("smopa za0.s, p0/m, p1/m, z0.b, z1.b", "SVE and SME"),
+        ("add x0, x1, #5000", r"imm12 is 5000, must be 0..4095 or a multiple of 4096 up to"),
         ("nop " * 100, "399 characters"),
     ],
 )
@@ -113,6 +116,7 @@ def test_labels_comments_and_expressions_as_gnu_as() -> None:
         add x2, x2, #~0xfff & 0xffff, lsl #0 ; b start+4
     1:  lsl x3, x3, #64-1; b start /* back */
         movz x4, #(2+3)*4, lsl #8*2
+        add x1, x2, #-5; sub sp, sp, #-16; cmp w3, #-1; cmn x3, #-4096; adds x1, x2, #-7, lsl #12
     """
     expected = gnu_as_program(text.replace("#~0xfff & 0xffff, lsl #0", "#0xf000"))
     assert assemble(text.replace("#~0xfff & 0xffff, lsl #0", "#(~0xfff & 0xffff)"), 0x4000) == expected

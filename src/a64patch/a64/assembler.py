@@ -18,6 +18,7 @@ from a64patch.a64.templates import Template, templates
 from a64patch.errors import AssemblyError
 
 _INST = re.compile(r"\.inst\s+(0x[0-9a-f]{1,8}|[0-9]{1,10})", re.ASCII | re.IGNORECASE)
+_SCALABLE = re.compile(r"\b(?:[zp][0-9]{1,2}|pn[0-9]{1,2}|za[0-9]*[hv]?|zt0|ffr)\b", re.ASCII | re.IGNORECASE)
 _LONGEST = 200
 """Characters of one instruction; no spelling comes near it."""
 
@@ -73,6 +74,8 @@ def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> i
         else:
             if word_or_none is not None:
                 return word_or_none
+    if _SCALABLE.search(text):
+        raise AssemblyError(f"{text!r}: SVE and SME are not in this table; write the word itself as .inst 0x…")
     if wrong is not None:
         raise AssemblyError(f"{text!r}: {wrong}")
     if not tried:

@@ -6,16 +6,16 @@ Read on: assembler.py for the other direction.
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from a64patch.a64.classify import decode
 from a64patch.a64.encodings import files_for, rows_of
 from a64patch.a64.operands import Names, Place
 from a64patch.a64.row import Encoding
-from a64patch.a64.templates import Reference, reference_of, templates
+from a64patch.a64.templates import Label, label_of, templates
 
 _REMEMBERED = 1 << 16
-"""Texts kept: code repeats itself, so most words of a text are not formatted twice. Some 10 MB when it is full."""
+"""Texts that are kept, a few MB: code repeats itself, and equal words need not be formatted twice."""
 _TOP = 24
 
 
@@ -26,20 +26,64 @@ def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> st
     that the table has no row for is `.inst 0x…`, whether it is unallocated or merely unknown here: never a guess.
     EncodingError for a number that is no word. The text assembles to the same word at the same address.
     """
-    if _may_refer(word >> _TOP):
-        row = decode(word)
-        reference = reference_of(row) if row else None
-        if row and reference:
-            before, after = _around(row, word & ~reference.mask)
-            return before + reference.format(word, Place(address, symbols)) + after
+    label = _label_of_group(word >> _TOP)
+    if label is not None:
+        around = _around_label(word & ~label.mask)
+        if around is not None:
+            target = label.target(word, address)
+            return f"{around[0]}{symbols.describe(target) if symbols else hex(target)}{around[1]}"
     return _text(word)
 
 
-@lru_cache(maxsize=1 << 32 - _TOP)
-def _may_refer(top: int) -> bool:
-    """Whether a word with these top bits may name an address: its text then depends on where it stands."""
+@lru_cache(maxsize=1 << (32 - _TOP))
+def _label_of_group(top: int) -> Label | None:
+    """The label that words with these top bits have, if they are words of the table at all.
+
+    All rows with these top bits share it, and none of them fixes a bit of it (test_encodings.py).
+    """
     word, known = top << _TOP, 0xFFFFFFFF << _TOP & 0xFFFFFFFF
-    return 0 <= word <= 0xFFFFFFFF and any(
-        (word ^ row.value) & row.mask & known == 0 and reference_of(row) for group in _groups(word)
-        for row in rows_of(group)
-    )
+    if not 0 <= word <= 0xFFFFFFFF:
+        return None
+    rows = (row for file in files_for(word) for row in rows_of(file) if (word ^ row.value) & row.mask & known == 0)
+    return next(filter(None, map(label_of, rows)), None)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _text(word: int) -> str:
+    """The text of a word without a label."""
+    row = decode(word)
+    text = _format(row, word, Place()) if row is not None else None
+    return f".inst {word:#010x}" if text is None else text
+
+
+class _Marked:
+    """Calls every address by a character that no text has."""
+
+    def resolve(self, site: str) -> int:
+        raise LookupError(site)
+
+    def describe(self, address: int) -> str:
+        return "\0"
+
+
+_MARKED = Place(names=_Marked())
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _around_label(word: int) -> tuple[str, str] | None:
+    """What stands before and after the label of a word, wherever that lies; None when the word has no row."""
+    row = decode(word)
+    text = _format(row, word, _MARKED) if row is not None else None
+    if text is None:
+        return None
+    before, _, after = text.partition("\0")
+    return before, after
+
+
+def _format(row: Encoding, word: int, place: Place) -> str | None:
+    values = {name: field.get(word) for name, field in row.fields.items()}
+    for template in templates(row):
+        text = template.format(values, place)
+        if text is not None:
+            return text
+    return None

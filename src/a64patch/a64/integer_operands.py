@@ -166,6 +166,18 @@ class _Immediate12:
         return number + (", lsl #12" if numbers[0] else "")
 
 
+class _NegativeImmediate12(_Immediate12):
+    """`#-imm`, which ADD means as SUB and the other way round, as GNU as and LLVM read it. Never printed."""
+
+    regex = rf"#?-(?:0x[0-9a-f]+|[0-9]+)(?:\s*,\s*lsl\s+{NUMBER})?"
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        return super().parse(text.replace("-", "", 1), place)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        return None
+
+
 class Scaled(Number):
     """An immediate that counts in units of `scale`, 0 left out if optional; `:lo12:symbol` where it is unsigned."""
 
@@ -458,6 +470,7 @@ KINDS: dict[str, _Make] = {
     "Xpair": lambda fields: _RegisterPair(X_REGISTER),
     "invcond": lambda fields: _InvertedCondition(),
     "imm12": lambda fields: _Immediate12(),
+    "negative12": lambda fields: _NegativeImmediate12(),
     "imm_x16": lambda fields: Scaled(fields, 16, hexadecimal=True),
     "simm": lambda fields: Scaled(fields, 1, signed=True),
     "shift": _ShiftedBy,

@@ -9,7 +9,7 @@ A template is literal text, operands as <kind:field:field>, and optional parts i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,7 +17,7 @@ from a64patch.a64.integer_operands import KINDS as INTEGER_KINDS
 from a64patch.a64.integer_operands import Distinct, Fixed
 from a64patch.a64.operands import KINDS as GENERAL_KINDS
 from a64patch.a64.operands import Operand, Place
-from a64patch.a64.row import Encoding
+from a64patch.a64.row import Encoding, Field
 from a64patch.a64.system_operands import KINDS as SYSTEM_KINDS
 from a64patch.a64.vector_operands import KINDS as VECTOR_KINDS
 from a64patch.errors import AssemblyError
@@ -141,3 +141,36 @@ def _literal_regex(literal: str) -> str:
 def templates(row: Encoding) -> tuple[Template, ...]:
     """The spellings of a row, the preferred first."""
     return tuple(Template(row, text) for text in row.texts)
+
+
+_LABEL = re.compile(r"<(label|backlabel|adr|adrp):([^>]+)>")
+_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": 4096}
+
+
+class Label:
+    """The label in the text of a row, which all its spellings share: the only operand that depends on the place."""
+
+    def __init__(self, unit: int, fields: Sequence[Field]) -> None:
+        self._unit = unit
+        self._origin = -unit if unit > 4 else -1
+        self._parts, width = list[tuple[int, int, int]](), 0
+        for field in reversed(fields):
+            self._parts.append((field.lsb, (1 << field.width) - 1, width))
+            width += field.width
+        self._sign = 1 << width - 1 if unit > 0 else 0
+        self.mask = sum(bits << lsb for lsb, bits, _ in self._parts)
+        """The bits of a word that hold it."""
+
+    def target(self, word: int, address: int) -> int:
+        """The address that the word names when it stands at `address`."""
+        value = 0
+        for lsb, bits, shift in self._parts:
+            value |= (word >> lsb & bits) << shift
+        return (address & self._origin) + ((value ^ self._sign) - self._sign) * self._unit & 0xFFFFFFFFFFFFFFFF
+
+
+@cache
+def label_of(row: Encoding) -> Label | None:
+    """The label of a row, if it has one."""
+    match = _LABEL.search(" ".join(row.texts))
+    return Label(_UNITS[match[1]], [row.fields[name] for name in match[2].split(":")]) if match else None

@@ -40,17 +40,24 @@ _PLAIN = "rn:5 rd:5"
 
 def _add_subtract_immediate() -> Iterator[Encoding]:
     table = "Add/subtract (immediate)"
-    for name, op, alias in (("add", "0", "cmn"), ("sub", "1", "cmp")):
+    for name, op, alias, opposite, other_alias in (
+        ("add", "0", "cmn", "sub", "cmp"),
+        ("sub", "1", "cmp", "add", "cmn"),
+    ):
         move = (
             "mov <SP:sf:rd>, <RSP:sf:rn><=0:sh><=0:imm12>",
             "mov <RSP:sf:rd>, <SP:sf:rn><=0:sh><=0:imm12>",
         ) if name == "add" else ()  # fmt: skip
-        operands = "<RSP:sf:rn>, <imm12:sh:imm12>"
+        operands, negative = "<RSP:sf:rn>, <imm12:sh:imm12>", "<RSP:sf:rn>, <negative12:sh:imm12>"
+        plain = f"sf:1 {op} 0 100010 sh:1 imm12:12 {_PLAIN}"
+        flags = f"sf:1 {op} 1 100010 sh:1 imm12:12 {_PLAIN}"
         yield from rows(
             table,
-            (f"{name}_imm", f"sf:1 {op} 0 100010 sh:1 imm12:12 {_PLAIN}", (*move, f"{name} <RSP:sf:rd>, {operands}")),
-            (f"{name}s_imm", f"sf:1 {op} 1 100010 sh:1 imm12:12 {_PLAIN}",
-             (f"{alias} <=31:rd>{operands}", f"{name}s <R:sf:rd>, {operands}")),
+            (f"{name}_imm", plain, (*move, f"{name} <RSP:sf:rd>, {operands}", f"{opposite} <RSP:sf:rd>, {negative}")),
+            (f"{name}s_imm", flags, (
+                f"{alias} <=31:rd>{operands}", f"{name}s <R:sf:rd>, {operands}",
+                f"{other_alias} <=31:rd>{negative}", f"{opposite}s <R:sf:rd>, {negative}",
+            )),
         )  # fmt: skip
     yield from rows(
         "Add/subtract (immediate, with tags)",
