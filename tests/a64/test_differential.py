@@ -9,11 +9,11 @@ from collections import Counter
 import numpy
 import pytest
 
-from a64patch.a64 import classify
+from a64patch.a64 import predicates
 from a64patch.a64.assembler import assemble_one
-from a64patch.a64.classify import InsnClass, Predicate, decode, get_insn_class
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.encodings import TABLE, Encoding
+from a64patch.a64.predicates import InsnClass, Predicate, decode, get_insn_class
 from tests.a64 import simd_texts
 from tests.a64.references import gnu_as, llvm_mc, objdump
 from tests.a64.test_system_registers import register_explained
@@ -263,7 +263,7 @@ def seen_by_objdump() -> tuple[list[int], list[str]]:
 @pytest.mark.parametrize("name", PREDICATES)
 def test_predicate_is_true_for_what_objdump_calls_so(name: str, seen_by_objdump: tuple[list[int], list[str]]) -> None:
     words, texts = seen_by_objdump
-    predicate: Predicate = getattr(classify, name)
+    predicate: Predicate = getattr(predicates, name)
     known = predicate(numpy.array(words, numpy.uint32))
     assert known.any(), "the words must try this predicate"
     wrong = []

@@ -10,10 +10,10 @@ import numpy
 import pytest
 
 from a64patch.a64.assembler import assemble_one
-from a64patch.a64.classify import classify, decode
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.encodings import BY_NAME, GENERAL, TABLE, VECTOR, Encoding, Flow, files_for, rows_of
 from a64patch.a64.operands import Place
+from a64patch.a64.predicates import classify, decode
 from a64patch.a64.tables.system import HINTS
 from a64patch.a64.templates import templates
 from tests.a64.test_differential import samples

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a64patch.a64 import fields, generate
-from a64patch.a64.classify import decode, is_nop
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.fields import ImmediateKind, decode_immediate, encode_immediate
 from a64patch.a64.operands import BARRIER_OPTIONS, CONDITIONS
+from a64patch.a64.predicates import decode, is_nop
 from a64patch.errors import A64PatchError, AlignmentError, EncodingError
 from tests.a64.references import gnu_as, llvm_mc, objdump
 

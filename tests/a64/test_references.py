@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a64patch.a64.classify import decode
 from a64patch.a64.encodings import BY_NAME, TABLE
 from a64patch.a64.generate import gen_branch_imm, gen_comp_branch_imm, gen_nop
+from a64patch.a64.predicates import decode
 from a64patch.a64.references import (
     ReferenceKind,
     adr_targets,

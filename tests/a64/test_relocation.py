@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from a64patch import a64
 from a64patch.a64 import generate
-from a64patch.a64.classify import decode
 from a64patch.a64.encodings import BY_NAME, TABLE
+from a64patch.a64.predicates import decode
 from a64patch.a64.references import ReferenceKind, reference
 from a64patch.a64.relocation import relocate, relocate_block
 from a64patch.a64.row import Encoding

@@ -11,9 +11,9 @@ import numpy
 import pytest
 
 from a64patch.a64.assembler import assemble_one
-from a64patch.a64.classify import classify, decode
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.encodings import TABLE
+from a64patch.a64.predicates import classify, decode
 from a64patch.a64.tables import simd
 from a64patch.errors import AssemblyError
 from tests.a64.references import llvm_mc, objdump

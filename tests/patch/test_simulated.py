@@ -14,7 +14,7 @@ import pytest
 
 from a64patch import patch_text
 from a64patch.a64.assembler import assemble
-from a64patch.a64.classify import is_b
+from a64patch.a64.predicates import is_b
 from a64patch.errors import BusyError
 from a64patch.patch import text
 from a64patch.target.base import CpuState, Rendezvous

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from a64patch.a64.assembler import assemble as assemble
     from a64patch.a64.assembler import assemble_one as assemble_one
-    from a64patch.a64.classify import *  # noqa: F403
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe
     from a64patch.a64.cmodx import is_hotpatchable as is_hotpatchable
     from a64patch.a64.disassembler import disassemble as disassemble
     from a64patch.a64.fields import *  # noqa: F403
     from a64patch.a64.generate import *  # noqa: F403
+    from a64patch.a64.predicates import *  # noqa: F403
     from a64patch.a64.references import adr_targets as adr_targets
     from a64patch.a64.references import branch_targets as branch_targets
     from a64patch.a64.references import branches_into as branches_into
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from a64patch.a64.relocation import relocate as relocate
     from a64patch.a64.relocation import relocate_block as relocate_block
 
-_HOMES = ("classify", "generate", "fields", "assembler", "disassembler", "cmodx", "references", "relocation")
+_HOMES = ("predicates", "generate", "fields", "assembler", "disassembler", "cmodx", "references", "relocation")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """The architecture's rule on concurrent modification and execution: may this word change while CPUs execute it?
 
-May know: classify.py, encodings.py, fields.py.
+May know: predicates.py, encodings.py, fields.py.
 Read on: ../patch/text.py, which chooses the synchronisation by this answer.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from a64patch.a64.classify import decode
 from a64patch.a64.fields import OFFSET_FIELDS, get_branch_offset
+from a64patch.a64.predicates import decode
 from a64patch.a64.row import Encoding
 from a64patch.errors import RequestError
 

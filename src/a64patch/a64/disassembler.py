@@ -1,6 +1,6 @@
 """Words to text, by the table: `disassemble`.
 
-May know: classify.py, templates.py.
+May know: predicates.py, templates.py.
 Read on: assembler.py for the other direction.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from a64patch.a64.classify import decode
 from a64patch.a64.encodings import files_for, rows_of
 from a64patch.a64.operands import Names, Place
+from a64patch.a64.predicates import decode
 from a64patch.a64.row import Encoding
 from a64patch.a64.templates import Label, label_of, templates
 
@@ -39,7 +39,7 @@ def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> st
 def _label_of_group(top: int) -> Label | None:
     """The label that words with these top bits have, if they are words of the table at all.
 
-    All rows with these top bits share it, and none of them fixes a bit of it (test_encodings.py).
+    All rows with these top bits share it, and none of them fixes a bit of it (tests/a64/test_disassembler.py).
     """
     word, known = top << _TOP, 0xFFFFFFFF << _TOP & 0xFFFFFFFF
     if not 0 <= word <= 0xFFFFFFFF:
@@ -81,9 +81,8 @@ def _around_label(word: int) -> tuple[str, str] | None:
 
 
 def _format(row: Encoding, word: int, place: Place) -> str | None:
-    values = {name: field.get(word) for name, field in row.fields.items()}
     for template in templates(row):
-        text = template.format(values, place)
+        text = template.format_word(word, place)
         if text is not None:
             return text
     return None

@@ -1,7 +1,7 @@
 """THE table: one row an encoding, and everything that this package knows about instructions is derived from it.
 
 May know: row.py, tables/.
-Read on: classify.py asks which row a word belongs to; assembler.py and disassembler.py read the templates.
+Read on: predicates.py asks which row a word belongs to; assembler.py and disassembler.py read the templates.
 
 Source of every row: Arm Architecture Reference Manual (DDI 0487), the encoding tables of C4.1 under the heading that
 `Encoding.table` names, and the instruction's own page in C6.2 or C7.2. Bits that the manual prints as (0) or (1) are

@@ -1,6 +1,6 @@
 """Immediates and registers inside a word: read them, set them, never silently cut them.
 
-May know: encodings.py, classify.py.
+May know: encodings.py, predicates.py.
 Read on: generate.py makes whole words from these.
 
 The kernel's counterparts (arch/arm64/lib/insn.c) truncate what does not fit and return the field unsigned. Here a
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, overload
 
-from a64patch.a64.classify import decode
+from a64patch.a64.predicates import decode
 from a64patch.a64.row import Encoding, Field
 from a64patch.errors import EncodingError
 

@@ -1,6 +1,6 @@
 """Move instructions to another address, so that they do there what they do here; or say why they cannot.
 
-May know: classify.py, encodings.py, fields.py, generate.py, references.py, words.py.
+May know: predicates.py, encodings.py, fields.py, generate.py, references.py, words.py.
 Read on: references.py, which says what a word refers to.
 
 Everything else that an instruction does must not depend on where it stands. The manual has few groups in which it may
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from a64patch.a64.classify import InsnClass, decode, get_insn_class
 from a64patch.a64.encodings import row_named
 from a64patch.a64.fields import PAGE_SIZE, set_branch_offset
 from a64patch.a64.generate import gen_add_sub_imm, gen_branch_imm, gen_branch_reg, gen_movewide, gen_nop
+from a64patch.a64.predicates import InsnClass, decode, get_insn_class
 from a64patch.a64.references import ADDRESS_SPACE, Reference, ReferenceKind, reference
 from a64patch.a64.row import Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, require_aligned

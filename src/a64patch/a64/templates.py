@@ -26,6 +26,36 @@ _TOKEN = re.compile(r"<([^>]+)>|([{}])|([^<{}]+)")
 
 
 _KINDS = GENERAL_KINDS | INTEGER_KINDS | SYSTEM_KINDS | VECTOR_KINDS
+_LABELS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": 4096}
+"""The kinds whose text depends on the place, with the bytes that they count in."""
+_NARROW = 12
+"""Bits of an operand whose texts are all kept."""
+
+
+class _Texts(dict[int, str | None]):
+    """What an operand prints, by the word without the bits of others; made when it is first asked for."""
+
+    def __init__(self, operand: Operand, fields: Sequence[Field]) -> None:
+        self._operand = operand
+        self._parts = [(field.lsb, (1 << field.width) - 1) for field in fields]
+        self._kept = sum(field.width for field in fields) <= _NARROW
+        self.mask = sum(bits << lsb for lsb, bits in self._parts)
+
+    def __missing__(self, word: int) -> str | None:
+        text = self.at(word, Place())
+        if self._kept:
+            self[word] = text
+        return text
+
+    def at(self, word: int, place: Place) -> str | None:
+        """The text at a place, for operands that depend on it."""
+        return self._operand.format([word >> lsb & bits for lsb, bits in self._parts], place)
+
+
+@cache
+def _operand(kind: str, fields: tuple[Field, ...]) -> tuple[Operand, _Texts]:
+    operand = Fixed(int(kind[1:])) if kind[0] == "=" else _KINDS[kind](fields)
+    return operand, _Texts(operand, fields)
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,8 @@ class _Piece:
     operand: Operand | None = None
     fields: tuple[str, ...] = ()
     optional: int = 0
+    texts: _Texts | None = None
+    placed: bool = False
 
 
 class Template:
@@ -44,6 +76,13 @@ class Template:
     def __init__(self, row: Encoding, text: str) -> None:
         self.row, self.text = row, text
         self._pieces = self._split(row, text)
+        fixed = [piece for piece in self._pieces if isinstance(piece.operand, Fixed) and not piece.optional]
+        self._fixed_mask, self._fixed_value = self._fixed_bits(fixed)
+        self._steps = [
+            (piece.literal, piece.texts, 0 if piece.texts is None else piece.texts.mask, piece.placed, piece.optional)
+            for piece in self._pieces
+            if piece not in fixed
+        ]
         self._operands = [piece for piece in self._pieces if piece.operand]
         self._regex: re.Pattern[str] | None = None
 
@@ -60,10 +99,20 @@ class Template:
                 pieces.append(_Piece(literal, optional=optional))
             else:
                 kind, *fields = inner.split(":")
-                parts = [row.fields[name] for name in fields]
-                made = Fixed(int(kind[1:])) if kind[0] == "=" else _KINDS[kind](parts)
-                pieces.append(_Piece("", made, tuple(fields), optional))
+                made, texts = _operand(kind, tuple(row.fields[name] for name in fields))
+                pieces.append(_Piece("", made, tuple(fields), optional, texts, kind in _LABELS))
         return pieces
+
+    def _fixed_bits(self, pieces: Sequence[_Piece]) -> tuple[int, int]:
+        """The bits that the words of this spelling have in common, beside those of the row."""
+        mask = value = 0
+        for piece in pieces:
+            assert piece.operand is not None
+            for name, number in zip(piece.fields, piece.operand.default, strict=True):
+                field = self.row.fields[name]
+                mask |= (1 << field.width) - 1 << field.lsb
+                value |= (number or 0) << field.lsb
+        return mask, value
 
     def _pattern(self) -> re.Pattern[str]:
         if self._regex is None:
@@ -102,21 +151,27 @@ class Template:
 
     def format(self, values: Mapping[str, int], place: Place) -> str | None:
         """The text for these field values, or None when this spelling is not for them."""
+        return self.format_word(sum(number << self.row.fields[name].lsb for name, number in values.items()), place)
+
+    def format_word(self, word: int, place: Place) -> str | None:
+        """The text for a word of the row, or None when this spelling is not for it."""
+        if word & self._fixed_mask != self._fixed_value:
+            return None
         parts, pending, left_out = list[str](), "", 0
-        for piece in self._pieces:
-            if piece.optional and piece.optional == left_out:
+        for literal, texts, mask, placed, optional in self._steps:
+            if optional and optional == left_out:
                 continue
-            if piece.operand is None:
-                if piece.optional:
-                    pending = piece.literal
+            if texts is None:
+                if optional:
+                    pending = literal
                 else:
-                    parts.append(piece.literal)
+                    parts.append(literal)
                 continue
-            text = piece.operand.format([values[name] for name in piece.fields], place)
+            text = texts.at(word, place) if placed else texts[word & mask]
             if text is None:
-                if not piece.optional:
+                if not optional:
                     return None
-                left_out = piece.optional
+                left_out = optional
             else:
                 parts += (pending, text)
             pending = ""
@@ -144,7 +199,6 @@ def templates(row: Encoding) -> tuple[Template, ...]:
 
 
 _LABEL = re.compile(r"<(label|backlabel|adr|adrp):([^>]+)>")
-_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": 4096}
 
 
 class Label:
@@ -173,4 +227,4 @@ class Label:
 def label_of(row: Encoding) -> Label | None:
     """The label of a row, if it has one."""
     match = _LABEL.search(" ".join(row.texts))
-    return Label(_UNITS[match[1]], [row.fields[name] for name in match[2].split(":")]) if match else None
+    return Label(_LABELS[match[1]], [row.fields[name] for name in match[2].split(":")]) if match else None

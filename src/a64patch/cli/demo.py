@@ -143,7 +143,7 @@ def measure(scenario: Scenario, seed: int) -> tuple[dict[str, int], dict[str, in
 
 def _path(words: list[int]) -> list[int]:
     """The words of the site that a call executes."""
-    from a64patch.a64.classify import is_b
+    from a64patch.a64.predicates import is_b
 
     return words[:1] if is_b(words[0]) else words
 
