@@ -16,7 +16,14 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.measure import BenchmarkError
 
-_MODULES = {"start-up": "startup", "elf-patch": "elf_patch", "classify": "classify", "simulator": "simulator"}
+_MODULES = {
+    "start-up": "startup",
+    "elf-patch": "elf_patch",
+    "classify": "classify",
+    "disassembly": "disassembly",
+    "assembly": "assembly",
+    "simulator": "simulator",
+}
 
 
 def main() -> int:
@@ -38,7 +45,7 @@ def main() -> int:
     if arguments.list:
         for name in names:
             module = importlib.import_module(f"benchmarks.{_MODULES[name]}")
-            print(f"{name:10}  {module.AIM}")
+            print(f"{name:11}  {module.AIM}")
         return 0
     return _run(names, arguments.rounds, as_json=arguments.json)
 

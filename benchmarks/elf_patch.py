@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy
 
-from a64patch.a64.classify import is_nop
 from a64patch.a64.generate import gen_nop
+from a64patch.a64.predicates import is_nop
 from a64patch.target.elf import ElfFile
 from benchmarks import inputs
 from benchmarks.measure import MILLISECONDS, Contender, Report, Verdict, compare, process

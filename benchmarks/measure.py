@@ -47,6 +47,7 @@ class Unit:
 
 
 NS_PER_WORD = Unit("ns a word", lambda seconds: seconds * 1e9)
+US_PER_INSN = Unit("us an instruction", lambda seconds: seconds * 1e6)
 MILLISECONDS = Unit("ms", lambda seconds: seconds * 1e3)
 MILLIONS_A_SECOND = Unit("million insn/s", lambda seconds: 1e-6 / seconds, more_is_better=True)
 

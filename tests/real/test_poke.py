@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from a64patch import open_target
-from a64patch.a64.classify import is_bl, is_nop
 from a64patch.a64.disassembler import disassemble
+from a64patch.a64.predicates import is_bl, is_nop
 from a64patch.a64.words import as_array, from_bytes
 from a64patch.cli.main import main
 from a64patch.target.elf import ElfFile

@@ -1,0 +1,4 @@
+"""What makes pages of the documentation out of the source.
+
+Read on: instructions.py.
+"""
