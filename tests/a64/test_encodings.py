@@ -101,3 +101,22 @@ def test_classify_is_decode_of_arrays() -> None:
     rows = classify(numpy.array(words, numpy.uint32).reshape(2, -1) if len(words) % 2 == 0 else numpy.array(words))
     for word, index in zip(words, rows.ravel().tolist(), strict=True):
         assert decode(word) is (TABLE[index] if index >= 0 else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("rcwscasa x0, x1, [x4]", 0x59A00881),
+        ("rcwscasl x3, x5, [sp]", 0x59630BE5),
+        ("rcwcasp x0, x1, x6, x7, [x4]", 0x19200C86),
+        ("rcwclr x0, x0, [x0]", 0x38209000),
+        ("rcwsswppa x1, x0, [x4]", 0x59A0A081),
+        ("rcwsswppal x1, x0, [x4]", 0x59E0A081),
+        ("cbbge w5, w3, .-1024", 0x7423A005),
+        ("retaasppc .", 0x5500001F),
+        ("cbgt w0, #0, .", 0x75000000),
+    ],
+)
+def test_words_that_llvm_publishes_and_debian_12_does_not_know(text: str, word: int) -> None:
+    assert assemble_one(text) == word
+    assert assemble_one(disassemble(word)) == word

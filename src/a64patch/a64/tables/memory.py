@@ -290,6 +290,39 @@ def _atomics() -> Iterator[Encoding]:
         yield from holes(table, f"{head} 11 l:2 0")
 
 
+def _read_check_write() -> Iterator[Encoding]:
+    for acquire, a in (("", "0"), ("a", "1")):
+        for release, r in (("", "0"), ("l", "1")):
+            for prefix, s in (("rcw", "0"), ("rcws", "1")):
+                order = f"{acquire}{release}"
+                head, base = f"0{s} 011001 {a} {r} 1", _BASE
+                yield from rows(
+                    "RCW compare and swap",
+                    (f"{prefix}cas{order}", f"{head} rs:5 0000 10 rn:5 rt:5",
+                     f"{prefix}cas{order} <X:rs>, <X:rt>, {base}"),
+                    families="atomic", feature="FEAT_THE",
+                )  # fmt: skip
+                yield from rows(
+                    "RCW compare and swap pair",
+                    (f"{prefix}casp{order}", f"{head} rs:4 0 0000 11 rn:5 rt:4 0",
+                     f"{prefix}casp{order} <Xpair:rs>, <Xpair:rt>, {base}"),
+                    families="atomic", feature="FEAT_THE",
+                )  # fmt: skip
+                for operation, opc in (("clr", "001"), ("swp", "010"), ("set", "011")):
+                    yield from rows(
+                        "Atomic memory operations",
+                        (f"{prefix}{operation}{order}", f"0{s} 111 0 00 {a} {r} 1 rs:5 1 {opc} 00 rn:5 rt:5",
+                         f"{prefix}{operation}{order} <X:rs>, <X:rt>, {base}"),
+                        families="atomic", feature="FEAT_THE",
+                    )  # fmt: skip
+                    yield from rows(
+                        "128-bit atomic memory operations",
+                        (f"{prefix}{operation}p{order}", f"{head} rt2:5 1 {opc} 00 rn:5 rt:5",
+                         f"{prefix}{operation}p{order} <X!:rt>, <X!:rt2>, {base}"),
+                        families="atomic", feature="FEAT_THE",
+                    )  # fmt: skip
+
+
 def _tags() -> Iterator[Encoding]:
     table = "Load/store memory tags"
     for name, opc in (("stg", "00"), ("stzg", "01"), ("st2g", "10"), ("stz2g", "11")):
@@ -347,5 +380,5 @@ def _copies() -> Iterator[Encoding]:
 
 def table() -> Iterator[Encoding]:
     """The rows of this file."""
-    for part in (_literals, _exclusives, _one_register, _pairs, _ordered, _atomics, _tags, _copies):
+    for part in (_literals, _exclusives, _one_register, _pairs, _ordered, _atomics, _read_check_write, _tags, _copies):
         yield from part()
