@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 from tests.support import in_ci
+
+# Machines are noisy: no example has a deadline. CI tries the same examples every time, a laptop always new ones.
+settings.register_profile("a64patch", deadline=None, derandomize=in_ci())
+settings.load_profile("a64patch")
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

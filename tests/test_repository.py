@@ -56,6 +56,6 @@ def test_each_rule_can_fail(content: bytes) -> None:
     assert len(problems(content)) == 1
 
 
-@pytest.mark.parametrize("content", [b"", "ångström\n".encode(), b"https://www.debian.org/", b"sysroot/root/lib"])
+@pytest.mark.parametrize("content", [b"", "ångström\n".encode(), b"https://example.org/", b"sysroot/root/lib"])
 def test_what_is_allowed(content: bytes) -> None:
     assert problems(content) == []

@@ -621,8 +621,9 @@ def executed(
 
     ADR keeps the original end, a branch moves it; who goes to either has left at the end.
     """
-    unicorn: Any = pytest.importorskip("unicorn")
-    registers: Any = pytest.importorskip("unicorn.arm64_const")
+    import unicorn
+    from unicorn import arm64_const as registers
+
     machine = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
     pages: dict[int, bytearray] = {}
 
