@@ -27,18 +27,18 @@ NEWER_THAN = {
         "FEAT_CMH", "FEAT_OCCMO", "FEAT_PoPS", "FEAT_TLBIW", "FEAT_RME_GPC3", "FEAT_D128", "FEAT_SYSREG128",
         "FEAT_SYSINSTR128", "FEAT_MTETC",
         "FEAT_CMPBR", "FEAT_PAuth_LR", "FEAT_ITE", "FEAT_ATS1A", "FEAT_MEC", "FEAT_SPECRES2", "FEAT_GCS", "FEAT_CHK",
-        "FEAT_LRCPC3", "FEAT_LSE128", "FEAT_THE", "FEAT_CPA", "FEAT_PCDPHINT", "FEAT_XS", "FEAT_DGH",
+        "FEAT_LRCPC3", "FEAT_LSE128", "FEAT_THE", "FEAT_RPRFM", "FEAT_CPA", "FEAT_PCDPHINT", "FEAT_XS", "FEAT_DGH",
         "FEAT_BRBE", "FEAT_EBEP", "FEAT_NMI",
     },
     "llvm-mc": {
         "FEAT_CMH", "FEAT_OCCMO", "FEAT_PoPS", "FEAT_TLBIW", "FEAT_RME_GPC3", "FEAT_D128", "FEAT_SYSREG128",
         "FEAT_SYSINSTR128", "FEAT_MTETC",
         "FEAT_CMPBR", "FEAT_PAuth_LR", "FEAT_ITE", "FEAT_ATS1A", "FEAT_MEC", "FEAT_SPECRES2", "FEAT_GCS", "FEAT_CHK",
-        "FEAT_LRCPC3", "FEAT_LSE128", "FEAT_THE", "FEAT_CPA", "FEAT_CSSC", "FEAT_PCDPHINT",
+        "FEAT_LRCPC3", "FEAT_LSE128", "FEAT_THE", "FEAT_RPRFM", "FEAT_CPA", "FEAT_CSSC", "FEAT_PCDPHINT",
         "FEAT_CLRBHB", "FEAT_RME", "FEAT_EBEP", "FEAT_NMI",
     },
 }  # fmt: skip
-GENERAL = ("", ".inst", "sys", "sysl", "hint", "msr", "udf", "dsb")
+GENERAL = ("", ".inst", "sys", "sysl", "hint", "msr", "udf", "dsb", "prfm")
 """What a reference says of a word whose own name it does not know."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 from a64patch.a64.operands import (
     CONDITION_NAMES,
@@ -442,6 +443,27 @@ class _Logical:
         return any(v & ~(0xFFFF << shift) == 0 for v in (value, value ^ ones) for shift in range(0, self._bits, 16))
 
 
+class _RangePrefetch(Number):
+    """The operation of RPRFM: four have names, the others are numbers (Arm ARM C6.2, RPRFM)."""
+
+    regex = rf"[a-z]+|{NUMBER}"
+    _names: ClassVar[dict[str, int]] = {"pldkeep": 0, "pstkeep": 1, "pldstrm": 4, "pststrm": 5}
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        super().__init__(fields, hexadecimal=False)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        if text[0].isalpha():
+            if text.lower() not in self._names:
+                raise AssemblyError(f"{text!r} must be one of {', '.join(self._names)} or a number")
+            return self._split(self._names[text.lower()])
+        return super().parse(text, place)
+
+    def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        known = {self._split(number): name for name, number in self._names.items()}
+        return known.get(tuple(numbers)) or super().format(numbers, place)
+
+
 _Make = Callable[[Sequence[Field]], Operand]
 
 
@@ -473,6 +495,7 @@ KINDS: dict[str, _Make] = {
     "negative12": lambda fields: _NegativeImmediate12(),
     "imm_x16": lambda fields: Scaled(fields, 16, hexadecimal=True),
     "simm": lambda fields: Scaled(fields, 1, signed=True),
+    "rprfop": _RangePrefetch,
     "shift": _ShiftedBy,
     "lslopt": _OptionalLeftShift,
     "extend_w": lambda fields: _Extended(fields, 32),

@@ -135,6 +135,12 @@ def _one_register() -> Iterator[Encoding]:
         ("prfm_reg", "11 111 0 00 10 1 rm:5 sign:1 1 wide:1 s:1 10 rn:5 rt:5",
          "prfm <prfop:rt>, [<XSP:rn>, <index_8:rm:sign:wide:s>]"),
     )  # fmt: skip
+    yield from rows(
+        "Load/store register (register offset)",
+        ("rprfm", "11 111 0 00 10 1 rm:5 high:1 1 middle:1 s:1 10 rn:5 11 low:3",
+         "rprfm <rprfop:high:middle:s:low>, <X:rm>, [<XSP:rn>{, <zero>}]"),
+        feature="FEAT_RPRFM",
+    )  # fmt: skip
     for key, bit in (("a", "0"), ("b", "1")):
         head = f"11 111 0 00 {bit} sign:1 1 simm9:9"
         yield from rows(
