@@ -151,12 +151,10 @@ class Number:
 
     regex = NUMBER
 
-    def __init__(self, fields: Sequence[Field], hexadecimal: bool, limit: int | None = None, usual: int = 0) -> None:
+    def __init__(self, fields: Sequence[Field], hexadecimal: bool, usual: int = 0) -> None:
         self._widths = [field.width for field in fields]
-        self._limit = (1 << sum(self._widths)) - 1 if limit is None else limit
         self._hexadecimal = hexadecimal
         self.default = self._split(usual)
-        self._usual = usual
 
     def _split(self, value: int) -> Numbers:
         numbers: list[int] = []
@@ -167,7 +165,7 @@ class Number:
 
     def parse(self, text: str, place: Place) -> Numbers:
         """The number, spread over the fields; AssemblyError when it does not fit."""
-        return self._split(check_range(number_of(text), 0, self._limit, "immediate"))
+        return self._split(check_range(number_of(text), 0, (1 << sum(self._widths)) - 1, "immediate"))
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         """The number."""

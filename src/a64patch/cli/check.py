@@ -12,7 +12,8 @@ from a64patch.cli.text import print_json, words_of
 EPILOG = """\
 examples:
   a64patch check nop 'b .+8'                     yes: both are in the manual's list
-  a64patch check 'add x0, x0, #1' nop            (once the table holds add; until then the word: 91000400)
+  a64patch check 'add x0, x0, #1' nop            no: add is not in the list
+  a64patch check 91000400 d503201f               the same, as words
   a64patch check 'b.eq .+8' 'b.ne .+16' --profile 2023
 Exit status 0: it may; 1: it may not."""
 
