@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from a64patch.a64.words import from_bytes, to_bytes
 from a64patch.errors import MappingError, ReadError, WriteError
-from a64patch.target.base import Capabilities, CpuState, Rendezvous, Target
+from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.symbols import Symbol, SymbolTable
 
 BASE = 0x1000
@@ -95,6 +95,9 @@ class FakeTarget(Target):
         finally:
             self.stopped = False
             self.calls.append("resume")
+
+    def identity(self) -> Identity:
+        return Identity("fake")
 
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         return [(BASE, BASE + len(self.memory))]

@@ -29,6 +29,7 @@ from a64patch.errors import (
     WriteError,
 )
 from a64patch.target import open_target
+from a64patch.target.base import Identity
 from a64patch.target.elf import ElfFile
 from tests.support import assemble, link, need, run, unavailable
 from tests.target.elf_files import (
@@ -282,6 +283,16 @@ def test_build_id_of_a_relocatable_file(tmp_path: Path) -> None:
     for endian in ("-EL", "-EB"):
         with ElfFile(assemble(other + note, tmp_path / "id.o", endian)) as file:
             assert file.build_id == "0102ab"
+            assert file.identity() == Identity(str(tmp_path / "id.o"), "0102ab")
+
+
+def test_a_file_is_found_again_from_any_directory(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(program.parent)
+    with ElfFile(program.name) as file:
+        location = file.identity().location
+    monkeypatch.chdir("/")
+    with open_target(location) as again:
+        assert again.identity().location == str(program)
 
 
 # Replacing the file

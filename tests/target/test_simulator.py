@@ -434,6 +434,15 @@ def test_url(build: Build) -> None:
     assert parse_url(f"sim:{program}").capabilities.broadcast is True
 
 
+def test_a_program_is_found_again_from_any_directory(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = build("_start: b _start")
+    monkeypatch.chdir(program.parent)
+    location = parse_url(f"sim:{program.name}?cpus=3&seed=7").identity().location
+    assert location == f"sim:{program}?cpus=3&seed=7"
+    monkeypatch.chdir("/")
+    assert parse_url(location).cpus == 3
+
+
 @pytest.mark.parametrize(
     ("query", "says"),
     [

@@ -34,6 +34,20 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Which target this is, so that a later run finds it again and knows whether it is still the same one."""
+
+    location: str
+    """What `open_target` takes to open it again from any working directory."""
+    build_id: str = ""
+    """The descriptor of the NT_GNU_BUILD_ID note in lower-case hex; empty when the target has none or does not tell."""
+    release: str = ""
+    """What a person calls this build, such as `Linux 6.1.0-56-arm64`; empty when the target does not tell."""
+    base: int = 0
+    """Bytes that symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
+
+
+@dataclass(frozen=True)
 class CpuState:
     """Where a parked CPU goes on: the address of its next instruction and those it will return to."""
 
@@ -130,11 +144,18 @@ class Target(Protocol):
         instruction cache as it leaves.
         """
 
+    def identity(self) -> Identity:
+        """Which target this is."""
+
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that are mapped as code, ascending."""
 
     def close(self) -> None:
         """Give everything back. What was written but never published may be lost."""
+
+    def relocation_at(self, address: int) -> str | None:
+        """The relocation that will overwrite the word at this address, for people; None when nothing will."""
+        return None
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
         """`read` of each (address, size), in order; a target with round trips does better than one by one."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import A64PatchError, FormatError, MappingError, RelocationError, TargetError
-from a64patch.target.base import Capabilities, CpuState, Rendezvous, Target
+from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
@@ -82,6 +82,10 @@ class ElfFile(Target):
     def build_id(self) -> str:
         """The descriptor of the NT_GNU_BUILD_ID note in hex; empty when there is none."""
         return self._image.build_id
+
+    def identity(self) -> Identity:
+        """The file's absolute path and its build id."""
+        return Identity(os.path.abspath(self.path), self.build_id)
 
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that may be written, ascending.

@@ -115,6 +115,10 @@ class Program:
     symbols: SymbolTable
     big_endian: bool = False
     """Of data; instructions are little-endian always."""
+    build_id: str = ""
+    """As `ElfImage.build_id`."""
+    base: int = 0
+    """Bytes that a position-independent program was moved by."""
 
 
 def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -157,7 +161,9 @@ def load_elf(path: str | Path, base: int) -> Program:
     entry = moved + image.entry
     if entry % 4 or not any(start <= entry < end for start, end in code):
         raise FormatError(f"{path} starts at {entry:#x}, where it has no code")
-    return Program(memory, code, entry, SymbolTable(lambda: _symbols(image, moved)), image.order == ">")
+    return Program(
+        memory, code, entry, SymbolTable(lambda: _symbols(image, moved)), image.order == ">", image.build_id, moved
+    )
 
 
 def _map(image: ElfImage, moved: int) -> Memory:

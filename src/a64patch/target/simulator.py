@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from a64patch.a64.words import INSN_SIZE, as_array, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, FormatError, MappingError, RequestError, TargetError
-from a64patch.target.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
+from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, StoppedCpus, Target
 from a64patch.target.caches import CacheModel
 from a64patch.target.program import PAGE, Memory, Program, join_ranges, load_elf
 from a64patch.target.symbols import Symbol, SymbolTable
@@ -183,6 +184,7 @@ class Simulator(Target):
         self._unicorn = _import_unicorn()
         self.cpus = cpus
         self.symbols = program.symbols
+        self._identity = Identity("", program.build_id, base=program.base)
         self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast)
         self.output = bytearray()
         self.executed: list[Executed] = []
@@ -239,7 +241,9 @@ class Simulator(Target):
         """
         if base % PAGE:
             raise RequestError(f"base {base:#x} is not a multiple of the page size, {PAGE}")
-        return cls(load_elf(path, base), **options)
+        simulator = cls(load_elf(path, base), **options)
+        simulator._identity = replace(simulator._identity, location=f"sim:{os.path.abspath(path)}")
+        return simulator
 
     @classmethod
     def from_words(
@@ -425,6 +429,10 @@ class Simulator(Target):
         BusyError if one never comes, TargetError if they are stopped already.
         """
         return self._stop()
+
+    def identity(self) -> Identity:
+        """The program's build id and base; a location when the program came from a file."""
+        return self._identity
 
     def code_ranges(self) -> list[tuple[int, int]]:
         """The ranges [start, end) of instructions, ascending."""
@@ -875,7 +883,11 @@ def parse_url(text: str) -> Simulator:
         except (ValueError, KeyError):
             kind = "0 or 1" if convert == _BOOLEANS.__getitem__ else "a number"
             raise RequestError(f"{key}={value[:40]!r} makes no sense to the simulator; give {kind}") from None
-    return Simulator.from_elf(path, **options)
+    simulator = Simulator.from_elf(path, **options)
+    if query:
+        identity = simulator._identity
+        simulator._identity = replace(identity, location=f"{identity.location}?{query}")
+    return simulator
 
 
 def _require(name: str, value: float, low: float, high: float) -> None:
