@@ -36,6 +36,23 @@ class RequestError(A64PatchError, ValueError):
     """A patch request contradicts itself: no words, lists of different length, one address twice."""
 
 
+class PatchFormatError(A64PatchError, ValueError):
+    """A text is not an assembly diff, or says two different things; `line` and `column` count from 1, 0 is unknown."""
+
+    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
+        place = f"line {line}, column {column}: " if column else f"line {line}: " if line else ""
+        super().__init__(place + message)
+        self.line, self.column = line, column
+
+
+class PlanError(A64PatchError, ValueError):
+    """The patch does not fit this target, or has a danger that nobody accepted; nothing was changed."""
+
+
+class JournalError(A64PatchError, OSError):
+    """The journal cannot be read or written, is not one, or is held by another process."""
+
+
 class MismatchError(A64PatchError, ValueError):
     """The words that stand in the target are not the ones that were expected there."""
 
