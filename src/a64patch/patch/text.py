@@ -19,7 +19,7 @@ from typing import Literal
 from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, MismatchError, PartialPatchError, RequestError
-from a64patch.target.base import CpuState, Target
+from a64patch.target.base import Capabilities, CpuState, Target
 
 Method = Literal["nosync", "nosync+kick", "sync"]
 
@@ -110,16 +110,9 @@ def patch_text(
     neither raises CapabilityError. Other errors as `patch_text_sync`.
     """
     changes = _checked(target, addresses, words, expected)
-    capabilities = target.capabilities
-    if capabilities.cpus == 0:
-        return _sync(target, changes, "nothing executes this target: all words are replaced together")
-    verdict = hotpatch_safe([change.old for change in changes], [change.new for change in changes], profile)
-    if not verdict or len(changes) > 1:
-        return _sync(target, changes, verdict.reason if not verdict else "several words")
-    if not capabilities.broadcast:
-        return _sync(target, changes, "each CPU must invalidate its own instruction cache: there is no broadcast")
-    if not capabilities.can_kick:
-        return _sync(target, changes, "the target cannot make its CPUs synchronise without stopping them")
+    method, reason = method_for(target.capabilities, changes, profile)
+    if method == "sync":
+        return _sync(target, changes, reason)
     _write(target, changes)
     try:
         target.kick()
@@ -127,7 +120,26 @@ def patch_text(
         error.add_note("Until it next synchronises its context, a CPU may still execute the new word.")
         _put_back(target, changes, error)
         raise
-    return PatchResult("nosync+kick", verdict.reason, changes)
+    return PatchResult(method, reason, changes)
+
+
+def method_for(capabilities: Capabilities, changes: Sequence[Change], profile: str = "2018") -> tuple[Method, str]:
+    """The lightest safe method for these changes on such a target, and why: what `patch_text` goes by.
+
+    Never `nosync`, after which CPUs may go on executing the old word. RequestError for an unknown profile.
+    """
+    if capabilities.cpus == 0:
+        return "sync", "nothing executes this target: all words are replaced together"
+    if len(changes) > 1:
+        return "sync", f"{len(changes)} words are not replaced at once: a CPU can execute some of each (B2.2.5)"
+    verdict = hotpatch_safe([change.old for change in changes], [change.new for change in changes], profile)
+    if not verdict:
+        return "sync", verdict.reason
+    if not capabilities.broadcast:
+        return "sync", "each CPU must invalidate its own instruction cache: there is no broadcast"
+    if not capabilities.can_kick:
+        return "sync", "the target cannot make its CPUs synchronise without stopping them"
+    return "nosync+kick", verdict.reason
 
 
 def _checked(
@@ -161,8 +173,8 @@ def _require(target: Target, addresses: Sequence[int], found: Sequence[int], wan
             raise MismatchError(f"{where} holds {word:#010x}, not {want:#010x} as expected; nothing was changed")
 
 
-def _sites(changes: Sequence[Change]) -> list[tuple[int, int]]:
-    """The ranges [start, end) of neighbouring words."""
+def sites_of(changes: Sequence[Change]) -> list[tuple[int, int]]:
+    """The ranges [start, end) of neighbouring words, ascending."""
     sites: list[tuple[int, int]] = []
     for address in sorted(change.address for change in changes):
         if sites and sites[-1][1] == address:
@@ -176,7 +188,7 @@ def _write(target: Target, changes: Sequence[Change]) -> None:
     """Write, publish, read back; when anything of it fails, put the old words back."""
     try:
         target.write_many([(change.address, to_bytes(change.new)) for change in changes])
-        target.publish_many(_sites(changes))
+        target.publish_many(sites_of(changes))
         addresses = [change.address for change in changes]
         for address, word, change in zip(addresses, _read(target, addresses), changes, strict=True):
             if word != change.new:
@@ -196,7 +208,7 @@ def _put_back(target: Target, changes: Sequence[Change], cause: BaseException) -
         except Exception:
             continue  # seen below, where it counts
     try:
-        target.publish_many(_sites(changes))
+        target.publish_many(sites_of(changes))
         published = True
     except Exception:
         published = False
