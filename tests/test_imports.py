@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "version": (),
     "a64": ("errors", "a64"),
     "target": ("errors", "a64", "target"),
-    "patch": ("errors", "a64", "target.base", "patch"),
+    "patch": ("errors", "a64", "target.base", "target.symbols", "patch"),
     "kernel": ("errors", "a64", "target", "patch", "kernel"),
     "proof": ("errors", "a64", "proof"),
     "__init__": ("errors", "version", "a64", "target", "patch", "kernel", "proof"),
