@@ -50,7 +50,12 @@ class PlanError(A64PatchError, ValueError):
 
 
 class JournalError(A64PatchError, OSError):
-    """The journal cannot be read or written, is not one, or is held by another process."""
+    """The journal cannot be read or written, is not one, or is held by another process.
+
+    `target_changed`: it happened after the target had been changed, so that the entry stays open.
+    """
+
+    target_changed = False
 
 
 class MismatchError(A64PatchError, ValueError):

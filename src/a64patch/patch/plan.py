@@ -17,7 +17,7 @@ from a64patch.a64.cmodx import Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 from a64patch.errors import MappingError, PatchFormatError, PlanError, SymbolError
-from a64patch.patch.asmdiff import AsmDiff, Hunk, Line
+from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line
 from a64patch.patch.hazards import Hazard, hazards_of
 from a64patch.patch.meaning import Place, assemble_line, exact_word, new_word, refers, words_by_meaning
 from a64patch.patch.text import Change, Method, method_for
@@ -75,6 +75,8 @@ class Plan:
     by_meaning: bool
     """The target is not known to be the build that the patch was made for: symbols decide, not distances."""
     profile: str = "2018"
+    cpus: int = 0
+    """How many CPUs may be executing the target."""
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -108,7 +110,7 @@ def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str
     finder = _Finder(target, by_meaning, fuzz)
     hunks = tuple(finder.plan(diff.hunks))
     _require_apart(hunks, target)
-    plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), by_meaning, profile)
+    plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), by_meaning, profile, target.capabilities.cpus)
     if not plan.changes:
         return plan
     method, reason = method_for(target.capabilities, plan.changes, profile)
@@ -120,9 +122,14 @@ def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
 
     An unknown word comes from its text, and without text, for a line that stands there now, from the target. A
     missing text comes from the word. Without a target a text with symbols cannot become a word: PatchFormatError.
-    A word and its text that disagree: PatchFormatError, as far as that can be told.
+    A word and its text that disagree: PatchFormatError, as far as that can be told. A patch that takes words from a
+    target and names no build gets the target's Build-Id.
     """
-    return replace(diff, hunks=tuple(_filled(hunk, target) for hunk in diff.hunks))
+    filled = replace(diff, hunks=tuple(_filled(hunk, target) for hunk in diff.hunks))
+    if filled != diff and target is not None and not diff.build_id:
+        build_id = target.identity().build_id
+        return replace(filled, headers=(*filled.headers, (BUILD_ID, build_id))) if build_id else filled
+    return filled
 
 
 def _filled(hunk: Hunk, target: Target | None) -> Hunk:

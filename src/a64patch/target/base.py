@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from a64patch.errors import CapabilityError
 from a64patch.target.symbols import SymbolTable
 
 
@@ -45,6 +46,17 @@ class Identity:
     """What a person calls this build, such as `Linux 6.1.0-56-arm64`; empty when the target does not tell."""
     base: int = 0
     """Bytes that symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """Bytes that a target changes besides the words it was given: a relocation that must not overwrite a new word."""
+
+    offset: int
+    """Where, in bytes, as the target counts: a file offset."""
+    old: bytes
+    new: bytes
+    """As many as `old`."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,15 @@ class Target(Protocol):
     def relocation_at(self, address: int) -> str | None:
         """The relocation that will overwrite the word at this address, for people; None when nothing will."""
         return None
+
+    def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
+        """What writing these (address, word) will change besides, once it is published. Nothing, for most."""
+        return ()
+
+    def undo_aftermath(self, aftermath: Sequence[Aftermath]) -> None:
+        """Let the next `publish` put these old bytes back too. MismatchError, and nothing done, where others stand."""
+        if aftermath:
+            raise CapabilityError(f"this {self.capabilities.kind} has no bytes besides its code that could be put back")
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
         """`read` of each (address, size), in order; a target with round trips does better than one by one."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from a64patch.a64.words import INSN_SIZE
-from a64patch.errors import A64PatchError, FormatError, MappingError, RelocationError, TargetError
-from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.errors import A64PatchError, FormatError, MappingError, MismatchError, RelocationError, TargetError
+from a64patch.target.base import Aftermath, Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
@@ -50,7 +50,7 @@ class ElfFile(Target):
     `write` changes a copy in memory; `publish` replaces the file. A process that executes the file keeps the old one.
     Words that a relocation overwrites when the file is loaded (ET_EXEC, ET_DYN) or linked (ET_REL) are refused, unless
     `drop_relocations`: then publishing makes those relocations R_AARCH64_NONE, and makes them what they were when their
-    words are what they were as the file was opened. One that was dropped by an earlier ElfFile does not come back.
+    words are what they were as the file was opened; `undo_aftermath` brings one back that an earlier ElfFile dropped.
 
     Raises TargetError when the path cannot be opened or is not a regular file, FormatError when it is not such an ELF
     file, is not sound or has more than 2 GiB. Symbols and relocations are read when first asked for, so what is
@@ -203,21 +203,53 @@ class ElfFile(Target):
                 f"the word at {self._where(word)} belongs to {owner}, which cannot be dropped: patch another word"
             )
 
+    def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
+        """The relocations that `drop_relocations` will drop for these (address, word), as bytes of the file."""
+        changed = [
+            address for address, word in changes if self.read(address, INSN_SIZE) != word.to_bytes(INSN_SIZE, "little")
+        ]
+        return self._dropping({owner for word in changed for owner in self._image.owners(word)})
+
+    def undo_aftermath(self, aftermath: Sequence[Aftermath]) -> None:
+        """Put relocations back that an earlier ElfFile dropped. MismatchError where other bytes stand."""
+        self._require_open()
+        for each in aftermath:
+            if bytes(self._data[each.offset : each.offset + len(each.new)]) != each.new:
+                raise MismatchError(
+                    f"the relocation at file offset {each.offset:#x} of {self.path} is not as it was left; nothing was"
+                    " changed"
+                )
+        if aftermath and not self._replaceable:
+            self._file.require_replaceable()
+            self._replaceable = True
+        data = bytearray(self._data)
+        for each in aftermath:
+            data[each.offset : each.offset + len(each.old)] = each.old
+        self._data = data
+
     def _result(self) -> bytes | bytearray:
         """The copy in memory, without the relocations whose words are no longer what they were."""
         dropped = {owner for word in self._touched if self._changed(word) for owner in self._image.owners(word)}
         if not dropped:
             return self._data
         result = bytearray(self._data)
-        number = struct.Struct(self._image.order + "Q")
-        for relocation in dropped:
-            number.pack_into(result, relocation.entry + 8, relocation.symbol << 32)
-        for run in self._image.relative_runs():
-            places = [(relocation.entry - run.offset) // run.entry_size for relocation in dropped]
-            inside = [place for place in places if 0 <= place < run.length]
-            if inside:
-                number.pack_into(result, run.length_at, min(inside))
+        for each in self._dropping(dropped):
+            result[each.offset : each.offset + len(each.new)] = each.new
         return result
+
+    def _dropping(self, dropped: Collection[Relocation]) -> list[Aftermath]:
+        """The bytes of the file that make these relocations R_AARCH64_NONE."""
+        number = struct.Struct(self._image.order + "Q")
+        places = {relocation.entry + 8: relocation.symbol << 32 for relocation in dropped}
+        for run in self._image.relative_runs():
+            before = [(relocation.entry - run.offset) // run.entry_size for relocation in dropped]
+            inside = [place for place in before if 0 <= place < run.length]
+            if inside:
+                places[run.length_at] = min(inside)
+        return [
+            Aftermath(place, bytes(self._image.data[place : place + number.size]), number.pack(value))
+            for place, value in sorted(places.items())
+        ]
 
     def _changed(self, word: int) -> bool:
         """Whether those of its 4 bytes that stand in the file differ from those of the file as it was opened."""

@@ -1,0 +1,314 @@
+"""Carry out a plan, undo it, clean up after a crash: all hunks or none, and the journal knows before the target does.
+
+May know: a64/, asmdiff.py, hazards.py, journal.py, plan.py, text.py, target/base.py, the errors.
+Read on: journal.py for what is kept, text.py for how words are written.
+
+The order that everything rests on: the entry is on disk; then the words are written, published and read back; then the
+result is on disk. Cut off anywhere, the target holds old and new words that the entry names, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from a64patch.a64.words import INSN_SIZE, from_bytes
+from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
+from a64patch.patch.asmdiff import parse, reverse, to_text
+from a64patch.patch.journal import Entry, EntryState, Journal
+from a64patch.patch.plan import Plan, State
+from a64patch.patch.text import (
+    Change,
+    PatchResult,
+    method_for,
+    patch_text,
+    patch_text_nosync,
+    patch_text_sync,
+    sites_of,
+)
+from a64patch.target.base import Identity, Target
+
+Sync = Literal["auto", "nosync", "kick", "stop"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, and the journal entry that tells."""
+
+    entry: int
+    result: PatchResult
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of an entry that a crash had left open."""
+
+    entry: Entry
+    """As it was found."""
+    state: EntryState
+    """As it is now; unchanged when nothing could be done."""
+    note: str
+    """What was found and done, as a sentence."""
+
+
+def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto") -> None:
+    """Raise unless this plan may be carried out.
+
+    MismatchError: a hunk is foreign, applied already, or some are and others are not. PlanError: a hazard whose name is
+    not in `accept`, or a `sync` weaker than the plan's method.
+    """
+    foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN]
+    if foreign:
+        more = f" (and {len(foreign) - 1} more hunks do not fit)" if len(foreign) > 1 else ""
+        raise MismatchError(f"hunk {foreign[0].hunk.site}: {foreign[0].difference}{more}; nothing was changed")
+    if plan.state is State.APPLIED:
+        raise MismatchError("already applied: the new words stand there; nothing was changed")
+    if plan.state is State.FOREIGN:
+        done = [hunk.hunk.site for hunk in plan.hunks if hunk.state is State.APPLIED]
+        raise MismatchError(
+            f"{len(done)} of {len(plan.hunks)} hunks are applied already ({', '.join(done[:4])}), the others are not:"
+            " reverse or remove those; nothing was changed"
+        )
+    if sync in ("nosync", "kick") and plan.method == "sync" and plan.cpus:
+        raise PlanError(f"--sync {sync} is not safe here: {plan.reason}; nothing was changed")
+    refused = [hazard for hazard in plan.hazards if hazard.name not in accept and "all" not in accept]
+    if refused:
+        more = f" (and {len(refused) - 1} more hazards; --dry-run shows them)" if len(refused) > 1 else ""
+        raise PlanError(
+            f"{refused[0].sentence}{more}; if that is right, --accept {refused[0].name}; nothing was changed"
+        )
+
+
+def apply_plan(
+    plan: Plan, target: Target, journal: Journal, *, sync: Sync = "auto", accept: Collection[str] = ()
+) -> Outcome:
+    """Write every word of the plan, or none.
+
+    Errors of `require_acceptable`, before anything is touched; PlanError when an earlier patch of this target was cut
+    off; JournalError when the journal cannot be written: then nothing was changed, unless the error's `target_changed`
+    says that the patch is applied and only its result is missing there. Else as `patch_text`: the words are put back
+    and the entry is UNDONE, or PartialPatchError is raised and it is PARTIAL.
+    """
+    require_acceptable(plan, accept, sync)
+    if not plan.changes:
+        raise MismatchError("the patch changes no word here; nothing was changed")
+    with journal.held():
+        _require_nothing_open(journal, plan.identity)
+        return _carry_out(
+            target, journal, plan.identity, plan.changes, to_text(plan.diff), sync=sync, profile=plan.profile
+        )
+
+
+def revert(number: int, target: Target, journal: Journal) -> Outcome:
+    """Undo an applied entry: every word that it wrote becomes what stood there before.
+
+    Only where each word is the one that it wrote; MismatchError names the first that is not, and the later entry that
+    changed it. PlanError when the entry is not applied, or the target is not the one that it patched. Else as
+    `apply_plan`. The undoing is an entry of its own.
+    """
+    with journal.held():
+        entry = journal.entry(number)
+        if entry.state is not EntryState.APPLIED:
+            hint = "; `a64patch recover` looks at it" if entry.state in _UNFINISHED else ""
+            raise PlanError(f"entry {number} is {entry.state.value}, so there is nothing to revert{hint}")
+        _require_same(entry, target)
+        _require_nothing_open(journal, entry.identity)
+        words = _read(target, entry.changes)
+        for change, word in zip(entry.changes, words, strict=True):
+            if word != change.new:
+                raise MismatchError(_why_not(journal, entry, change, word, target))
+        target.undo_aftermath(entry.aftermath)
+        back = [Change(change.address, change.new, change.old) for change in entry.changes]
+        return _carry_out(target, journal, entry.identity, back, to_text(reverse(parse(entry.patch))), reverts=number)
+
+
+def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterator[Recovery]:
+    """Look at each entry that was cut off, and make its target all old or all new; yields what became of each.
+
+    All new words: they are published again and the entry is APPLIED. All old: UNDONE. A mixture: the old words are put
+    back, UNDONE. Words that are neither are left alone; the entry is PARTIAL then, as when the target fails. An entry
+    whose target is not what it was, or cannot be opened, stays as it is, and the note says why.
+    """
+    with journal.held():
+        for entry in journal.entries(*_UNFINISHED):
+            try:
+                with open_target(entry) as target:
+                    _require_same(entry, target)
+                    state, note = _recovered(entry, target)
+            except A64PatchError as error:
+                yield Recovery(entry, entry.state, str(error))
+                continue
+            journal.finish(entry.id, state, note)
+            yield Recovery(entry, state, note)
+
+
+def forget(number: int, journal: Journal) -> Recovery:
+    """Close an entry that was cut off without looking at its target, which the user knows to be gone.
+
+    PlanError when the entry is not one that was cut off.
+    """
+    with journal.held():
+        entry = journal.entry(number)
+        if entry.state not in _UNFINISHED:
+            raise PlanError(f"entry {number} is {entry.state.value}: only one that was cut off can be forgotten")
+        note = "forgotten by its user: the target was not looked at"
+        journal.finish(number, EntryState.UNDONE, note)
+        return Recovery(entry, EntryState.UNDONE, note)
+
+
+_UNFINISHED = (EntryState.OPEN, EntryState.PARTIAL)
+
+
+def _carry_out(
+    target: Target,
+    journal: Journal,
+    identity: Identity,
+    changes: Sequence[Change],
+    patch: str,
+    *,
+    sync: Sync = "auto",
+    profile: str = "2018",
+    reverts: int = 0,
+) -> Outcome:
+    words = [(change.address, change.new) for change in changes]
+    method = method_for(target.capabilities, changes, profile)[0] if sync != "stop" else "sync"
+    aftermath = () if reverts else target.aftermath(words)
+    number = journal.begin(identity, changes, patch, method=method, aftermath=aftermath, reverts=reverts)
+    try:
+        result = _patch(target, changes, sync, profile)
+    except PartialPatchError as error:
+        with _noting(error):
+            journal.finish(number, EntryState.PARTIAL, _what_stands(target, changes, error))
+        error.add_note(f"The journal's entry {number} says what stands where; `a64patch recover` tries again.")
+        raise
+    except BaseException as error:
+        with _noting(error):
+            journal.finish(number, EntryState.UNDONE, str(error) or type(error).__name__)
+        raise
+    try:
+        journal.finish(number, EntryState.APPLIED, f"{result.method}: {result.reason}")
+    except JournalError as error:
+        failure = JournalError(
+            f"the patch is applied, but the journal does not say so: {error}; run `a64patch recover`"
+        )
+        failure.target_changed = True
+        raise failure from error
+    return Outcome(number, result)
+
+
+@contextmanager
+def _noting(error: BaseException) -> Iterator[None]:
+    """A journal that fails now does not hide the error that is on its way; the entry stays open."""
+    try:
+        yield
+    except JournalError as failure:
+        error.add_note(f"The journal does not know it: {failure}")
+
+
+def _patch(target: Target, changes: Sequence[Change], sync: Sync, profile: str) -> PatchResult:
+    addresses = [change.address for change in changes]
+    words, expected = [change.new for change in changes], [change.old for change in changes]
+    if sync == "stop":
+        return patch_text_sync(target, addresses, words, expected=expected)
+    if sync == "nosync" and target.capabilities.cpus:
+        return patch_text_nosync(target, addresses[0], words[0], expected=expected[0])
+    return patch_text(target, addresses, words, expected=expected, profile=profile)
+
+
+def _read(target: Target, changes: Sequence[Change]) -> list[int]:
+    return from_bytes(b"".join(target.read_many([(change.address, INSN_SIZE) for change in changes])))
+
+
+def _require_nothing_open(journal: Journal, identity: Identity) -> None:
+    for entry in journal.entries(*_UNFINISHED):
+        if entry.identity.location == identity.location:
+            raise PlanError(
+                f"entry {entry.id} of the journal, on the same target, was cut off: run `a64patch recover` first;"
+                " nothing was changed"
+            )
+
+
+def _require_same(entry: Entry, target: Target) -> None:
+    """That this is the target that the entry is about, as far as it tells."""
+    now, then = target.identity(), entry.identity
+    if (now.build_id, now.release) != (then.build_id, then.release):
+        raise PlanError(
+            f"{then.location} is not what entry {entry.id} patched: it was {_name(then)}, and is {_name(now)}; nothing"
+            " was changed"
+        )
+    if now.base != then.base:
+        raise PlanError(
+            f"{then.location} lies at {now.base:#x} now, not at {then.base:#x} as when entry {entry.id} patched it: it"
+            " was started again; nothing was changed"
+        )
+
+
+def _name(identity: Identity) -> str:
+    build = f"build {identity.build_id}" if identity.build_id else "without build id"
+    return f"{identity.release}, {build}" if identity.release else build
+
+
+def _why_not(journal: Journal, entry: Entry, change: Change, word: int, target: Target) -> str:
+    where = target.symbols.describe(change.address)
+    holds = f"{where} holds {word:08x}, not {change.new:08x} as entry {entry.id} wrote"
+    for later in reversed(journal.entries(EntryState.APPLIED)):
+        same_target = later.id > entry.id and later.identity.location == entry.identity.location
+        if same_target and any(other.address == change.address for other in later.changes):
+            return f"{holds}: entry {later.id} has changed it since, revert that first; nothing was changed"
+    return f"{holds}; nothing was changed"
+
+
+def _what_stands(target: Target, changes: Sequence[Change], error: PartialPatchError) -> str:
+    by_address = {change.address: change for change in changes}
+    lines = [str(error)]
+    for address in error.unrestored:
+        change = by_address[address]
+        try:
+            word = f"{from_bytes(target.read(address, INSN_SIZE))[0]:08x}"
+        except Exception as failure:
+            word = f"unknown ({failure})"
+        lines.append(f"{target.symbols.describe(address)}: {word}; old {change.old:08x}, new {change.new:08x}")
+    return "\n".join(lines)
+
+
+def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
+    """Make the target all old or all new; the state that the entry has then, and why."""
+    words = list(zip(entry.changes, _read(target, entry.changes), strict=True))
+    written = [change for change, word in words if word == change.new]
+    foreign = [change for change, word in words if word not in (change.old, change.new)]
+    total = len(words)
+    if len(written) == total:
+        _publish(target, entry.changes)
+        return EntryState.APPLIED, f"all {total} words are the new ones: the patch is complete"
+    if written:
+        target.undo_aftermath(entry.aftermath)
+        try:
+            patch_text_sync(
+                target,
+                [change.address for change in written],
+                [change.old for change in written],
+                expected=[change.new for change in written],
+            )
+        except PartialPatchError as error:
+            return EntryState.PARTIAL, _what_stands(target, written, error)
+    if foreign:
+        places = ", ".join(target.symbols.describe(change.address) for change in foreign[:8])
+        return (
+            EntryState.PARTIAL,
+            f"{len(foreign)} of {total} words are neither old nor new and were left alone: {places}",
+        )
+    if written:
+        return EntryState.UNDONE, f"{len(written)} of {total} words were new: the old ones were put back"
+    return EntryState.UNDONE, f"all {total} words are the old ones: nothing had been changed"
+
+
+def _publish(target: Target, changes: Sequence[Change]) -> None:
+    """Make sure that no CPU goes on executing old words: whether that was done before the crash is not known."""
+    if target.capabilities.can_stop:
+        with target.stop():
+            target.publish_many(sites_of(changes))
+    else:
+        target.publish_many(sites_of(changes))
+        target.kick()
