@@ -1,7 +1,7 @@
 """`a64patch`: finds the command, runs it, and turns errors into one sentence and an exit status.
 
 May know: everything. This room alone prints.
-Read on: one file a command: demo.py, show.py, poke.py, asm.py, disasm.py, check.py.
+Read on: one file a command: show.py, apply.py, ….
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ DONE, REFUSED, WRONG, HALF_WAY = 0, 1, 2, 3
 COMMANDS = {
     "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
     "poke": "change a few instructions of a target, typed by hand",
+    "fmt": "print a patch with its words and texts filled in, operands aligned",
+    "apply": "apply an assembly diff to a target: all of its hunks, or nothing",
+    "status": "say of each hunk whether it is applied, not applied, or neither",
+    "log": "list what was done to targets",
+    "revert": "undo a patch, by its number in the log",
+    "recover": "clean up after patches that a crash cut off",
     "asm": "instructions to words",
     "disasm": "words to instructions",
     "check": "may this word change race with execution? and why",
     "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
 }
+
+_WRITERS = ("poke", "apply", "revert", "recover")
 
 EPILOG = """\
 TARGET is the path of an ELF file, or sim:PATH?cpus=4&seed=1 for the built-in simulator.
@@ -36,7 +44,9 @@ Exit status: 0 done; 1 refused, or the answer is no: nothing was changed; 2 wron
 _REFUSALS = (
     errors.BusyError,
     errors.CapabilityError,
+    errors.JournalError,
     errors.MismatchError,
+    errors.PlanError,
     errors.RelocationError,
     errors.WriteError,
 )
@@ -68,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def exit_status(error: Exception) -> int:
     """The exit status that an error stands for."""
-    if isinstance(error, errors.PartialPatchError):
+    if isinstance(error, errors.PartialPatchError) or (isinstance(error, errors.JournalError) and error.target_changed):
         return HALF_WAY
     return REFUSED if isinstance(error, _REFUSALS) else WRONG
 
@@ -89,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except KeyboardInterrupt:
         print("a64patch: interrupted", file=sys.stderr)
-        return HALF_WAY if parsed.command == "poke" else WRONG
+        return HALF_WAY if parsed.command in _WRITERS else WRONG
     except Exception as error:
         if os.environ.get("A64PATCH_DEBUG"):
             raise

@@ -1,0 +1,45 @@
+"""Print a patch in its canonical form: words and texts filled in, operands aligned.
+
+May know: target/, patch/. Read on: patching.py, ../patch/asmdiff.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from a64patch.cli import patching
+from a64patch.cli.text import print_json
+from a64patch.errors import PatchFormatError
+
+EPILOG = """\
+While you write a patch, ???????? stands for a word: here it becomes what the text says, or what stands in TARGET.
+examples:
+  a64patch fmt draft.patch ./program > fix.patch
+  a64patch fmt fix.patch"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PATCH [TARGET]."""
+    patching.add_patch(parser, optional_target=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the patch."""
+    from a64patch.patch.asmdiff import to_text
+    from a64patch.patch.plan import fill
+    from a64patch.target import open_target
+
+    diff = patching.read_patch(arguments.patch)
+    try:
+        if arguments.target is None:
+            filled = fill(diff)
+        else:
+            with open_target(arguments.target) as target:
+                filled = fill(diff, target)
+    except PatchFormatError as error:
+        raise PatchFormatError(f"{arguments.patch}: {error}") from None
+    if arguments.json:
+        print_json({"patch": to_text(filled)})
+    else:
+        print(to_text(filled), end="")
+    return 0

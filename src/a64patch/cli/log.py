@@ -1,0 +1,87 @@
+"""List what was done to targets, newest last; with an ID, all that the journal knows of that entry.
+
+May know: patch/. Read on: ../patch/journal.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from a64patch.cli import patching
+from a64patch.cli.text import print_json
+
+if TYPE_CHECKING:
+    from a64patch.patch.journal import Entry
+
+EPILOG = """\
+open: begun, and nobody said how it ended; `a64patch recover` looks. undone: it failed, the old words stand there.
+examples:
+  a64patch log
+  a64patch log 3"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """[ID]."""
+    parser.add_argument("id", metavar="ID", nargs="?", type=int, help="the entry to show in full")
+    patching.add_journal(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the entries."""
+    from a64patch.patch.journal import Journal
+
+    with Journal(arguments.journal, read_only=True) as journal:
+        entries = journal.entries() if arguments.id is None else [journal.entry(arguments.id)]
+    if arguments.json:
+        print_json([_facts(entry, whole=arguments.id is not None) for entry in entries])
+    elif arguments.id is not None:
+        _print_whole(entries[0])
+    else:
+        _print(entries)
+    return 0
+
+
+def _facts(entry: Entry, *, whole: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "id": entry.id,
+        "began": entry.began,
+        "ended": entry.ended,
+        "state": entry.state.value,
+        "reverts": entry.reverts,
+        "target": entry.identity.location,
+        "build_id": entry.identity.build_id,
+        "release": entry.identity.release,
+        "base": f"{entry.identity.base:#x}",
+        "method": entry.method,
+        "words": len(entry.changes),
+        "note": entry.note,
+    }
+    if whole:
+        facts["changes"] = [
+            {"address": f"{change.address:#x}", "old": f"{change.old:08x}", "new": f"{change.new:08x}"}
+            for change in entry.changes
+        ]
+        facts["patch"] = entry.patch
+    return facts
+
+
+def _print(entries: list[Entry]) -> None:
+    if not entries:
+        print("the journal has no entries")
+        return
+    for entry in entries:
+        undoes = f" (reverts {entry.reverts})" if entry.reverts else ""
+        words = f"{len(entry.changes)} word{'' if len(entry.changes) == 1 else 's'}"
+        when = entry.began.replace("T", " ")[:19]
+        print(f"{entry.id:>4}  {when}  {entry.state.value:<8}  {words:<11}  {entry.identity.location}{undoes}")
+
+
+def _print_whole(entry: Entry) -> None:
+    _print([entry])
+    if entry.identity.build_id:
+        print(f"      build {entry.identity.build_id}")
+    for line in entry.note.splitlines():
+        print(f"      {line}")
+    print()
+    print(entry.patch, end="")

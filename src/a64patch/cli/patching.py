@@ -1,0 +1,257 @@
+"""What the commands on patch files share: reading one, opening its target, and a plan as people and programs read it.
+
+May know: a64/, target/, patch/.
+Read on: apply.py, status.py, fmt.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from a64patch.errors import PatchFormatError
+
+if TYPE_CHECKING:
+    from a64patch.patch.asmdiff import AsmDiff
+    from a64patch.patch.plan import Plan, PlannedHunk
+    from a64patch.patch.text import PatchResult
+    from a64patch.target.base import Target
+
+_MANY = 200
+"""Changes up to which a plan is shown one by one."""
+
+
+def add_patch(parser: argparse.ArgumentParser, *, optional_target: bool = False) -> None:
+    """PATCH TARGET, and how the one is compared with the other."""
+    parser.add_argument("patch", metavar="PATCH", help="an assembly diff, or - for standard input")
+    parser.add_argument(
+        "target", metavar="TARGET", nargs="?" if optional_target else None,
+        help="path of an ELF file, or sim:PATH?cpus=4&seed=1",
+    )  # fmt: skip
+
+
+def add_matching(parser: argparse.ArgumentParser) -> None:
+    """`-R`, `--fuzz`, `--profile`."""
+    parser.add_argument("-R", "--reverse", action="store_true", help="swap old and new: undo the patch")
+    parser.add_argument(
+        "--fuzz", action="store_true",
+        help="on another build: compare by meaning, and search a hunk in and around its symbol",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", default="2018", help="issue of the manual's list that auto goes by (default: 2018)"
+    )
+
+
+def add_journal(parser: argparse.ArgumentParser) -> None:
+    """`--journal`."""
+    parser.add_argument(
+        "--journal", metavar="FILE", help="the journal (default: a64patch/journal.sqlite in the XDG state directory)"
+    )
+
+
+def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
+    """The patch in a file; PatchFormatError, with the file's name, where it cannot be read or is none.
+
+    No more than asmdiff.MOST_BYTES are read, whatever the file is.
+    """
+    from a64patch.patch import asmdiff
+
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(asmdiff.MOST_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
+                    raise PatchFormatError(f"{path} is a directory: name a patch")
+                data = file.read(asmdiff.MOST_BYTES + 1)
+    except OSError as error:
+        raise PatchFormatError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        diff = asmdiff.parse(asmdiff.decode(data))
+        return asmdiff.reverse(diff) if reverse else diff
+    except PatchFormatError as error:
+        raise PatchFormatError(f"{path}: {error}") from None
+
+
+@contextmanager
+def working(message: str) -> Iterator[None]:
+    """Show on a terminal that something long is going on."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(message):
+        yield
+
+
+def planned(arguments: argparse.Namespace, target: Target, diff: AsmDiff) -> Plan:
+    """The plan for a command's PATCH and TARGET; a line that is wrong is named with its file."""
+    from a64patch.patch.plan import make_plan
+
+    with working(f"planning {len(diff.hunks)} hunks") if len(diff.hunks) > _MANY else nullcontext():
+        try:
+            return make_plan(diff, target, fuzz=arguments.fuzz, profile=arguments.profile)
+        except PatchFormatError as error:
+            raise PatchFormatError(f"{arguments.patch}: {error}") from None
+
+
+def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
+    """A planned hunk for programs."""
+    return {
+        "site": hunk.hunk.site,
+        "address": f"{hunk.address:#x}",
+        "state": hunk.state.value,
+        "offset": hunk.offset,
+        "padding": hunk.padding,
+        "difference": hunk.difference,
+    }
+
+
+def plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
+    """A plan for programs: what `--json` prints."""
+    from a64patch.a64.disassembler import disassemble
+
+    changes = []
+    for change in plan.changes:
+        verdict = plan.verdict(change)
+        changes.append({
+            "address": f"{change.address:#x}",
+            "site": target.symbols.describe(change.address),
+            "old": f"{change.old:08x}",
+            "old_text": disassemble(change.old, change.address, target.symbols),
+            "new": f"{change.new:08x}",
+            "new_text": disassemble(change.new, change.address, target.symbols),
+            "may_race": verdict.safe,
+            "verdict": verdict.reason,
+        })  # fmt: skip
+    return {
+        "target": target.capabilities.kind,
+        "location": plan.identity.location,
+        "build_id": plan.identity.build_id,
+        "state": plan.state.value,
+        "compared": "by meaning" if plan.by_meaning else "by words",
+        "method": plan.method,
+        "reason": plan.reason,
+        "hunks": [hunk_facts(hunk) for hunk in plan.hunks],
+        "changes": changes,
+        "hazards": [
+            {"name": hazard.name, "address": f"{hazard.address:#x}", "sentence": hazard.sentence}
+            for hazard in plan.hazards
+        ],
+    }
+
+
+def result_facts(entry: int, result: PatchResult) -> dict[str, Any]:
+    """What was done, for programs."""
+    return {
+        "entry": entry,
+        "method": result.method,
+        "reason": result.reason,
+        "words": len(result.changes),
+        "cpus": list(result.cpus),
+        "stop_window_ns": result.stop_window_ns,
+        "retries": result.retries,
+    }
+
+
+def print_result(done: str, entry: int, result: PatchResult) -> None:
+    """What was done, in two lines."""
+    stopped = ""
+    if result.cpus:
+        stopped = f", {_count(len(result.cpus), 'CPU')} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
+    print(f"{done}: {_count(len(result.changes), 'word')} written; {result.method}: {result.reason}{stopped}")
+    print(f"journal entry {entry}: `a64patch revert {entry}` undoes it")
+
+
+def print_plan(plan: Plan, target: Target) -> None:
+    """The plan as a table, why each word may or may not race, and the hazards."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from a64patch.a64.disassembler import disassemble
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("site", "state", "stands there", "becomes", "may race?"):
+        table.add_column(column, overflow="fold")
+    colours = {"not applied": "yellow", "applied": "green", "foreign": "red"}
+    shown = 0
+    for hunk in plan.hunks:
+        state = f"[{colours[hunk.state.value]}]{hunk.state.value}[/]{_offset(hunk)}"
+        if not hunk.changes:
+            table.add_row(_plain(hunk.hunk.site), state, _plain(hunk.difference), "", "")
+        for change in hunk.changes[: max(0, _MANY - shown)]:
+            texts = [disassemble(word, change.address, target.symbols) for word in (change.old, change.new)]
+            verdict = "yes" if plan.verdict(change) else "no"
+            where = target.symbols.describe(change.address)
+            table.add_row(_plain(where), state, *(_plain(text) for text in texts), verdict)
+        shown += len(hunk.changes)
+        if shown > _MANY:
+            break
+    console.print(table)
+    if shown > _MANY:
+        console.print(f"… {_count(len(plan.changes), 'word')} in all; --json shows every one")
+    print()
+    padding = sum(hunk.padding for hunk in plan.hunks)
+    if padding:
+        print(f"{_count(padding, 'NOP')} fill up where the patch has fewer new instructions than old ones.")
+    compared = "by meaning: the build is not known to be the patch's own" if plan.by_meaning else "by words: same build"
+    print(f"Compared {compared}.")
+    if plan.method is not None:
+        print(f"Method {plan.method}: {plan.reason}.")
+        reasons = dict.fromkeys(plan.verdict(change).reason for change in plan.changes[:_MANY])
+        if plan.cpus:
+            for reason in list(reasons)[:8]:
+                print(f"  {reason}")
+    for hazard in plan.hazards:
+        console.print(f"[bold red]hazard {hazard.name}[/]: {_plain(hazard.sentence)}")
+
+
+def offset_lines(hunks: Sequence[PlannedHunk], done: str = "applied") -> list[str]:
+    """A line for each hunk that was found elsewhere than its site says."""
+    return [f"hunk {hunk.hunk.site}: {done} with offset {hunk.offset:+d}" for hunk in hunks if hunk.offset]
+
+
+def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str | None:
+    """Write the hunks that do not fit to PATCH.rej, with what stands there; its name, or None when it cannot be."""
+    from dataclasses import replace
+
+    from a64patch.patch.asmdiff import to_text
+
+    rejected = [
+        replace(hunk.hunk, comments=(*hunk.hunk.comments, f" rejected: {hunk.difference}"))
+        for hunk in hunks
+        if hunk.difference
+    ]
+    if path == "-" or not rejected:
+        return None
+    name = f"{path}.rej"
+    text = to_text(replace(diff, hunks=tuple(rejected), comments=()))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=os.path.dirname(path) or ".", prefix=".rej-", delete=False
+        ) as file:
+            file.write(text)
+        os.replace(file.name, name)
+    except OSError:
+        return None
+    return name
+
+
+def _offset(hunk: PlannedHunk) -> str:
+    return f" (offset {hunk.offset:+d})" if hunk.offset else ""
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

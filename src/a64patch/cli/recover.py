@@ -1,0 +1,66 @@
+"""Look at each patch that a crash cut off, and make its target all old or all new.
+
+May know: target/, patch/. Read on: ../patch/transaction.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from a64patch.cli import patching
+from a64patch.cli.text import print_json
+
+if TYPE_CHECKING:
+    from a64patch.patch.journal import Entry
+    from a64patch.patch.transaction import Recovery
+    from a64patch.target.base import Target
+
+EPILOG = """\
+All new words there: the patch is complete. A mixture: the old words are put back. Other words are left alone.
+Exit status 3 when an entry could not be brought to an end; --forget closes one whose target is gone for good.
+examples:
+  a64patch recover
+  a64patch recover --forget 3"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """[--forget ID]."""
+    parser.add_argument(
+        "--forget", metavar="ID", type=int, help="close this entry unseen: its target does not exist any more"
+    )
+    patching.add_journal(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Recover, and say what became of each entry."""
+    from a64patch.patch.journal import EntryState, Journal
+    from a64patch.patch.transaction import forget, recover
+    from a64patch.target import open_target
+
+    def opened(entry: Entry) -> Target:
+        return open_target(entry.identity.location)
+
+    with Journal(arguments.journal) as journal:
+        forgotten = arguments.forget
+        found = list(recover(journal, opened)) if forgotten is None else [forget(forgotten, journal)]
+    facts = [_facts(recovery) for recovery in found]
+    if arguments.json:
+        print_json(facts)
+    elif not facts:
+        print("nothing was cut off")
+    else:
+        for fact in facts:
+            print(f"entry {fact['id']} ({fact['target']}): {fact['state']}: {fact['note']}")
+    return 3 if any(recovery.state in (EntryState.OPEN, EntryState.PARTIAL) for recovery in found) else 0
+
+
+def _facts(recovery: Recovery) -> dict[str, Any]:
+    entry = recovery.entry
+    return {
+        "id": entry.id,
+        "target": entry.identity.location,
+        "was": entry.state.value,
+        "state": recovery.state.value,
+        "note": recovery.note,
+    }

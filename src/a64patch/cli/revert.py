@@ -1,0 +1,39 @@
+"""Undo what `apply` or `poke` did, by its number in the journal: every word becomes what stood there before.
+
+May know: target/, patch/. Read on: ../patch/transaction.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from a64patch.cli import patching
+from a64patch.cli.text import print_json
+
+EPILOG = """\
+Only where each word is the one that was written; otherwise nothing is changed. `a64patch log` lists the numbers.
+examples:
+  a64patch revert 3"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """ID."""
+    parser.add_argument("id", metavar="ID", type=int, help="the entry's number")
+    patching.add_journal(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Put the old words back."""
+    from a64patch.patch.journal import Journal
+    from a64patch.patch.transaction import revert
+    from a64patch.target import open_target
+
+    with Journal(arguments.journal) as journal:
+        location = journal.entry(arguments.id).identity.location
+        with open_target(location) as target:
+            outcome = revert(arguments.id, target, journal)
+    if arguments.json:
+        print_json(patching.result_facts(outcome.entry, outcome.result))
+    else:
+        patching.print_result(f"reverted entry {arguments.id}", outcome.entry, outcome.result)
+    return 0

@@ -1,0 +1,42 @@
+"""Say of each hunk of a patch whether it is applied, not applied, or neither; exit status 0 when all are applied.
+
+May know: target/, patch/. Read on: patching.py, ../patch/plan.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from a64patch.cli import patching
+from a64patch.cli.text import print_json
+
+EPILOG = """\
+A hunk is foreign when neither its old nor its new words stand in the target.
+examples:
+  a64patch status fix.patch ./program
+  a64patch status fix.patch ./other-build --fuzz --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """PATCH TARGET."""
+    patching.add_patch(parser)
+    patching.add_matching(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line for each hunk."""
+    from a64patch.patch.plan import State
+    from a64patch.target import open_target
+
+    diff = patching.read_patch(arguments.patch, reverse=arguments.reverse)
+    with open_target(arguments.target) as target:
+        plan = patching.planned(arguments, target, diff)
+        if arguments.json:
+            print_json({"state": plan.state.value, "hunks": [patching.hunk_facts(hunk) for hunk in plan.hunks]})
+        else:
+            width = max(len(hunk.hunk.site) for hunk in plan.hunks)
+            for hunk in plan.hunks:
+                where = f"  offset {hunk.offset:+d}" if hunk.offset else ""
+                why = f"  {hunk.difference}" if hunk.difference else ""
+                print(f"{hunk.hunk.site:<{width}}  {hunk.state.value}{where}{why}")
+    return 0 if plan.state is State.APPLIED else 1
