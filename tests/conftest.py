@@ -14,6 +14,12 @@ settings.register_profile("a64patch", deadline=None, derandomize=in_ci())
 settings.load_profile("a64patch")
 
 
+@pytest.fixture(autouse=True)
+def _own_journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes to the journal of whoever runs it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if in_ci() and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr

@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from a64patch.cli.main import COMMANDS, main
+from a64patch.cli.main import COMMANDS
+from tests.cli.running import Run, one_sentence
 from tests.support import assemble, link
 
 SOURCE = """
@@ -32,33 +32,6 @@ work: nop
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     return link(assemble(SOURCE, tmp_path / "program.o"), tmp_path / "program")
-
-
-class Ran:
-    """What one run of the command left behind."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> Ran:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    return call
-
-
-def one_sentence(text: str) -> bool:
-    return text.startswith("a64patch: ") and text.count("\n") == 1 and "Traceback" not in text and len(text) < 500
 
 
 def test_show_marks_what_may_be_hot_patched(run: Run, program: Path) -> None:
@@ -83,13 +56,12 @@ def test_poke_changes_exactly_the_named_bytes(run: Run, program: Path) -> None:
     before = program.read_bytes()
     done = run("poke", program, "work", "b .+8", "--expect", "nop")
     assert done.status == 0
-    assert done.out.splitlines()[:3] == ["@@ work @@", "-d503201f  nop", "+14000002  b work+0x8"]
+    assert done.out.splitlines()[:3] == ["@@ work @@", "-d503201f  nop", "+14000002  b     work+0x8"]
     after = program.read_bytes()
     assert [old for old, new in zip(before, after, strict=True) if old != new] == [0x1F, 0x20, 0x03, 0xD5]
     again = run("poke", program, "work", "b .+8", "--expect", "nop")
-    assert (again.status, again.out) == (
-        0, "already applied: these instructions stand there; nothing was changed\n",
-    )  # fmt: skip
+    assert (again.status, again.out) == (1, "")
+    assert again.err == "a64patch: already applied: the new words stand there; nothing was changed\n"
     back = run("poke", program, "work", "nop", "--expect", "b work+8", "--json")
     assert json.loads(back.out)["changes"][0]["old_text"] == "b work+0x8"
     assert program.read_bytes() == before
@@ -99,12 +71,12 @@ def test_poke_dry_run_changes_nothing(run: Run, program: Path) -> None:
     before = (program.read_bytes(), program.stat().st_ino)
     done = run("poke", program, "work", "ret", "--expect", "d503201f", "--dry-run")
     assert done.status == 0
-    assert "dry run: nothing was changed" in done.out
+    assert "Dry run: nothing was changed" in done.out
     assert (program.read_bytes(), program.stat().st_ino) == before
 
 
 REFUSALS: dict[str, tuple[list[str], int, str]] = {
-    "wrong old word": (["poke", "PROGRAM", "work", "ret", "--expect", "isb"], 1, "work holds 'nop'"),
+    "wrong old word": (["poke", "PROGRAM", "work", "ret", "--expect", "isb"], 1, "holds d503201f (nop), not d5033fdf"),
     "no old word": (["poke", "PROGRAM", "work", "ret"], 2, "add --expect 'd503201f'"),
     "fewer old words": (["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop"], 2, "as many of both"),
     "unaligned": (["poke", "PROGRAM", "work+2", "ret", "--expect", "nop"], 2, "not a multiple of 4"),
@@ -115,7 +87,7 @@ REFUSALS: dict[str, tuple[list[str], int, str]] = {
     "no such file": (["poke", "PROGRAM.missing", "work", "ret", "--expect", "nop"], 2, "No such file"),
     "a directory": (["show", "FOLDER", "work"], 2, "FOLDER"),
     "two words nosync": (
-        ["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop; 11000400", "--sync", "nosync"], 2, "always racy",
+        ["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop; 11000400", "--sync", "nosync"], 1, "always racy",
     ),
     "beyond the end": (["show", "PROGRAM", "work", "-n", "1000"], 2, "PROGRAM"),
     "unknown target": (["show", "gdb://localhost:1", "work"], 1, "not built yet"),

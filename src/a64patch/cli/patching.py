@@ -13,9 +13,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from a64patch.errors import PatchFormatError
+from a64patch.cli.text import print_json
+from a64patch.errors import PatchFormatError, RequestError
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
@@ -37,15 +39,33 @@ def add_patch(parser: argparse.ArgumentParser, *, optional_target: bool = False)
 
 
 def add_matching(parser: argparse.ArgumentParser) -> None:
-    """`-R`, `--fuzz`, `--profile`."""
+    """`-R`, `--fuzz`."""
     parser.add_argument("-R", "--reverse", action="store_true", help="swap old and new: undo the patch")
     parser.add_argument(
         "--fuzz", action="store_true",
         help="on another build: compare by meaning, and search a hunk in and around its symbol",
     )  # fmt: skip
+
+
+def add_carrying_out(parser: argparse.ArgumentParser) -> None:
+    """`--sync`, `--accept`, `--drop-relocations`, `--dry-run` and `--journal`; `--profile` is with the matching."""
+    parser.add_argument(
+        "--sync", choices=("auto", "nosync", "kick", "stop"), default="auto",
+        help="auto: the lightest safe method (default); nosync: tell no CPU; kick: each synchronises; stop: all wait",
+    )  # fmt: skip
     parser.add_argument(
         "--profile", default="2018", help="issue of the manual's list that auto goes by (default: 2018)"
     )
+    parser.add_argument(
+        "--accept", metavar="HAZARD", action="append", default=[],
+        help="go on in spite of a hazard of this name (or all); --dry-run shows which there are",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-relocations", action="store_true",
+        help="where a relocation owns the word, turn it into R_AARCH64_NONE (ELF files)",
+    )  # fmt: skip
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show the plan, and change nothing")
+    add_journal(parser)
 
 
 def add_journal(parser: argparse.ArgumentParser) -> None:
@@ -97,9 +117,52 @@ def planned(arguments: argparse.Namespace, target: Target, diff: AsmDiff) -> Pla
 
     with working(f"planning {len(diff.hunks)} hunks") if len(diff.hunks) > _MANY else nullcontext():
         try:
-            return make_plan(diff, target, fuzz=arguments.fuzz, profile=arguments.profile)
+            profile = getattr(arguments, "profile", "2018")
+            return make_plan(diff, target, fuzz=arguments.fuzz, profile=profile)
         except PatchFormatError as error:
             raise PatchFormatError(f"{arguments.patch}: {error}") from None
+
+
+def opened(arguments: argparse.Namespace) -> Target:
+    """The TARGET of a command, opened with what its options say."""
+    from a64patch.target import open_target
+
+    options = {"drop_relocations": True} if getattr(arguments, "drop_relocations", False) else {}
+    return open_target(arguments.target, **options)
+
+
+def carry_out(
+    plan: Plan, target: Target, arguments: argparse.Namespace, *, done: str = "applied", show: bool = False
+) -> int:
+    """Carry a plan out as the options of `add_carrying_out` say; print what was done and, with `show`, each word."""
+    from a64patch.patch.hazards import NAMES
+    from a64patch.patch.journal import Journal
+    from a64patch.patch.transaction import apply_plan, require_acceptable
+
+    accept = {*arguments.accept, *(["relocation"] if arguments.drop_relocations else [])}
+    unknown = sorted(accept - {*NAMES, "all"})
+    if unknown:
+        raise RequestError(f"there is no hazard {unknown[0]!r}; there are {', '.join(NAMES)}, and all")
+    if arguments.dry_run:
+        print_json(_plan_facts(plan, target)) if arguments.json else _print_plan(plan, target)
+        sys.stdout.flush()
+        require_acceptable(plan, accept, arguments.sync)
+        return 0
+    require_acceptable(plan, accept, arguments.sync)
+    facts = _plan_facts(plan, target) if arguments.json else None
+    with Journal(arguments.journal) as journal:
+        outcome = apply_plan(plan, target, journal, sync=arguments.sync, accept=accept)
+    if facts is not None:
+        print_json(facts | result_facts(outcome.entry, outcome.result))
+        return 0
+    if show:
+        from a64patch.patch.asmdiff import to_text
+
+        print(to_text(replace(plan.diff, headers=())), end="")
+    for line in _offset_lines(plan.hunks, done):
+        print(line)
+    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.entry, outcome.result)
+    return 0
 
 
 def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
@@ -114,7 +177,7 @@ def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
     }
 
 
-def plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
+def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
     """A plan for programs: what `--json` prints."""
     from a64patch.a64.disassembler import disassemble
 
@@ -136,6 +199,7 @@ def plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
         "location": plan.identity.location,
         "build_id": plan.identity.build_id,
         "state": plan.state.value,
+        "cpus": plan.cpus,
         "compared": "by meaning" if plan.by_meaning else "by words",
         "method": plan.method,
         "reason": plan.reason,
@@ -170,7 +234,7 @@ def print_result(done: str, entry: int, result: PatchResult) -> None:
     print(f"journal entry {entry}: `a64patch revert {entry}` undoes it")
 
 
-def print_plan(plan: Plan, target: Target) -> None:
+def _print_plan(plan: Plan, target: Target) -> None:
     """The plan as a table, why each word may or may not race, and the hazards."""
     from rich.console import Console
     from rich.table import Table
@@ -211,18 +275,17 @@ def print_plan(plan: Plan, target: Target) -> None:
             for reason in list(reasons)[:8]:
                 print(f"  {reason}")
     for hazard in plan.hazards:
-        console.print(f"[bold red]hazard {hazard.name}[/]: {_plain(hazard.sentence)}")
+        console.print(f"[bold red]hazard {hazard.name}[/]: {_plain(hazard.sentence)}.")
+    print("Dry run: nothing was changed.")
 
 
-def offset_lines(hunks: Sequence[PlannedHunk], done: str = "applied") -> list[str]:
+def _offset_lines(hunks: Sequence[PlannedHunk], done: str) -> list[str]:
     """A line for each hunk that was found elsewhere than its site says."""
     return [f"hunk {hunk.hunk.site}: {done} with offset {hunk.offset:+d}" for hunk in hunks if hunk.offset]
 
 
 def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str | None:
     """Write the hunks that do not fit to PATCH.rej, with what stands there; its name, or None when it cannot be."""
-    from dataclasses import replace
-
     from a64patch.patch.asmdiff import to_text
 
     rejected = [

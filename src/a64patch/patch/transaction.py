@@ -71,8 +71,9 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
             f"{len(done)} of {len(plan.hunks)} hunks are applied already ({', '.join(done[:4])}), the others are not:"
             " reverse or remove those; nothing was changed"
         )
-    if sync in ("nosync", "kick") and plan.method == "sync" and plan.cpus:
-        raise PlanError(f"--sync {sync} is not safe here: {plan.reason}; nothing was changed")
+    if sync in ("nosync", "kick") and plan.method == "sync" and (plan.cpus or len(plan.changes) > 1):
+        why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
+        raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
     refused = [hazard for hazard in plan.hazards if hazard.name not in accept and "all" not in accept]
     if refused:
         more = f" (and {len(refused) - 1} more hazards; --dry-run shows them)" if len(refused) > 1 else ""

@@ -1,0 +1,10 @@
+"""`python -m a64patch` is `a64patch`.
+
+May know: cli/. Read on: cli/main.py.
+"""
+
+import sys
+
+from a64patch.cli.main import main
+
+sys.exit(main())

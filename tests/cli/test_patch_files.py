@@ -1,0 +1,259 @@
+"""The commands on patch files as a user meets them; every refusal with its sentence and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Run, one_sentence
+from tests.support import ROOT, assemble, link
+
+SOURCE = """
+    .globl _start, other, pair
+    .type _start, %function
+    .type other, %function
+    .type pair, %function
+_start: mov w0, #5
+    bl pair
+    mov x8, #93
+    svc #0
+    .size _start, . - _start
+pair: add w0, w0, #1
+    add w0, w0, #2
+    ret
+    .size pair, . - pair
+other: nop
+    cbz w0, other
+    b pair + 4
+    ret
+    .size other, . - other
+"""
+STATIC = "{name}: .globl {name}\n bl twice\n ret\n.type twice, %function\ntwice: nop\n ret\n.size twice, 8\n"
+
+DRAFT = """Add three, not one.
+
+@@ pair @@
+-???????? add w0, w0, #1
++???????? add w0, w0, #3
+ ????????
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    return link(assemble(SOURCE, tmp_path / "program.o"), tmp_path / "program", "--build-id=0xaabbccdd")
+
+
+@pytest.fixture
+def patch(program: Path, run: Run) -> Path:
+    path = program.parent / "fix.patch"
+    path.write_text(DRAFT)
+    path.write_text(run("fmt", path, program).out)
+    return path
+
+
+def test_fmt_fills_in_words_texts_and_the_build(run: Run, patch: Path, program: Path) -> None:
+    assert patch.read_text() == (
+        "Add three, not one.\n\nBuild-Id: aabbccdd\n\n@@ pair @@\n-11000400  add   w0, w0, #1\n"
+        "+11000c00  add   w0, w0, #3\n 11000800  add   w0, w0, #2\n"
+    )
+    assert run("fmt", patch, program).out == run("fmt", patch).out == patch.read_text()
+
+
+def test_a_patch_lives(run: Run, patch: Path, program: Path) -> None:
+    before = program.read_bytes()
+    assert run("status", patch, program).out == "pair  not applied\n"
+    dry = run("apply", patch, program, "--dry-run")
+    assert dry.status == 0
+    assert "add w0, w0, #3" in dry.out
+    assert "Dry run: nothing was changed." in dry.out
+    assert program.read_bytes() == before
+    done = run("apply", patch, program)
+    assert done.status == 0
+    assert done.out.startswith("applied: 1 hunk: 1 word written; sync: nothing executes this target")
+    assert [
+        index for index, (old, new) in enumerate(zip(before, program.read_bytes(), strict=True)) if old != new
+    ] != []
+    assert run("status", patch, program).status == 0
+    assert run("status", "-R", patch, program).out == "pair  not applied\n"
+    again = run("apply", patch, program)
+    assert (again.status, again.out) == (1, "")
+    assert again.err == "a64patch: already applied: the new words stand there; nothing was changed\n"
+    assert run("apply", "-R", patch, program).out.startswith("reversed: 1 hunk")
+    assert program.read_bytes() == before
+
+
+def test_revert_by_number(run: Run, patch: Path, program: Path) -> None:
+    before = program.read_bytes()
+    entry = json.loads(run("apply", patch, program, "--json").out)["entry"]
+    assert run("log").out.splitlines()[-1].split()[3:] == ["applied", "1", "word", str(program)]
+    assert "+11000c00  add   w0, w0, #3" in run("log", str(entry)).out
+    assert run("revert", str(entry)).out.startswith(f"reverted entry {entry}: 1 word written")
+    assert program.read_bytes() == before
+    refused = run("revert", str(entry))
+    assert refused.status == 1
+    assert "is reverted, so there is nothing to revert" in refused.err
+    states = [(line["id"], line["state"], line["reverts"]) for line in json.loads(run("log", "--json").out)[-2:]]
+    assert states == [(entry, "reverted", 0), (entry + 1, "applied", entry)]
+    assert run("recover").out == "nothing was cut off\n"
+
+
+def test_the_same_on_the_simulator(run: Run, patch: Path, program: Path) -> None:
+    facts = json.loads(run("apply", patch, f"sim:{program}?cpus=4", "--json").out)
+    assert (facts["method"], sorted(facts["cpus"]), facts["state"]) == ("sync", [0, 1, 2, 3], "not applied")
+    assert "not safe here" in run("apply", patch, f"sim:{program}?cpus=4", "--sync", "kick").err
+    assert run("status", patch, f"sim:{program}").status == 1
+
+
+def test_hazards_are_refused_until_accepted(run: Run, program: Path) -> None:
+    path = program.parent / "two.patch"
+    path.write_text("@@ pair @@\n-11000400\n-11000800\n+52800000\n+52800000\n")
+    before = program.read_bytes()
+    refused = run("apply", path, program)
+    assert refused.status == 1
+    assert "other+0x8 branches to pair+0x4, in the middle of the new code" in refused.err
+    assert "--accept branch-into-site" in refused.err
+    assert program.read_bytes() == before
+    dry = run("apply", path, program, "--dry-run")
+    assert (dry.status, "hazard branch-into-site" in dry.out) == (1, True)
+    assert "there is no hazard 'x'" in run("apply", path, program, "--accept", "x").err
+    assert run("apply", path, program, "--accept", "branch-into-site").status == 0
+
+
+REFUSALS: dict[str, tuple[str, int, str]] = {
+    "wrong build": ("Build-Id: 00ff\n\n@@ pair @@\n-11000400\n+52800000\n", 1, "made for build 00ff"),
+    "foreign word": ("@@ pair @@\n-d503201f\n+52800000\n", 1, "pair holds 11000400 (add w0, w0, #1), not d503201f"),
+    "overlap": ("@@ pair @@\n-11000400\n+52800000\n 11000800\n@@ pair+4 @@\n-11000800\n+52800000\n", 2, "overlap"),
+    "overlap by address": (
+        "@@ pair @@\n-11000400\n+52800000\n 11000800\n@@ 0xPAIR4 @@\n-11000800\n+52800000\n", 1, "overlap",
+    ),
+    "already applied": ("@@ pair @@\n-52800000\n+11000400\n", 1, "already applied"),
+    "half applied": ("@@ pair @@\n-52800000\n+11000400\n@@ other @@\n-d503201f\n+52800000\n", 1, "1 of 2"),
+    "beyond the symbol": ("@@ pair+8 @@\n d65f03c0\n-d503201f\n+52800000\n", 1, "4 bytes beyond pair, which has 12"),
+    "unaligned": ("@@ pair+2 @@\n-11000400\n+52800000\n", 2, "not a multiple of 4"),
+    "word and text": ("@@ pair @@\n-11000400  add w0, w0, #2\n+52800000\n", 2, "line 2, column 2: the word"),
+    "missing symbol": ("@@ pear @@\n-11000400\n+52800000\n", 2, "no symbol 'pear'"),
+    "missing symbol in a text": ("@@ _start+4 @@\n-94000003  bl pear\n+d503201f\n", 2, "no symbol 'pear'"),
+    "no code": ("@@ 0x10 @@\n-11000400\n+52800000\n", 2, "does not lie in code"),
+    "more new than old": ("@@ pair @@\n-11000400\n+52800000\n+52800000\n", 2, "line 4: 2 new instructions for 1 old"),
+    "unknown word": ("@@ pair @@\n-????????  add w0, w0, #1\n+52800000\n", 2, "still ????????: `a64patch fmt"),
+    "no instruction": ("@@ pair @@\n-11000400  ad w0, w0, #1\n+52800000\n", 2, "line 2, column 12"),
+    "no hunk": ("Nothing.\n", 2, "there is no hunk"),
+    "no change": ("@@ pair @@\n 11000400\n", 2, "changes nothing"),
+    "empty": ("", 2, "there is no hunk"),
+    "not text": ("@@ pair @@\n-11000400\x1b[2J\n+52800000\n", 2, "line 2, column 10"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("where", ["file", "simulator"])
+def test_refusals(run: Run, program: Path, name: str, where: str) -> None:
+    text, status, words = REFUSALS[name]
+    shown = json.loads(run("show", program, "pair+4", "-n", "1", "--json").out)[0]
+    path = program.parent / "bad.patch"
+    path.write_text(text.replace("0xPAIR4", shown["address"]))
+    before = (program.read_bytes(), program.stat().st_ino)
+    target = str(program) if where == "file" else f"sim:{program}"
+    done = run("apply", path, target)
+    assert (done.status, done.out) == (status, ""), done.err
+    assert words in done.err
+    rejects = path.with_name("bad.patch.rej")
+    assert rejects.exists() == (name == "foreign word")
+    first = done.err.splitlines(keepends=True)[0]
+    assert one_sentence(first)
+    assert done.err == first or rejects.exists()
+    assert (program.read_bytes(), program.stat().st_ino) == before
+    assert run("apply", path, target, "--dry-run").status == status
+
+
+def test_an_ambiguous_symbol_is_refused(run: Run, tmp_path: Path) -> None:
+    objects = [assemble(STATIC.format(name=name), tmp_path / f"{name}.o") for name in ("_start", "second")]
+    program = link(objects[0], tmp_path / "program", str(objects[1]))
+    path = tmp_path / "fix.patch"
+    path.write_text("@@ twice @@\n-d503201f\n+52800000\n")
+    before = program.read_bytes()
+    refused = run("apply", path, program)
+    assert (refused.status, program.read_bytes()) == (2, before)
+    assert "stands for 2 addresses" in refused.err
+
+
+def test_rejects_can_be_applied_where_they_fit(run: Run, patch: Path, program: Path) -> None:
+    good = program.read_bytes()
+    run("poke", program, "pair", "nop", "--expect", "add w0, w0, #1")
+    refused = run("apply", patch, program)
+    assert refused.err.splitlines()[1] == f"a64patch: The hunks that do not fit are in {patch}.rej."
+    text = Path(f"{patch}.rej").read_text()
+    assert "# rejected: pair holds d503201f (nop), not 11000400 (add w0, w0, #1)" in text
+    program.write_bytes(good)
+    assert run("apply", f"{patch}.rej", program).status == 0
+
+
+def test_garbage_is_refused_within_bounds(tmp_path: Path, program: Path) -> None:
+    """10 MB of garbage, and a file of 1 GB that is one hunk: in a process that may not have more than 1 GiB."""
+    garbage, lines, huge = tmp_path / "garbage", tmp_path / "lines", tmp_path / "huge"
+    garbage.write_bytes(os.urandom(10 << 20))
+    lines.write_text("@@ pair @@\n" + "-11000400\n" * (1 << 20))
+    huge.write_text("@@ pair @@\n-11000400\n+")
+    os.truncate(huge, 1 << 30)
+    for path, says in ((garbage, "UTF-8"), (lines, "does not lie in code"), (huge, "more than 64 MiB")):
+        done = subprocess.run(
+            [sys.executable, "-m", "a64patch", "apply", str(path), str(program)],
+            capture_output=True, text=True, check=False, timeout=60,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode in (1, 2)
+        assert one_sentence(done.stderr), done.stderr
+        assert says in done.stderr
+
+
+def test_a_patch_may_come_from_a_pipe(
+    run: Run,
+    patch: Path,
+    program: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with patch.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert run("apply", "-", program).status == 0
+
+
+def test_a_journal_that_is_none_stops_everything(run: Run, patch: Path, program: Path) -> None:
+    before = program.read_bytes()
+    journal = program.parent / "journal"
+    journal.write_text("not a database, but long enough to be looked at by whoever opens it" * 20)
+    journal.chmod(0o600)
+    for path in (journal, program.parent, "/dev/null"):
+        refused = run("apply", patch, program, "--journal", path)
+        assert (refused.status, refused.out, program.read_bytes()) == (1, "", before)
+        assert one_sentence(refused.err)
+
+
+def test_finished_work_that_the_journal_does_not_know(
+    run: Run,
+    patch: Path,
+    program: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from a64patch.errors import JournalError
+    from a64patch.patch.journal import Journal
+
+    def full(*_: object, **__: object) -> None:
+        raise JournalError("the disk is full")
+
+    finish: Callable[..., None] = Journal.finish
+    monkeypatch.setattr(Journal, "finish", full)
+    done = run("apply", patch, program)
+    assert done.status == 3
+    assert "the patch is applied, but the journal does not say so" in done.err
+    monkeypatch.setattr(Journal, "finish", finish)
+    assert "was cut off: run `a64patch recover` first" in run("apply", "-R", patch, program).err
+    assert ": applied: all 1 words are the new ones" in run("recover").out
+    assert run("apply", "-R", patch, program).status == 0
