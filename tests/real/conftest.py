@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.real import packages
+from tests.real.guest import Guest
+
+_GUESTS = {"guest", "boot"}
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +43,44 @@ def kernel_module(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 def arm64_root() -> Path:
     """A tree for `qemu-aarch64 -L`, with libc6 and coreutils. Not a copy: leave it as it is."""
     return packages.sysroot()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests with a virtual machine run in one process, one after the other: two machines at once at most."""
+    for item in items:
+        if _GUESTS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("guest"))
+
+
+@pytest.fixture(scope="session")
+def _shared_guest() -> Iterator[list[Guest]]:
+    guests: list[Guest] = []
+    yield guests
+    for guest in guests:
+        guest.close()
+
+
+@pytest.fixture
+def guest(_shared_guest: list[Guest]) -> Iterator[Guest]:
+    """A booted arm64 Linux, shared by all tests: leave it as it was, its kernel unpatched and its CPUs running.
+
+    KASLR is on. A test that made it unusable costs the next one the time to boot another. A test whose guest's kernel
+    complained fails.
+    """
+    if not _shared_guest or not _shared_guest[0].usable:
+        for old in _shared_guest:
+            old.close()
+        _shared_guest[:] = [Guest()]
+    yield _shared_guest[0]
+    _shared_guest[0].require_healthy()
+
+
+@pytest.fixture
+def boot() -> Iterator[Callable[..., Guest]]:
+    """Boots a guest of the test's own, with the arguments of `Guest`; it ends with the test. One a test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> Guest:
+            return stack.enter_context(Guest(**options))
+
+        yield start
