@@ -184,10 +184,14 @@ def sites_of(changes: Sequence[Change]) -> list[tuple[int, int]]:
     return sites
 
 
+def _writes(changes: Sequence[Change]) -> list[tuple[int, bytes]]:
+    return [(change.address, to_bytes(change.new)) for change in changes]
+
+
 def _write(target: Target, changes: Sequence[Change]) -> None:
     """Write, publish, read back; when anything of it fails, put the old words back."""
     try:
-        target.write_many([(change.address, to_bytes(change.new)) for change in changes])
+        target.write_many(_writes(changes))
         target.publish_many(sites_of(changes))
         addresses = [change.address for change in changes]
         for address, word, change in zip(addresses, _read(target, addresses), changes, strict=True):
@@ -237,6 +241,7 @@ def _sync(target: Target, changes: tuple[Change, ...], reason: str) -> PatchResu
             f"this {capabilities.kind} does not tell where its CPUs stand, so neighbouring words cannot be changed"
         )
     addresses, olds = [change.address for change in changes], [change.old for change in changes]
+    target.prepare(_writes(changes))
     busy: tuple[CpuState, int] | None = None
     for attempt in range(RETRIES + 1):
         if busy is not None:
@@ -246,7 +251,7 @@ def _sync(target: Target, changes: tuple[Change, ...], reason: str) -> PatchResu
             if not stopped.rendezvous.everyone_arrived:
                 raise BusyError("not every CPU came to the rendezvous; nothing was changed")
             cpus = stopped.rendezvous.arrived
-            busy = _standing_inside(stopped.states(), inside)
+            busy = _standing_inside(stopped.states(), inside) if inside else None
             if busy is None:
                 _require(target, addresses, _read(target, addresses), olds)
                 _write(target, changes)

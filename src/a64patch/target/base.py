@@ -162,6 +162,10 @@ class Target(Protocol):
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that are mapped as code, ascending."""
 
+    def facts(self) -> dict[str, str]:
+        """What else people may want to know about this target, by name, beyond `capabilities` and `identity()`."""
+        return {}
+
     def close(self) -> None:
         """Give everything back. What was written but never published may be lost."""
 
@@ -186,6 +190,14 @@ class Target(Protocol):
         """`write` of each (address, bytes), in order, stopping at the first that fails."""
         for address, data in requests:
             self.write(address, data)
+
+    def prepare(self, requests: Sequence[tuple[int, bytes]]) -> None:
+        """This `write_many`, and a `read_many` of the same places, come soon, inside a stop.
+
+        What can be computed for them before the CPUs stop may be computed now. Raises what `write_many` would raise
+        without asking anybody.
+        """
+        return
 
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
         """`publish` of each [start, end)."""
