@@ -66,6 +66,10 @@ class CapabilityError(A64PatchError, NotImplementedError):
     """The target cannot do what this patch needs, and a weaker way would not be safe."""
 
 
+class ScopeError(A64PatchError, NotImplementedError):
+    """The memory models of this package say nothing about what is asked: the message names what it is."""
+
+
 class BusyError(A64PatchError, TimeoutError):
     """A CPU kept standing inside the site, or did not come to the rendezvous, until the retries were used up."""
 
