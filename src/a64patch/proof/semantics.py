@@ -1,0 +1,315 @@
+"""What one instruction word does, as far as the proofs need it: a word in, an `Operation` out.
+
+May know: errors, a64/.
+Read on: traces.py executes operations. A word outside this file is refused by name, never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from a64patch.a64.integer_operands import decode_bitmask
+from a64patch.a64.predicates import decode
+from a64patch.a64.row import Encoding
+from a64patch.errors import ScopeError
+
+MASK32 = 0xFFFFFFFF
+MASK64 = 0xFFFFFFFFFFFFFFFF
+
+SP = 34
+"""Number of the stack pointer in operations; 31 is the zero register there."""
+
+_CTR_EL0 = (3, 3, 0, 0, 1)
+_ELR_EL1 = (3, 0, 4, 0, 1)
+_ICC_SGI1R_EL1 = (3, 0, 12, 11, 5)
+_HINTS = frozenset({"nop", "yield", "wfe", "wfi", "sev", "sevl", "csdb", "bti", "hint"})
+_LOAD_STORE = {"str": (False, ""), "ldr": (True, ""), "ldur": (True, ""), "stur": (False, ""), "ldar": (True, "A"),
+               "ldapr": (True, "Q"), "stlr": (False, "L"), "ldxr": (True, ""), "ldaxr": (True, "A"),
+               "stxr": (False, ""), "stlxr": (False, "L")}  # fmt: skip
+_ATOMICS: dict[str, Callable[[int, int], int]] = {
+    "ldadd": lambda old, operand: old + operand,
+    "ldset": lambda old, operand: old | operand,
+    "ldclr": lambda old, operand: old & ~operand,
+    "ldeor": lambda old, operand: old ^ operand,
+    "swp": lambda old, operand: operand,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What an instruction does; `kind` says which of the other fields mean something.
+
+    alu     `target` := `compute(values of sources)`; with `flags`, NZCV too
+    select  `target` := `sources[0]` if `condition`, else `compute` of `sources[1]`
+    load, store, atomic    `size` bytes of `data` at `base` + `offset` (or extended `index`), ordered `A`, `Q` or `L`
+    jump    to PC + `offset`; `condition`, `test` or nothing decides; `link` writes X30
+    indirect  to the value of `base`
+    barrier   `name` is dmb or dsb, `order` is sy, ld or st
+    dc, ic  on the line at `base`
+    isb, eret, sgi, nop, exception (`name`), clrex, mrs, msr, mask
+    """
+
+    kind: str
+    name: str = ""
+    target: int = 31
+    sources: tuple[int, ...] = ()
+    compute: Callable[..., int] | None = None
+    flags: Callable[..., tuple[int, int]] | None = None
+    """Result and NZCV as four bits."""
+    condition: int = -1
+    data: int = 31
+    base: int = -1
+    index: int = -1
+    offset: int = 0
+    extend: Callable[[int], int] | None = None
+    writeback: int = 0
+    """Bytes added to the base register afterwards."""
+    size: int = 8
+    order: str = ""
+    write_order: str = ""
+    exclusive: bool = False
+    status: int = 31
+    link: bool = False
+    test: Callable[[int], bool] | None = None
+
+
+def signed(value: int, bits: int) -> int:
+    """The low bits as a two's complement number."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def holds(condition: int, nzcv: int) -> bool:
+    """Whether a condition code holds for four flag bits (Arm ARM C1.2.4)."""
+    n, z, c, v = nzcv >> 3 & 1, nzcv >> 2 & 1, nzcv >> 1 & 1, nzcv & 1
+    result = (z, c, n, v, c & ~z & 1, n == v, n == v and not z, True)[condition >> 1]
+    return bool(result) != bool(condition & 1 and condition != 15)
+
+
+@lru_cache(maxsize=4096)
+def operation(word: int) -> Operation:
+    """What the word does; ScopeError, naming the instruction, when no proof here can speak about it."""
+    row = decode(word)
+    if row is None:
+        raise ScopeError(f"the word {word:08x} is no instruction of the table: faults are not in this model")
+    f = {name: part.get(word) for name, part in row.fields.items()}
+    stem, _, form = row.name.partition(".")
+    found = _branches(stem, f, word) or _system(row, stem, form, f) or _memory(row, stem, form, f, word)
+    found = found or _arithmetic(row, stem, form, f)
+    if found is None:
+        raise ScopeError(f"the instruction {row.name!r} ({word:08x}) is not in this model")
+    return found
+
+
+def _branches(stem: str, f: dict[str, int], word: int) -> Operation | None:
+    if stem in ("b", "bl"):
+        return Operation("jump", offset=signed(f["imm26"], 26) * 4, link=stem == "bl")
+    if stem in ("bcond", "bccond"):
+        return Operation("jump", offset=signed(f["imm19"], 19) * 4, condition=f["cond"])
+    if stem in ("cbz", "cbnz"):
+        mask = MASK64 if f["sf"] else MASK32
+        wants_zero = stem == "cbz"
+        return Operation(
+            "jump", offset=signed(f["imm19"], 19) * 4, data=f["rt"], test=lambda v: (v & mask == 0) == wants_zero
+        )
+    if stem in ("tbz", "tbnz"):
+        bit = f["b5"] << 5 | f["b40"]
+        wants = int(stem == "tbnz")
+        return Operation("jump", offset=signed(f["imm14"], 14) * 4, data=f["rt"], test=lambda v: v >> bit & 1 == wants)
+    if stem in ("br", "blr", "ret"):
+        return Operation("indirect", base=f["rn"], link=stem == "blr")
+    if stem in ("svc", "brk"):
+        return Operation("exception", name=stem)
+    if stem == "eret":
+        return Operation("eret")
+    return None
+
+
+def _system(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation | None:
+    if stem in ("dmb", "dsb") and not form:
+        # Shareability is not modelled: NSH orders nothing for other CPUs, and the rest is one domain.
+        kind = f["crm"] & 3
+        shareable = f["crm"] >> 2 != 1
+        if not shareable:
+            return Operation("nop")
+        if kind == 0:
+            return None
+        return Operation("barrier", name=stem, order=("", "ld", "st", "sy")[kind])
+    if stem == "isb":
+        return Operation("isb")
+    if stem == "clrex":
+        return Operation("clrex")
+    if row.name == "dc.cvau":
+        return Operation("dc", base=f["rt"])
+    if row.name == "ic.ivau":
+        return Operation("ic", base=f["rt"])
+    if stem in _HINTS:
+        return Operation("nop")
+    if stem in ("mrs", "msr_reg"):
+        register = (f["o0"] + 2, f["op1"], f["crn"], f["crm"], f["op2"])
+        if stem == "mrs" and register == _CTR_EL0:
+            return Operation("mrs", name="ctr", target=f["rt"])
+        if stem == "mrs" and register == _ELR_EL1:
+            return Operation("mrs", name="elr", target=f["rt"])
+        if stem == "msr_reg" and register == _ELR_EL1:
+            return Operation("msr", name="elr", data=f["rt"])
+        if stem == "msr_reg" and register == _ICC_SGI1R_EL1:
+            return Operation("sgi", data=f["rt"])
+        return None
+    if row.name.lower() in ("msr_imm.daifset", "msr_imm.daifclr"):
+        return Operation("mask", name=form.lower(), offset=f["crm"])
+    return None
+
+
+def _memory(row: Encoding, stem: str, form: str, f: dict[str, int], word: int) -> Operation | None:
+    plain, _, mode = stem.partition("_")
+    size = {"w": 4, "x": 8}.get(form, 0)
+    if not size:
+        return None
+    atomic, suffix = _atomic_name(plain)
+    if plain in _LOAD_STORE and mode in ("", "imm", "reg", "post", "pre"):
+        loads, order = _LOAD_STORE[plain]
+        kind = "load" if loads else "store"
+        here = Operation(kind, size=size, order=order, data=f["rt"], base=_stack(f["rn"]))
+        if mode == "reg":
+            signs, wide, shift = bool(f["sign"]), bool(f["wide"]), f["s"] * (3 if size == 8 else 2)
+            return replace(here, index=f["rm"], extend=lambda v: _extend(v, wide, signs) << shift)
+        offset = f.get("imm12", 0) * size + signed(f.get("simm9", 0), 9)
+        return replace(
+            here,
+            offset=0 if mode == "post" else offset,
+            writeback=offset if mode in ("post", "pre") else 0,
+            exclusive=plain.endswith("xr"),
+            status=f.get("rs", 31),
+        )
+    if atomic:
+        read_order = "A" if "a" in suffix and f["rt"] != 31 else ""
+        return Operation("atomic", name=atomic, size=size, data=f["rs"], base=_stack(f["rn"]), target=f["rt"],
+                         compute=_ATOMICS[atomic], order=read_order,
+                         write_order="L" if "l" in suffix else "")  # fmt: skip
+    return None
+
+
+def _atomic_name(name: str) -> tuple[str, str]:
+    for stem in _ATOMICS:
+        if name.startswith(stem) and name[len(stem) :] in ("", "a", "l", "al"):
+            return stem, name[len(stem) :]
+    return "", ""
+
+
+def _extend(value: int, wide: bool, signs: bool) -> int:
+    if wide:
+        return value
+    return signed(value, 32) if signs else value & MASK32
+
+
+def _shifted(value: int, kind: int, amount: int, bits: int) -> int:
+    value &= (1 << bits) - 1
+    if kind == 0:
+        return value << amount & ((1 << bits) - 1)
+    if kind == 1:
+        return value >> amount
+    if kind == 2:
+        return (signed(value, bits) >> amount) & ((1 << bits) - 1)
+    return (value >> amount | value << (bits - amount)) & ((1 << bits) - 1)
+
+
+_LOGIC: dict[str, Callable[[int, int], int]] = {
+    "and": lambda a, b: a & b,
+    "ands": lambda a, b: a & b,
+    "bic": lambda a, b: a & ~b,
+    "bics": lambda a, b: a & ~b,
+    "orr": lambda a, b: a | b,
+    "orn": lambda a, b: a | ~b,
+    "eor": lambda a, b: a ^ b,
+    "eon": lambda a, b: a ^ ~b,
+}
+
+
+def _add(a: int, b: int, carry: int, bits: int) -> tuple[int, int]:
+    mask = (1 << bits) - 1
+    a, b = a & mask, b & mask
+    total = a + b + carry
+    result = total & mask
+    overflow = signed(a, bits) + signed(b, bits) + carry != signed(result, bits)
+    return result, _nz(result, bits) | (total >> bits) << 1 | int(overflow)
+
+
+def _nz(result: int, bits: int) -> int:
+    return (result >> (bits - 1) & 1) << 3 | int(result == 0) << 2
+
+
+def _arithmetic(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation | None:
+    plain, _, mode = stem.partition("_")
+    bits = 64 if form == "x" or f.get("sf") else 32
+    mask = (1 << bits) - 1
+    if plain in ("movz", "movn", "movk"):
+        shift = f.get("hw", 0) * 16
+        immediate = f["imm16"] << shift
+        if plain == "movk":
+            hole = mask ^ 0xFFFF << shift
+            return Operation("alu", target=f["rd"], sources=(f["rd"],), compute=lambda a: a & hole | immediate)
+        constant = immediate if plain == "movz" else ~immediate & mask
+        return Operation("alu", target=f["rd"], compute=lambda: constant)
+    if plain in ("adr", "adrp"):
+        distance = signed(f["immhi"] << 2 | f["immlo"], 21)
+        return Operation("adr", name=plain, target=f["rd"], offset=distance)
+    if plain in ("add", "adds", "sub", "subs") and mode in ("", "imm"):
+        subtract, sets = plain.startswith("sub"), plain.endswith("s")
+        flip = mask if subtract else 0
+        if mode == "imm":
+            constant = f["imm12"] << (12 * f["sh"])
+            flags = lambda a: _add(a, constant ^ flip, int(subtract), bits)  # noqa: E731
+            # Register 31 is SP here, except where flags are set and it is the target.
+            return Operation(
+                "alu",
+                target=f["rd"] if sets else _stack(f["rd"]),
+                sources=(_stack(f["rn"]),),
+                flags=flags,
+                name="s" if sets else "",
+            )
+        kind, amount = f["shift"], f["imm6"]
+        flags2 = lambda a, b: _add(a, _shifted(b, kind, amount, bits) ^ flip, int(subtract), bits)  # noqa: E731
+        return Operation("alu", target=f["rd"], sources=(f["rn"], f["rm"]), flags=flags2, name="s" if sets else "")
+    if plain in _LOGIC and mode in ("", "imm"):
+        logic, sets = _LOGIC[plain], plain in ("ands", "bics")
+        if mode == "imm":
+            value = decode_bitmask(f.get("n", 0), f["immr"], f["imms"], bits)
+            if value is None:
+                return None
+            wanted = value
+            flags3 = lambda a: _logical(logic(a, wanted), bits)  # noqa: E731
+            target = f["rd"] if sets else _stack(f["rd"])
+            return Operation("alu", target=target, sources=(f["rn"],), flags=flags3, name="s" if sets else "")
+        kind, amount = f["shift"], f["imm6"]
+        flags4 = lambda a, b: _logical(logic(a, _shifted(b, kind, amount, bits)), bits)  # noqa: E731
+        return Operation("alu", target=f["rd"], sources=(f["rn"], f["rm"]), flags=flags4, name="s" if sets else "")
+    if stem in ("csel", "csinc", "csinv", "csneg") and "cond" in f:
+        others: dict[str, Callable[[int], int]] = {
+            "csel": lambda b: b, "csinc": lambda b: b + 1, "csinv": lambda b: ~b, "csneg": lambda b: -b,
+        }  # fmt: skip
+        other = others[stem]
+        return Operation("select", target=f["rd"], sources=(f["rn"], f["rm"]), condition=f["cond"], offset=bits,
+                         compute=lambda b: other(b) & mask)  # fmt: skip
+    if row.name in ("ubfm.x", "ubfm.w", "lsr_imm.x", "lsr_imm.w", "lsl_imm.x", "lsl_imm.w"):
+        right, top = f["immr"], f.get("imms", bits - 1)
+        if top >= right:
+            return Operation("alu", target=f["rd"], sources=(f["rn"],),
+                             compute=lambda a: (a & mask) >> right & ((1 << (top - right + 1)) - 1))  # fmt: skip
+        return Operation("alu", target=f["rd"], sources=(f["rn"],),
+                         compute=lambda a: (a & ((1 << (top + 1)) - 1)) << (bits - right) & mask)  # fmt: skip
+    if stem == "rbit":
+        return Operation("alu", target=f["rd"], sources=(f["rn"],),
+                         compute=lambda a: int(f"{a & mask:0{bits}b}"[::-1], 2))  # fmt: skip
+    return None
+
+
+def _logical(value: int, bits: int) -> tuple[int, int]:
+    value &= (1 << bits) - 1
+    return value, _nz(value, bits)
+
+
+def _stack(register: int) -> int:
+    return SP if register == 31 else register

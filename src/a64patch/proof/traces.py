@@ -1,0 +1,510 @@
+"""Everything that one thread could do, whatever the others do: its traces.
+
+May know: errors, program.py, semantics.py.
+Read on: search.py chooses one trace for each thread and asks whether they fit together.
+
+A trace guesses what each load reads, which word each fetch of a modified location gets, whether a store-exclusive
+succeeds and where an interrupt is taken. The guesses come from a domain: the values that some trace stores there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from a64patch.errors import ScopeError
+from a64patch.proof.program import ELR, Program
+from a64patch.proof.semantics import MASK32, MASK64, SP, Operation, holds, operation
+
+MOST_TRACES = 20_000
+"""Of one thread; a program with more is refused."""
+MOST_EVENTS = 400
+"""Of one trace."""
+
+CTR_IDC, CTR_DIC = 1 << 28, 1 << 29
+_CTR_LINES = 0x8444C004
+"""The other fields of CTR_EL0 as most cores have them: lines of 64 bytes."""
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One effect of an instruction.
+
+    `kind`: R, W (explicit), F (fetch of a modified word), DC, IC, DMB, DSB, ISB, TE (exception entry), ERET, SGI.
+    The masks are sets of loads of the same trace, a bit for the index of each: on which loads the address, the data
+    or the execution of this event depends. `pick_…` are dependencies through a conditional select only.
+    """
+
+    kind: str
+    pc: int
+    """Address of the instruction (bytes); for an interrupt, where it would have gone on."""
+    word: int
+    """The word that was executed."""
+    address: int = -1
+    value: int = 0
+    order: str = ""
+    """A (acquire), Q (acquirePC), L (release); of a barrier: sy, ld, st; of TE: svc, brk or irq."""
+    addr: int = 0
+    data: int = 0
+    ctrl: int = 0
+    pick_addr: int = 0
+    pick_data: int = 0
+    pick_ctrl: int = 0
+    rmw: int = -1
+    """Index of the load that this store completes."""
+    step: int = 0
+    """Number of the instruction in the order of execution."""
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """What one thread did: events in program order, the path, the registers at the end."""
+
+    events: tuple[Event, ...]
+    path: tuple[tuple[int, int], ...]
+    """Address and word of every executed instruction."""
+    registers: Mapping[int, int]
+    end: str
+    """`done`, or why it went no further: `svc`, `brk`, `access …`."""
+    by_model: dict[object, list[int]] = field(default_factory=dict)
+    """What a model has computed about it."""
+
+    def register(self, number: int) -> int:
+        """The value of X0 to X30 at the end."""
+        return self.registers.get(number, 0)
+
+
+class _State:
+    """A thread half way."""
+
+    __slots__ = (
+        "ctrl", "elr", "end", "events", "flags", "interrupts", "masked", "monitor", "path", "pc", "pick_ctrl",
+        "registers", "skip_interrupt", "visits",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.pc = 0
+        self.registers: dict[int, tuple[int, int, int]] = {}
+        self.flags = (0, 0, 0)
+        self.events: list[Event] = []
+        self.path: list[tuple[int, int]] = []
+        self.visits: dict[int, int] = {}
+        self.ctrl = 0
+        self.pick_ctrl = 0
+        self.monitor = -1
+        self.masked = False
+        self.elr: list[tuple[int, bool]] = []
+        self.interrupts = 0
+        self.skip_interrupt = False
+        self.end = ""
+
+    def copy(self) -> _State:
+        other = _State.__new__(_State)
+        other.pc = self.pc
+        other.registers = self.registers.copy()
+        other.flags = self.flags
+        other.events = self.events.copy()
+        other.path = self.path.copy()
+        other.visits = self.visits.copy()
+        other.ctrl = self.ctrl
+        other.pick_ctrl = self.pick_ctrl
+        other.monitor = self.monitor
+        other.masked = self.masked
+        other.elr = self.elr.copy()
+        other.interrupts = self.interrupts
+        other.skip_interrupt = self.skip_interrupt
+        other.end = self.end
+        return other
+
+    def get(self, register: int) -> tuple[int, int, int]:
+        """Value, loads that it depends on, loads that picked it."""
+        return (0, 0, 0) if register == 31 else self.registers.get(register, (0, 0, 0))
+
+    def put(self, register: int, value: int, data: int = 0, pick: int = 0) -> None:
+        if register != 31:
+            self.registers[register] = (value & MASK64, data, pick)
+
+
+class _Runner:
+    """Runs one thread against the domains, and notes which of them it looked at."""
+
+    def __init__(self, program: Program, number: int, domains: Domains, most_interrupts: int) -> None:
+        self.program = program
+        self.code = program.code
+        self.number = number
+        self.thread = program.threads[number]
+        self.domains = domains
+        self.most_interrupts = most_interrupts if self.thread.irq_vector is not None else 0
+        self.used = set[int]()
+        self.cut = 0
+        self.pending: list[_State] = []
+
+    def run(self) -> list[Trace]:
+        start = _State()
+        start.pc = self.thread.entry
+        for register, value in self.thread.registers.items():
+            start.put(SP if register == 31 else register, value)
+        self.pending = [start]
+        traces: list[Trace] = []
+        while self.pending:
+            state = self.pending.pop()
+            if self._advance(state):
+                traces.append(_finished(state))
+                if len(traces) > MOST_TRACES:
+                    raise ScopeError(
+                        f"thread {self.number} has more than {MOST_TRACES} paths: give it fewer loads or interrupts"
+                    )
+        return traces
+
+    def _advance(self, state: _State) -> bool:
+        """Execute until the thread ends (True), is given up, or forks into `pending` (False)."""
+        while not state.end:
+            if state.interrupts < self.most_interrupts and not state.masked and not state.skip_interrupt:
+                other = state.copy()
+                other.interrupts += 1
+                self._enter(other, "irq", other.pc, other.pc, 0, self.thread.irq_vector)
+                state.skip_interrupt = True
+                self.pending += (state, other)
+                return False
+            state.skip_interrupt = False
+            pc = state.pc
+            if pc not in self.code:
+                state.end = "done"
+                break
+            count = state.visits.get(pc, 0)
+            if count >= self.program.visits or len(state.events) > MOST_EVENTS:
+                self.cut += 1
+                return False
+            state.visits[pc] = count + 1
+            words = self.domains.words(pc)
+            if words is None:
+                state.path.append((pc, self.code[pc]))
+                if not self._execute(state, pc, self.code[pc]):
+                    return False
+                continue
+            self.used.add(pc)
+            for word in words[1:]:
+                self._fetched(other := state.copy(), pc, word)
+                if self._execute(other, pc, word):
+                    self.pending.append(other)
+            self._fetched(state, pc, words[0])
+            if not self._execute(state, pc, words[0]):
+                return False
+        return True
+
+    def _fetched(self, state: _State, pc: int, word: int) -> None:
+        state.path.append((pc, word))
+        state.events.append(Event("F", pc, word, pc, word, step=len(state.path)))
+
+    def _enter(self, state: _State, why: str, pc: int, back: int, word: int, vector: int | None) -> None:
+        if vector is None:
+            state.end = why
+            return
+        state.events.append(Event("TE", pc, word, order=why, step=len(state.path)))
+        state.elr.append((back, state.masked))
+        state.put(ELR, back)
+        state.masked = True
+        state.pc = vector
+
+    def _event(
+        self, state: _State, kind: str, pc: int, word: int, address: int = -1, value: int = 0, order: str = ""
+    ) -> Event:
+        event = Event(
+            kind,
+            pc,
+            word,
+            address,
+            value,
+            order,
+            ctrl=state.ctrl,
+            pick_ctrl=state.pick_ctrl,
+            step=len(state.path),
+        )
+        state.events.append(event)
+        return event
+
+    def _execute(self, state: _State, pc: int, word: int) -> bool:
+        """One instruction; False when the state was replaced by others in `pending`."""
+        op = operation(word)
+        kind = op.kind
+        state.pc = pc + 4
+        if kind == "alu":
+            self._compute(state, op)
+        elif kind in ("load", "store", "atomic"):
+            return self._access(state, op, pc, word)
+        elif kind == "jump":
+            self._jump(state, op, pc)
+        elif kind == "barrier":
+            self._event(state, "DSB" if op.name == "dsb" else "DMB", pc, word, order=op.order)
+        elif kind in ("dc", "ic"):
+            value, data, pick = state.get(op.base)
+            event = self._event(state, kind.upper(), pc, word, value)
+            event.addr, event.pick_addr = data, pick
+        elif kind == "isb":
+            self._event(state, "ISB", pc, word)
+        elif kind == "select":
+            self._select(state, op)
+        elif kind == "adr":
+            state.put(op.target, pc + op.offset if op.name == "adr" else (pc & ~0xFFF) + (op.offset << 12))
+        elif kind == "indirect":
+            value, data, pick = state.get(op.base)
+            state.ctrl |= data
+            state.pick_ctrl |= pick
+            if op.link:
+                state.put(30, pc + 4)
+            state.pc = value
+        elif kind == "exception":
+            back = pc + 4 if op.name == "svc" else pc
+            self._enter(state, op.name, pc, back, word, self.thread.sync_vector)
+        elif kind == "eret":
+            if not state.elr:
+                raise ScopeError(f"an ERET at {self.program.name_of(pc)} outside an exception is not in this model")
+            self._event(state, "ERET", pc, word)
+            state.masked = state.elr.pop()[1]
+            value, data, pick = state.get(ELR)
+            state.ctrl |= data
+            state.pick_ctrl |= pick
+            state.pc = value
+        elif kind == "sgi":
+            event = self._event(state, "SGI", pc, word)
+            event.data, event.pick_data = state.get(op.data)[1:]
+        else:
+            self._rare(state, op)
+        return True
+
+    def _rare(self, state: _State, op: Operation) -> None:
+        if op.kind == "mrs":
+            if op.name == "ctr":
+                value = _CTR_LINES | self.program.idc * CTR_IDC | self.program.dic * CTR_DIC
+                state.put(op.target, value)
+            else:
+                state.put(op.target, *state.get(ELR))
+        elif op.kind == "msr":
+            state.put(ELR, *state.get(op.data))
+        elif op.kind == "mask" and op.offset & 2:
+            state.masked = op.name == "daifset"
+        elif op.kind == "clrex":
+            state.monitor = -1
+
+    def _compute(self, state: _State, op: Operation) -> None:
+        data = pick = 0
+        values = []
+        for source in op.sources:
+            value, more, picked = state.get(source)
+            values.append(value)
+            data |= more
+            pick |= picked
+        if op.flags:
+            result, nzcv = op.flags(*values)
+            if op.name == "s":
+                state.flags = (nzcv, data, pick)
+        else:
+            assert op.compute
+            result = op.compute(*values)
+        state.put(op.target, result, data, pick)
+
+    def _select(self, state: _State, op: Operation) -> None:
+        nzcv, data, pick = state.flags
+        if holds(op.condition, nzcv):
+            value, chosen, picked = state.get(op.sources[0])
+            value &= (1 << op.offset) - 1
+        else:
+            value, chosen, picked = state.get(op.sources[1])
+            assert op.compute
+            value = op.compute(value)
+        state.put(op.target, value, chosen, picked | pick | data)
+
+    def _jump(self, state: _State, op: Operation, pc: int) -> None:
+        if op.link:
+            state.put(30, pc + 4)
+        taken = True
+        if op.test is not None:
+            value, data, pick = state.get(op.data)
+            taken = op.test(value)
+            state.ctrl |= data
+            state.pick_ctrl |= pick
+        elif op.condition >= 0:
+            nzcv, data, pick = state.flags
+            taken = holds(op.condition, nzcv)
+            state.ctrl |= data
+            state.pick_ctrl |= pick
+        if taken:
+            state.pc = pc + op.offset
+
+    def _access(self, state: _State, op: Operation, pc: int, word: int) -> bool:
+        base, addr, pick_addr = state.get(op.base)
+        address = base + op.offset
+        if op.index >= 0:
+            assert op.extend
+            value, data, pick = state.get(op.index)
+            address += op.extend(value)
+            addr |= data
+            pick_addr |= pick
+        address &= MASK64
+        if address not in self.program.memory and address not in self.code:
+            state.end = f"access to {address:#x}"
+            return True
+        if address in self.code and op.size != 4:
+            raise ScopeError(
+                f"an access of 8 bytes to code at {self.program.name_of(pc)}: mixed sizes are not modelled"
+            )
+        if op.writeback:
+            state.put(op.base, base + op.writeback, addr, pick_addr)
+        if op.kind == "store":
+            return self._store(state, op, pc, word, address, addr, pick_addr)
+        self.used.add(address)
+        mask = MASK32 if op.size == 4 else MASK64
+        values = list(dict.fromkeys(value & mask for value in self.domains.values(address)))
+        for value in values[1:]:
+            self._load(other := state.copy(), op, pc, word, address, value, addr, pick_addr)
+            self.pending.append(other)
+        self._load(state, op, pc, word, address, values[0], addr, pick_addr)
+        return True
+
+    def _load(
+        self, state: _State, op: Operation, pc: int, word: int, address: int, value: int, addr: int, pick_addr: int
+    ) -> None:
+        index = len(state.events)
+        # A load after a store of the same thread carries on what the stored value depends on (lmrs).
+        data, pick = 1 << index, 0
+        for earlier in reversed(state.events):
+            if earlier.kind == "W" and earlier.address == address:
+                data |= earlier.data
+                pick = earlier.pick_data
+                break
+        event = self._event(state, "R", pc, word, address, value, op.order)
+        event.addr, event.pick_addr = addr, pick_addr
+        if op.kind == "atomic":
+            operand, stored, stored_pick = state.get(op.data)
+            mask = MASK32 if op.size == 4 else MASK64
+            assert op.compute
+            written = self._event(state, "W", pc, word, address, op.compute(value, operand) & mask, op.write_order)
+            written.addr, written.pick_addr = addr, pick_addr
+            # A swap stores what it was given; the others store what they read, changed.
+            written.data = stored if op.name == "swp" else stored | 1 << index
+            written.pick_data = stored_pick
+            written.rmw = index
+            state.put(op.target, value, data, pick)
+            return
+        state.put(op.data, value, data, pick)
+        if op.exclusive:
+            state.monitor = index
+
+    def _store(self, state: _State, op: Operation, pc: int, word: int, address: int, addr: int, pick_addr: int) -> bool:
+        value, data, pick = state.get(op.data)
+        monitor = state.monitor
+        if op.exclusive:
+            state.monitor = -1
+            failed = state.copy()
+            failed.put(op.status, 1)
+            self.pending.append(failed)
+            if monitor < 0 or state.events[monitor].address != address:
+                return False
+        event = self._event(state, "W", pc, word, address, value & (MASK32 if op.size == 4 else MASK64), op.order)
+        event.addr, event.pick_addr, event.data, event.pick_data = addr, pick_addr, data, pick
+        if op.exclusive:
+            event.rmw = monitor
+            state.put(op.status, 0)
+        return True
+
+
+def _finished(state: _State) -> Trace:
+    return Trace(
+        tuple(state.events),
+        tuple(state.path),
+        {number: value[0] for number, value in state.registers.items()},
+        state.end,
+    )
+
+
+class Domains:
+    """What each location may hold, in the order in which the values were found."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._stored: dict[int, list[int]] = {}
+
+    def add(self, address: int, value: int) -> bool:
+        """Whether the value is new there."""
+        known = self._stored.get(address)
+        if known is None:
+            known = self._stored[address] = [self._program.initial(address)]
+        elif value in known:
+            return False
+        if value in known:
+            return address in self._program.code  # A modified word is fetched, even if it never changes.
+        known.append(value)
+        return True
+
+    def words(self, address: int) -> Sequence[int] | None:
+        """The words that a fetch may get; None when nothing stores there."""
+        return self._stored.get(address)
+
+    def values(self, address: int) -> Sequence[int]:
+        """The values that a load may get."""
+        return self._stored.get(address) or (self._program.initial(address),)
+
+
+@dataclass
+class Behaviours:
+    """The traces of every thread, and how many paths were given up because they looped."""
+
+    traces: list[list[Trace]]
+    cut: int
+
+
+def behaviours(program: Program) -> Behaviours:
+    """All traces of all threads: the least domains such that every stored value is in the domain of its location.
+
+    ScopeError for an instruction that is not modelled, and for a program with too many paths.
+    """
+    domains = Domains(program)
+    count = len(program.threads)
+    runs: list[list[Trace]] = [[] for _ in range(count)]
+    used: list[set[int]] = [set() for _ in range(count)]
+    cuts = [0] * count
+    stale = set(range(count))
+    interrupts = 0
+    rounds = 0
+    while stale:
+        rounds += 1
+        if rounds > 64:
+            raise ScopeError("the stored values do not settle: a loop of this program computes ever new ones")
+        changed = set[int]()
+        for number in sorted(stale):
+            runner = _Runner(program, number, domains, interrupts)
+            runs[number] = runner.run()
+            used[number] = runner.used | {address for trace in runs[number] for address, _ in trace.path}
+            cuts[number] = runner.cut
+            for event in _stores(runs[number]):
+                if domains.add(event.address, event.value):
+                    changed.add(event.address)
+        stale = {number for number in range(count) if used[number] & changed}
+        most = sum(max((_sent(trace) for trace in run), default=0) for run in runs)
+        if most > interrupts:
+            interrupts = most
+            stale |= {number for number in range(count) if program.threads[number].irq_vector is not None}
+    _refuse_mixed_sizes(program, domains, runs)
+    return Behaviours(runs, sum(cuts))
+
+
+def _sent(trace: Trace) -> int:
+    return sum(event.kind == "SGI" for event in trace.events)
+
+
+def _stores(traces: list[Trace]) -> Iterator[Event]:
+    return (event for trace in traces for event in trace.events if event.kind == "W")
+
+
+def _refuse_mixed_sizes(program: Program, domains: Domains, runs: list[list[Trace]]) -> None:
+    """A location is one value here, so a value of 8 bytes may not be accessed by halves."""
+    wide = {address for address in program.memory if any(value > MASK32 for value in domains.values(address))}
+    if not wide:
+        return
+    for run in runs:
+        for trace in run:
+            for event in trace.events:
+                if event.kind in ("R", "W") and event.address in wide and operation(event.word).size == 4:
+                    raise ScopeError(
+                        f"{program.name_of(event.address)} is accessed with 4 and 8 bytes: mixed sizes are not modelled"
+                    )
