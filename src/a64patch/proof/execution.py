@@ -1,0 +1,117 @@
+"""One candidate execution: a trace for each thread, and the choices that were made between them.
+
+May know: program.py, traces.py, relations.py.
+Read on: search.py fills it in; a witness is one that is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from a64patch.proof.program import Program
+from a64patch.proof.relations import bits
+from a64patch.proof.traces import Event, Trace
+
+
+class Execution:
+    """Events of all threads under one numbering, thread after thread, each in program order.
+
+    `rf` maps a load or fetch to the store that it reads, -1 for the initial value; `co` an address to its stores,
+    oldest first; `succ` a number to the set of all events that are ordered after it (ob), and itself, as a bit mask.
+    `missed[read]` is the set of stores that are newer than the one it reads. `sent_by` maps an exception entry by
+    interrupt to its SGI. `chosen[event]` is the set of events that a choice put directly after it, where cache
+    maintenance is concerned, and `chosen_before` the other way round.
+    """
+
+    def __init__(self, program: Program, traces: Sequence[Trace]) -> None:
+        self.program = program
+        self.traces = tuple(traces)
+        self.events: list[Event] = []
+        self.thread: list[int] = []
+        self.first: list[int] = []
+        self.members: list[int] = []
+        self.reads: list[int] = []
+        self.fetches: list[int] = []
+        self.writes: dict[int, list[int]] = {}
+        self.dcs: list[int] = []
+        self.ics: list[int] = []
+        self.entries: list[int] = []
+        self.sgis: list[int] = []
+        for number, trace in enumerate(traces):
+            base = len(self.events)
+            self.first.append(base)
+            self.members.append(((1 << len(trace.events)) - 1) << base)
+            for index, event in enumerate(trace.events, base):
+                kind = event.kind
+                if kind == "R":
+                    self.reads.append(index)
+                elif kind == "W":
+                    self.writes.setdefault(event.address, []).append(index)
+                elif kind == "F":
+                    self.fetches.append(index)
+                elif kind == "DC":
+                    self.dcs.append(index)
+                elif kind == "IC":
+                    self.ics.append(index)
+                elif kind == "TE" and event.order == "irq":
+                    self.entries.append(index)
+                elif kind == "SGI":
+                    self.sgis.append(index)
+            self.events += trace.events
+            self.thread += [number] * len(trace.events)
+        self.ic_set = sum(1 << ic for ic in self.ics)
+        self.succ: list[int] = []
+        self.rf: dict[int, int] = {}
+        self.co: dict[int, list[int]] = {}
+        self.missed: dict[int, int] = {}
+        self.sent_by: dict[int, int] = {}
+        self.chosen: dict[int, int] = {}
+        self.chosen_before: dict[int, int] = {}
+
+    def local(self, index: int) -> int:
+        """The event's number in its own trace."""
+        return index - self.first[self.thread[index]]
+
+    def external(self, index: int, mask: int) -> int:
+        """Those of the events that are of other threads."""
+        return mask & ~self.members[self.thread[index]]
+
+    def earlier(self, index: int, kind: str, same_location: bool = False) -> list[int]:
+        """The events of that kind before it in its thread, in program order."""
+        event = self.events[index]
+        return [
+            other
+            for other in range(self.first[self.thread[index]], index)
+            if self.events[other].kind == kind and (not same_location or self.events[other].address == event.address)
+        ]
+
+    def line(self, index: int) -> int:
+        """The cache line of an event's address."""
+        return self.program.line_of(self.events[index].address)
+
+    def value_at_end(self, address: int) -> int:
+        """What the location holds in the end."""
+        stores = self.co.get(address)
+        return self.events[stores[-1]].value if stores else self.program.initial(address)
+
+    def order(self, events: Iterable[int] | None = None) -> list[int]:
+        """The events (all, or these) in one order that agrees with ob: how it may have happened, for a timeline."""
+        chosen = list(range(len(self.events)) if events is None else events)
+        return sorted(chosen, key=lambda index: (-self.succ[index].bit_count(), self.thread[index], index))
+
+    def name(self, index: int) -> str:
+        """An event for people: `P0: W code=d503201f`."""
+        event = self.events[index]
+        thread = self.program.threads[self.thread[index]].name or f"P{self.thread[index]}"
+        place = f" {self.program.name_of(event.address)}" if event.address >= 0 else ""
+        value = f"={event.value:#x}" if event.kind in ("R", "W", "F") else ""
+        order = f".{event.order}" if event.order else ""
+        return f"{thread}: {event.kind}{order}{place}{value}"
+
+    def before(self, first: int, second: int) -> bool:
+        """Whether the one event is ordered before the other in every respect that counts (ob)."""
+        return first != second and bool(self.succ[first] >> second & 1)
+
+    def members_of(self, mask: int) -> list[Event]:
+        """The events of a bit set."""
+        return [self.events[index] for index in bits(mask)]

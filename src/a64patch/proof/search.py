@@ -1,0 +1,356 @@
+"""Is there an execution that does this? A backtracking search; every answer is definite.
+
+May know: program.py, traces.py, execution.py, model.py.
+Read on: litmus.py asks for a final condition; anything else is asked through `Query`.
+
+The order of choices: a trace for each thread, the SGI of each interrupt, the order of the stores to each location,
+the store that each load and fetch reads, the order of cache maintenance. What follows from a choice is added to the
+order of events at once, and the choice is given up as soon as that order has a cycle. No randomness: the same
+question gives the same answer and the same witness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from a64patch.proof.execution import Execution
+from a64patch.proof.model import Model, Named
+from a64patch.proof.program import Program
+from a64patch.proof.relations import ThreadOrder, bits, closed
+from a64patch.proof.traces import Behaviours, Event, Trace, behaviours
+
+Rows = list[int]
+"""For each event the set of those that are ordered after it, and itself."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What an execution must be like to be found. Everything that is given must hold.
+
+    `trace(number, trace)` sees one thread alone, and is what makes a search fast; `memory` demands final values by
+    address; `execution` sees the complete execution. Set `orders` when `execution` asks `could_fetch`: then every
+    order of cache maintenance is chosen, also where nothing follows from it.
+    """
+
+    trace: Callable[[int, Trace], bool] | None = None
+    memory: dict[int, int] = field(default_factory=dict)
+    execution: Callable[[Execution], bool] | None = None
+    orders: bool = False
+
+
+@dataclass
+class Statistics:
+    """How much was looked at."""
+
+    traces: tuple[int, ...] = ()
+    """Of each thread."""
+    combinations: int = 0
+    """Choices of one trace for each thread that fit the query and each other's values."""
+    choices: int = 0
+    cycles: int = 0
+    """Choices that were given up because the order had a cycle."""
+    complete: int = 0
+    """Consistent executions."""
+    cut: int = 0
+    """Paths that were given up because they visited an address too often (Program.visits)."""
+
+
+@dataclass
+class Result:
+    """The answer: whether the model allows it, the execution that shows it, or a cycle that forbids it."""
+
+    allowed: bool
+    witness: Execution | None
+    statistics: Statistics
+    cycle: list[tuple[str, str, str]] = field(default_factory=list)
+    """For a forbidden one: event, relation, next event, for the most complete attempt; the last leads to the first."""
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+def search(program: Program, model: Model, query: Query, known: Behaviours | None = None) -> Result:
+    """The first consistent execution that satisfies the query, if there is one.
+
+    `known` is `behaviours(program)`, for callers that ask several questions. ScopeError when the program does
+    something that is not modelled.
+    """
+    known = known or behaviours(program)
+    run = _Search(program, model, query)
+    run.statistics.traces = tuple(len(traces) for traces in known.traces)
+    run.statistics.cut = known.cut
+    witness = next(run.executions(known), None)
+    return Result(witness is not None, witness, run.statistics, [] if witness else run.explain())
+
+
+def executions(program: Program, model: Model, query: Query, known: Behaviours | None = None) -> Iterator[Execution]:
+    """All consistent executions that satisfy the query. Each is valid until the next is asked for."""
+    yield from _Search(program, model, query).executions(known or behaviours(program))
+
+
+class _Search:
+    def __init__(self, program: Program, model: Model, query: Query) -> None:
+        self.program = program
+        self.model = model
+        self.query = query
+        self.statistics = Statistics()
+        self.depth = -1
+        self.failure: tuple[Execution, list[Named], Named] | None = None
+        self.journal: list[Named] = []
+
+    def executions(self, known: Behaviours) -> Iterator[Execution]:
+        candidates: list[list[Trace]] = []
+        for number, traces in enumerate(known.traces):
+            accept = self.query.trace
+            candidates.append([trace for trace in traces if accept is None or accept(number, trace)])
+        for chosen in _combinations(self.program, candidates):
+            self.statistics.combinations += 1
+            yield from self._combination(Execution(self.program, chosen))
+
+    def _combination(self, x: Execution) -> Iterator[Execution]:
+        for address, value in self.query.memory.items():
+            if address not in x.writes and self.program.initial(address) != value:
+                return
+        rows: Rows = []
+        for trace, first in zip(x.traces, x.first, strict=True):
+            rows += [row << first for row in _local_rows(self.model, trace, self.program)]
+        for entries in _senders(x):
+            x.sent_by = entries
+            self.journal.clear()
+            start = self._add(x, rows, self.model.interrupts(x), 0)
+            if start is not None:
+                yield from self._stores(x, start, sorted(x.writes), 0)
+
+    def _add(self, x: Execution, rows: Rows, edges: Iterable[Named], depth: int) -> Rows | None:
+        """The order with these edges, or None when it has a cycle."""
+        for edge in edges:
+            index, targets = edge[1], edge[2]
+            row = rows[index]
+            missing = targets & ~row
+            if missing:
+                reached = 0
+                for target in bits(missing):
+                    reached |= rows[target]
+                bit = 1 << index
+                if reached & bit:
+                    self.statistics.cycles += 1
+                    if depth > self.depth:
+                        self.depth = depth
+                        self.failure = (x, [*self.journal, edge], edge)
+                    return None
+                rows = [other | reached if other & bit else other for other in rows]
+            elif targets >> index & 1:
+                self.statistics.cycles += 1
+                return None
+            self.journal.append(edge)
+        return rows
+
+    def _stores(self, x: Execution, rows: Rows, addresses: Sequence[int], depth: int) -> Iterator[Execution]:
+        """Choose the order of the stores to each location."""
+        if not addresses:
+            readers = sorted((*x.fetches, *x.reads))
+            yield from self._reads(x, rows, readers, 0, depth)
+            return
+        address = addresses[0]
+        mark = len(self.journal)
+        for order in self._orders(x, rows, x.writes[address]):
+            if address in self.query.memory and x.events[order[-1]].value != self.query.memory[address]:
+                continue
+            x.co[address] = order
+            self.statistics.choices += 1
+            more = self._add(x, rows, self.model.coherence_edges(x, address), depth + 1)
+            if more is not None:
+                yield from self._stores(x, more, addresses[1:], depth + 1)
+            del self.journal[mark:]
+        x.co.pop(address, None)
+
+    def _orders(self, x: Execution, rows: Rows, writes: list[int]) -> Iterator[list[int]]:
+        if len(writes) == 1:
+            yield list(writes)
+            return
+        coherent = "coWW" in self.model.coherence
+
+        def extend(done: list[int], left: list[int]) -> Iterator[list[int]]:
+            if not left:
+                yield list(done)
+            for write in left:
+                others = [other for other in left if other != write]
+                mine = x.thread[write]
+                if coherent and any(other < write and x.thread[other] == mine for other in others):
+                    continue
+                if any(rows[other] >> write & 1 for other in others if x.thread[other] != mine):
+                    continue
+                yield from extend([*done, write], others)
+
+        yield from extend([], writes)
+
+    def _reads(self, x: Execution, rows: Rows, readers: list[int], number: int, depth: int) -> Iterator[Execution]:
+        """Choose what each load and fetch reads."""
+        if number == len(readers):
+            x.chosen.clear()
+            x.chosen_before.clear()
+            yield from self._questions(x, rows, self.model.questions(x, self.query.orders), 0, depth)
+            return
+        read = readers[number]
+        event = x.events[read]
+        stores = x.co.get(event.address, [])
+        mark = len(self.journal)
+        initial = self.program.initial(event.address)
+        newer = 0
+        for place in range(len(stores) - 1, -2, -1):
+            source = stores[place] if place >= 0 else -1
+            value = x.events[source].value if source >= 0 else initial
+            if value == event.value and (event.kind == "F" or self._coherent(x, read, place)):
+                x.rf[read] = source
+                x.missed[read] = newer
+                self.statistics.choices += 1
+                more = self._add(x, rows, self.model.reads_edges(x, read), depth + 1)
+                if more is not None:
+                    yield from self._reads(x, more, readers, number + 1, depth + 1)
+                del self.journal[mark:]
+            if source >= 0:
+                newer |= 1 << source
+
+    def _coherent(self, x: Execution, read: int, place: int) -> bool:
+        """Whether a load may read the store at that place of the location's order (-1: the initial value)."""
+        rules = self.model.coherence
+        thread = x.thread[read]
+        address = x.events[read].address
+        stores = x.co.get(address, [])
+        for other, write in enumerate(stores):
+            if x.thread[write] != thread:
+                continue
+            if write < read and other > place and "coWR" in rules:
+                return False
+            if write > read and other == place and "coRW1" in rules:
+                return False
+            if write > read and other < place and "coRW2" in rules:
+                return False
+            if x.events[write].rmw >= 0 and x.first[thread] + x.events[write].rmw == read and "atomic" in rules:
+                between = stores[place + 1 : other]
+                if any(x.thread[one] != thread for one in between):
+                    return False
+        if "coRR" in rules:
+            for earlier in x.earlier(read, "R", same_location=True):
+                source = x.rf[earlier]
+                if source >= 0 and stores.index(source) > place:
+                    return False
+        return True
+
+    def _questions(
+        self, x: Execution, rows: Rows, pairs: list[tuple[int, int]], number: int, depth: int
+    ) -> Iterator[Execution]:
+        """Choose the order of cache maintenance."""
+        if number == len(pairs):
+            x.succ = rows
+            self.statistics.complete += 1
+            if self.query.execution is None or self.query.execution(x):
+                yield x
+            return
+        one, other = pairs[number]
+        mark = len(self.journal)
+        for first, second in ((one, other), (other, one)):
+            if rows[second] >> first & 1:
+                continue
+            self.statistics.choices += 1
+            before, after = x.chosen.get(first, 0), x.chosen_before.get(second, 0)
+            x.chosen[first] = before | 1 << second
+            x.chosen_before[second] = after | 1 << first
+            more = self._add(x, rows, self.model.order_edges(x, first, second), depth + 1)
+            if more is not None:
+                yield from self._questions(x, more, pairs, number + 1, depth + 1)
+            x.chosen[first], x.chosen_before[second] = before, after
+            del self.journal[mark:]
+
+    def explain(self) -> list[tuple[str, str, str]]:
+        """The shortest cycle of the attempt that came furthest, by named relations."""
+        if self.failure is None:
+            return []
+        x, journal, closing = self.failure
+        edges = list(journal)
+        for trace, first in zip(x.traces, x.first, strict=True):
+            order = ThreadOrder(trace, self.program)
+            edges += [(name, u + first, targets << first) for name, u, targets in self.model.local(order)]
+        start = closing[1]
+        came: dict[int, tuple[int, str]] = {}
+        frontier = [start]
+        while frontier and start not in came:
+            reached = []
+            for index in frontier:
+                for name, source, targets in edges:
+                    if source == index:
+                        for target in bits(targets):
+                            if target not in came:
+                                came[target] = (index, name)
+                                reached.append(target)
+            frontier = reached
+        path: list[tuple[str, str, str]] = []
+        end = start
+        while end in came and (end != start or not path):
+            source, name = came[end]
+            path.insert(0, (x.name(source), name, x.name(end)))
+            end = source
+        return path
+
+
+def _local_rows(model: Model, trace: Trace, program: Program) -> Rows:
+    """The closed order of one thread, each event with itself; kept on the trace."""
+    rows = trace.by_model.get(model)
+    if rows is None:
+        order = ThreadOrder(trace, program)
+        closure = closed(order.size, ((index, targets) for _, index, targets in model.local(order)))
+        rows = [row | 1 << index for index, row in enumerate(closure)]
+        trace.by_model[model] = rows
+    return rows
+
+
+def _values(program: Program, events: Iterable[Event]) -> tuple[frozenset[tuple[int, int]], frozenset[tuple[int, int]]]:
+    """What a trace needs others, or itself, to have stored, and what it stores."""
+    needs = frozenset(
+        (event.address, event.value)
+        for event in events
+        if event.kind in ("R", "F") and event.value != program.initial(event.address)
+    )
+    gives = frozenset((event.address, event.value) for event in events if event.kind == "W")
+    return needs, gives
+
+
+def _combinations(program: Program, candidates: list[list[Trace]]) -> Iterator[list[Trace]]:
+    """One trace for each thread, such that every value that is read is stored by someone."""
+    values = [[(trace, *_values(program, trace.events)) for trace in traces] for traces in candidates]
+    possible: list[frozenset[tuple[int, int]]] = [frozenset()]
+    for options in reversed(values):
+        possible.append(possible[-1].union(*(gives for _, _, gives in options)))
+    possible.reverse()
+
+    def extend(
+        number: int, chosen: list[Trace], needed: frozenset[tuple[int, int]], given: frozenset[tuple[int, int]]
+    ) -> Iterator[list[Trace]]:
+        if number == len(values):
+            yield chosen
+            return
+        for trace, needs, gives in values[number]:
+            all_given = given | gives
+            missing = (needed | needs) - all_given
+            if missing <= possible[number + 1]:
+                yield from extend(number + 1, [*chosen, trace], missing, all_given)
+
+    yield from extend(0, [], frozenset(), frozenset())
+
+
+def _senders(x: Execution) -> Iterator[dict[int, int]]:
+    """For every interrupt taken an SGI of another thread, none twice in the same thread."""
+
+    def extend(number: int, chosen: dict[int, int]) -> Iterator[dict[int, int]]:
+        if number == len(x.entries):
+            yield dict(chosen)
+            return
+        entry = x.entries[number]
+        thread = x.thread[entry]
+        taken = {sent for other, sent in chosen.items() if x.thread[other] == thread}
+        for sent in x.sgis:
+            if x.thread[sent] != thread and sent not in taken:
+                yield from extend(number + 1, {**chosen, entry: sent})
+
+    yield from extend(0, {})
