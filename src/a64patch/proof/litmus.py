@@ -1,0 +1,465 @@
+"""Litmus tests in herd's format for AArch64: the text in, a `Program` and a question about it out.
+
+May know: errors, a64/, program.py, search.py.
+Read on: search.py answers; ../cli/litmus.py prints.
+
+A test is untrusted text: its size is bounded, nothing in it is evaluated, and an error says line and column. What the
+models do not cover (faults, page tables, handlers) is refused by name with ScopeError.
+Source of the format: herdtools7's manual, part "Writing litmus tests".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from a64patch.a64.assembler import assemble_one
+from a64patch.errors import AssemblyError, FormatError, ScopeError
+from a64patch.proof.execution import Execution
+from a64patch.proof.model import Model
+from a64patch.proof.program import Program, Thread
+from a64patch.proof.search import Query, Result, Statistics, search
+from a64patch.proof.semantics import MASK32, MASK64
+from a64patch.proof.traces import Trace, behaviours
+
+LARGEST = 1 << 16
+"""Characters of one test."""
+_MOST_THREADS = 16
+_MOST_INSTRUCTIONS = 256
+_MOST_CLAUSES = 256
+_CODE, _CODE_STEP = 0x10000, 0x1000
+_DATA, _DATA_STEP = 0x8000000, 64
+
+_TOKEN = re.compile(
+    r"""\s*(?: (?P<string>"[^"\n]{0,200}") | (?P<number>-?(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\b)
+        | (?P<name>[A-Za-z_][\w.]*) | (?P<op>/\\|\\/|!=|==|[~()=;:\[\]*{},+&<>|-]) )""",
+    re.VERBOSE | re.ASCII,
+)
+_REGISTER = re.compile(r"[xXwW]([0-9]|[12][0-9]|30)", re.ASCII)
+_LABEL = re.compile(r"\s*([A-Za-z_]\w*)\s*:", re.ASCII)
+_TARGET = re.compile(r"([\s\S]*[\s,])([A-Za-z_]\w*)", re.ASCII)
+_COLUMN = re.compile(r"P([0-9]{1,3})(\.F)?", re.ASCII)
+_INSTRUCTIONS = frozenset({"NOP", "ISB"})
+
+
+@dataclass(frozen=True)
+class Literal:
+    """One equation of a final condition; `thread` is -1 for memory, where `place` is an address, else a register."""
+
+    thread: int
+    place: int
+    value: int
+    equal: bool
+
+
+@dataclass(frozen=True)
+class Litmus:
+    """A test: the program, and what is asked about its end.
+
+    `clauses` is the proposition to look for, as alternatives each of which is a list of equations that all hold.
+    With `forall` it is the negation of what the test says holds always.
+    """
+
+    name: str
+    program: Program
+    quantifier: str
+    """exists, ~exists or forall."""
+    clauses: tuple[tuple[Literal, ...], ...]
+    labels: dict[str, int] = field(default_factory=dict)
+    """Addresses of `P0:label` and of the names of data."""
+
+    def queries(self) -> list[Query]:
+        """One question for each alternative."""
+        return [_query(clause) for clause in self.clauses]
+
+    def verdict(self, model: Model) -> Result:
+        """Whether some execution satisfies the proposition (for `forall`: breaks it)."""
+        known = behaviours(self.program)
+        last = Result(False, None, Statistics(tuple(map(len, known.traces)), cut=known.cut))
+        for query in self.queries():
+            result = search(self.program, model, query, known)
+            if result:
+                return result
+            if result.statistics.choices >= last.statistics.choices:
+                last = result
+        return last
+
+
+def _query(clause: tuple[Literal, ...]) -> Query:
+    registers: dict[int, list[Literal]] = {}
+    memory: dict[int, int] = {}
+    others: list[Literal] = []
+    for literal in clause:
+        if literal.thread >= 0:
+            registers.setdefault(literal.thread, []).append(literal)
+        elif literal.equal and memory.setdefault(literal.place, literal.value) == literal.value:
+            continue
+        else:
+            others.append(literal)
+
+    def trace(number: int, candidate: Trace) -> bool:
+        return all(
+            (candidate.register(literal.place) in (literal.value & MASK64, literal.value & MASK32)) == literal.equal
+            for literal in registers.get(number, ())
+        )
+
+    def memory_agrees(x: Execution) -> bool:
+        return all((x.value_at_end(one.place) == one.value) == one.equal for one in others)
+
+    return Query(trace=trace if registers else None, memory=memory, execution=memory_agrees if others else None)
+
+
+def parse(text: str, origin: str = "litmus test") -> Litmus:
+    """The test in that text. `origin` names it in errors.
+
+    FormatError, with line and column, when the text is no such test; ScopeError when it needs what is not modelled.
+    """
+    return _Parser(text, origin).parse()
+
+
+@lru_cache(maxsize=4096)
+def _word(text: str) -> int:
+    return assemble_one(text)
+
+
+class _Parser:
+    def __init__(self, text: str, origin: str) -> None:
+        self.origin = origin
+        if len(text) > LARGEST:
+            raise FormatError(f"{origin}: {len(text)} characters, a litmus test has at most {LARGEST}")
+        self.text = text
+        self.plain = self._without_comments(text)
+        self.labels: dict[str, int] = {}
+        self.data: dict[str, int] = {}
+        self.at = 0
+
+    def fail(self, position: int, message: str) -> FormatError:
+        line = self.text.count("\n", 0, position) + 1
+        column = position - (self.text.rfind("\n", 0, position) + 1) + 1
+        return FormatError(f"{self.origin}:{line}:{column}: {message}")
+
+    def _without_comments(self, text: str) -> str:
+        """The text with every comment made of spaces, so that positions stay; comments nest."""
+        if "(*" not in text:
+            return text
+        parts = list(text)
+        depth = start = 0
+        for found in re.finditer(r'\(\*|\*\)|"[^"\n]*"', text):
+            if found[0] == "(*":
+                if not depth:
+                    start = found.start()
+                depth += 1
+            elif found[0] == "*)" and depth:
+                depth -= 1
+                if not depth:
+                    for index in range(start, found.end()):
+                        if parts[index] != "\n":
+                            parts[index] = " "
+        if depth:
+            raise self.fail(start, "a comment is not closed")
+        return "".join(parts)
+
+    def parse(self) -> Litmus:
+        opening = self.plain.find("{")
+        head = self.plain[: max(opening, 0)]
+        words = head.split()
+        if len(words) < 2 or words[0] != "AArch64":
+            raise self.fail(0, "a test begins with `AArch64 NAME` and an initial state in braces")
+        closing = self.plain.find("}", opening)
+        if closing < 0:
+            raise self.fail(opening, "the initial state is not closed")
+        condition = re.compile(r"^[ \t]*(locations|filter|forall|exists|~[ \t]*exists|not[ \t]+exists)\b", re.MULTILINE)
+        found = condition.search(self.plain, closing)
+        if not found:
+            raise self.fail(len(self.plain), "there is no final condition")
+        idc, dic = self._header(head)
+        columns = self._columns(closing + 1, found.start())
+        code, entries = self._assemble(columns)
+        registers, memory = self._initial(opening + 1, closing, len(columns))
+        quantifier, clauses = self._condition(found.start(), len(columns), memory)
+        names = {address: name for name, address in {**self.data, **self.labels}.items()}
+        threads = tuple(Thread(entry, registers.get(number, {}), f"P{number}") for number, entry in enumerate(entries))
+        program = Program(threads, code, memory, idc=idc, dic=dic, names=names)
+        return Litmus(words[1], program, quantifier, tuple(clauses), {**self.data, **self.labels})
+
+    def _header(self, head: str) -> tuple[bool, bool]:
+        found = re.search(r"^\s*CacheType\s*=(.*)$", head, re.MULTILINE)
+        kinds = found[1].replace(",", " ").split() if found else []
+        for kind in kinds:
+            if kind not in ("IDC", "DIC"):
+                raise ScopeError(f"{self.origin}: the cache type {kind!r} is not modelled")
+        # A machine with DIC and without IDC does not exist; herd takes DIC to mean both.
+        return bool(kinds), "DIC" in kinds
+
+    def _columns(self, start: int, end: int) -> list[list[tuple[int, str]]]:
+        """The cells below each thread's name, with their positions."""
+        rows: list[list[tuple[int, str]]] = []
+        position = start
+        for line in self.plain[start:end].split(";"):
+            cells: list[tuple[int, str]] = []
+            for cell in line.split("|"):
+                cells.append((position, cell))
+                position += len(cell) + 1
+            rows.append(cells)
+        if rows and all(not cell.strip() for _, cell in rows[-1]):
+            rows.pop()
+        elif rows:
+            raise self.fail(rows[-1][-1][0], "a row of instructions ends with `;`")
+        if not rows:
+            raise self.fail(start, "there are no threads")
+        for number, (position, cell) in enumerate(rows[0]):
+            found = _COLUMN.fullmatch(cell.strip())
+            if not found:
+                raise self.fail(position, f"expected the name of a thread, P{number}")
+            if found[2]:
+                raise ScopeError(f"{self.origin}: the fault handler {cell.strip()} is not modelled")
+            if int(found[1]) != number:
+                raise self.fail(position, f"threads are named in order: expected P{number}")
+        count = len(rows[0])
+        if count > _MOST_THREADS or len(rows) > _MOST_INSTRUCTIONS:
+            raise self.fail(start, f"more than {_MOST_THREADS} threads or {_MOST_INSTRUCTIONS} rows")
+        columns: list[list[tuple[int, str]]] = [[] for _ in range(count)]
+        for row in rows[1:]:
+            if len(row) != count:
+                raise self.fail(row[0][0], f"{len(row)} columns below {count} threads")
+            for column, cell_at in zip(columns, row, strict=True):
+                if cell_at[1].strip():
+                    column.append(cell_at)
+        return columns
+
+    def _assemble(self, columns: list[list[tuple[int, str]]]) -> tuple[dict[int, int], list[int]]:
+        texts: list[tuple[int, int, int, str]] = []
+        entries = []
+        for number, column in enumerate(columns):
+            address = _CODE + number * _CODE_STEP
+            entries.append(address)
+            for start, cell in column:
+                position = start
+                rest = cell
+                while found := _LABEL.match(rest):
+                    name = f"P{number}:{found[1]}"
+                    if name in self.labels:
+                        raise self.fail(position, f"the label {name} stands twice")
+                    self.labels[name] = address
+                    position += found.end()
+                    rest = rest[found.end() :]
+                if rest.strip():
+                    position += len(rest) - len(rest.lstrip())
+                    texts.append((number, address, position, rest.strip()))
+                    address += 4
+        return {address: self._instruction(text, address, number, at) for number, address, at, text in texts}, entries
+
+    def _instruction(self, text: str, address: int, thread: int, position: int) -> int:
+        # Labels become distances, so that the same text is assembled once.
+        found = _TARGET.fullmatch(text)
+        if found:
+            target = self.labels.get(f"P{thread}:{found[2]}")
+            if target is not None:
+                text = f"{found[1]}.{target - address:+d}"
+        try:
+            return _word(text)
+        except AssemblyError as error:
+            raise self.fail(position, str(error)) from error
+
+    # Tokens of the initial state and of the condition.
+
+    def _peek(self, end: int) -> tuple[str, str, int]:
+        """Kind, text and position of the token at hand; kind is empty at the end."""
+        found = _TOKEN.match(self.plain, self.at, end)
+        if found and found.lastgroup:
+            return found.lastgroup, found[found.lastgroup], found.start(found.lastgroup)
+        rest = self.plain[self.at : end]
+        if rest.strip():
+            position = self.at + len(rest) - len(rest.lstrip())
+            raise self.fail(position, f"unexpected {self.plain[position : position + 10]!r}")
+        return "", "", end
+
+    def _next(self, end: int) -> tuple[str, str, int]:
+        token = self._peek(end)
+        self.at = token[2] + len(token[1])
+        return token
+
+    def _take(self, end: int, text: str) -> bool:
+        if self._peek(end)[1] == text:
+            self._next(end)
+            return True
+        return False
+
+    def _expect(self, end: int, text: str) -> None:
+        _, found, position = self._next(end)
+        if found != text:
+            raise self.fail(position, f"expected {text!r}, found {found or 'the end'!r}")
+
+    def _address_of(self, name: str, position: int) -> int:
+        if name.startswith(("pte_", "tag_", "phy_", "PTE")):
+            raise ScopeError(f"{self.origin}: {name}: page tables and tags are not modelled")
+        if name not in self.data:
+            if len(self.data) >= 256:
+                raise self.fail(position, "more than 256 names of data")
+            self.data[name] = _DATA + _DATA_STEP * len(self.data)
+        return self.data[name]
+
+    def _value(self, end: int) -> int:
+        kind, text, position = self._next(end)
+        if kind == "number":
+            return int(text, 16 if "x" in text.lower() else 10) & MASK64
+        if kind == "name" and text in ("instr", "label") and self._take(end, ":"):
+            kind, quoted, position = self._next(end)
+            if kind != "string":
+                raise self.fail(position, f"expected a text in quotes after {text}:")
+            inside = quoted[1:-1]
+            if text == "label":
+                return self._label(inside, position)
+            try:
+                return _word(inside.strip())
+            except AssemblyError as error:
+                raise self.fail(position, str(error)) from error
+        if kind == "name":
+            if _COLUMN.fullmatch(text) and self._take(end, ":"):
+                _, label, _ = self._next(end)
+                return self._label(f"{text}:{label}", position)
+            if text in _INSTRUCTIONS:
+                return _word(text)
+            return self._address_of(text, position)
+        if text == "(":
+            raise ScopeError(f"{self.origin}: the value at {self._place(position)} describes a page table entry")
+        raise self.fail(position, f"expected a value, found {text or 'the end'!r}")
+
+    def _place(self, position: int) -> str:
+        return str(self.fail(position, "")).removesuffix(": ")
+
+    def _label(self, name: str, position: int) -> int:
+        if name not in self.labels:
+            raise self.fail(position, f"there is no label {name}")
+        return self.labels[name]
+
+    def _register(self, end: int, threads: int) -> tuple[int, int]:
+        """`0:X1`, of which the number is at hand."""
+        _, number, position = self._next(end)
+        self._expect(end, ":")
+        _, name, at = self._next(end)
+        thread = int(number) if number.isdigit() else -1
+        if not 0 <= thread < threads:
+            raise self.fail(position, f"there is no thread {number}")
+        found = _REGISTER.fullmatch(name)
+        if found:
+            return thread, int(found[1])
+        if name.lower() == "sp":
+            return thread, 31
+        raise self.fail(at, f"expected a register X0 to X30, found {name!r}")
+
+    def _initial(self, start: int, end: int, threads: int) -> tuple[dict[int, dict[int, int]], dict[int, int]]:
+        registers: dict[int, dict[int, int]] = {}
+        values: dict[int, int] = {}
+        self.at = start
+        while True:
+            while self._take(end, ";"):
+                pass
+            kind, text, _ = self._peek(end)
+            if not kind:
+                break
+            # A type may stand before the location: names and stars.
+            while kind == "name" and self._type_follows(end):
+                self._next(end)
+                while self._take(end, "*"):
+                    pass
+                kind, text, _ = self._peek(end)
+            if kind == "number":
+                thread, register = self._register(end, threads)
+                value = self._value(end) if self._take(end, "=") else 0
+                registers.setdefault(thread, {})[register] = value
+            else:
+                address = self._location(end)
+                if self._peek(end)[1] == "[":
+                    raise ScopeError(f"{self.origin}: the array {text} is not modelled")
+                values[address] = self._value(end) if self._take(end, "=") else 0
+            if not self._take(end, ";") and self._peek(end)[0]:
+                raise self.fail(self._peek(end)[2], "expected `;` between the parts of the initial state")
+        memory = {address: values.get(address, 0) for address in self.data.values()}
+        return registers, memory
+
+    def _type_follows(self, end: int) -> bool:
+        """Whether the name at hand is a type: what follows is neither `=` nor the end of the part."""
+        saved = self.at
+        self._next(end)
+        kind, text, _ = self._peek(end)
+        self.at = saved
+        return kind in ("name", "number") or text == "*"
+
+    def _location(self, end: int) -> int:
+        bracket = self._take(end, "[")
+        kind, text, position = self._next(end)
+        if kind != "name":
+            raise self.fail(position, f"expected a location, found {text or 'the end'!r}")
+        if _COLUMN.fullmatch(text) and self._take(end, ":"):
+            address = self._label(f"{text}:{self._next(end)[1]}", position)
+        else:
+            address = self._address_of(text, position)
+        if bracket:
+            self._expect(end, "]")
+        return address
+
+    def _condition(self, start: int, threads: int, memory: dict[int, int]) -> tuple[str, list[tuple[Literal, ...]]]:
+        end = len(self.plain)
+        self.at = start
+        if self._take(end, "locations"):
+            self._expect(end, "[")
+            while self._next(end)[1] not in ("]", ""):
+                pass
+        if self._peek(end)[1] == "filter":
+            raise ScopeError(f"{self.origin}: a filter is not supported")
+        negated = self._take(end, "~") or self._take(end, "not")
+        _, quantifier, position = self._next(end)
+        if quantifier not in ("exists", "forall") or (negated and quantifier == "forall"):
+            raise self.fail(position, "expected exists, ~exists or forall")
+        clauses = self._either(end, threads, quantifier == "exists", 0)
+        kind, text, position = self._peek(end)
+        if kind:
+            raise self.fail(position, f"unexpected {text!r} after the condition")
+        for address in self.data.values():
+            memory.setdefault(address, 0)
+        return ("~" if negated else "") + quantifier, clauses
+
+    def _either(self, end: int, threads: int, wanted: bool, depth: int) -> list[tuple[Literal, ...]]:
+        """A disjunction as alternatives of literals; with `wanted` false, of its negation."""
+        found = self._both(end, threads, wanted, depth)
+        while self._take(end, "\\/"):
+            more = self._both(end, threads, wanted, depth)
+            found = found + more if wanted else self._product(found, more)
+        return found
+
+    def _both(self, end: int, threads: int, wanted: bool, depth: int) -> list[tuple[Literal, ...]]:
+        found = self._atom(end, threads, wanted, depth)
+        while self._take(end, "/\\"):
+            more = self._atom(end, threads, wanted, depth)
+            found = self._product(found, more) if wanted else found + more
+        return found
+
+    def _product(
+        self, first: list[tuple[Literal, ...]], second: list[tuple[Literal, ...]]
+    ) -> list[tuple[Literal, ...]]:
+        if len(first) * len(second) > _MOST_CLAUSES:
+            raise self.fail(self.at, f"the condition has more than {_MOST_CLAUSES} alternatives")
+        return [one + other for one in first for other in second]
+
+    def _atom(self, end: int, threads: int, wanted: bool, depth: int) -> list[tuple[Literal, ...]]:
+        if depth > 50:
+            raise self.fail(self.at, "the condition is nested too deeply")
+        if self._take(end, "~") or self._take(end, "not"):
+            return self._atom(end, threads, not wanted, depth + 1)
+        if self._take(end, "("):
+            inner = self._either(end, threads, wanted, depth + 1)
+            self._expect(end, ")")
+            return inner
+        kind, text, position = self._peek(end)
+        if text in ("true", "false"):
+            self._next(end)
+            return [()] if (text == "true") == wanted else []
+        if kind == "name" and text.lower() == "fault":
+            raise ScopeError(f"{self.origin}: a condition about faults is not modelled")
+        thread, place = self._register(end, threads) if kind == "number" else (-1, self._location(end))
+        _, sign, position = self._next(end)
+        if sign not in ("=", "==", "!="):
+            raise self.fail(position, f"expected = or !=, found {sign or 'the end'!r}")
+        return [(Literal(thread, place, self._value(end), (sign != "!=") == wanted),)]
