@@ -30,6 +30,7 @@ COMMANDS = {
     "asm": "instructions to words",
     "disasm": "words to instructions",
     "check": "may this word change race with execution? and why",
+    "litmus": "does Arm's memory model allow what a litmus test asks?",
     "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
 }
 
@@ -48,6 +49,7 @@ _REFUSALS = (
     errors.MismatchError,
     errors.PlanError,
     errors.RelocationError,
+    errors.ScopeError,
     errors.WriteError,
 )
 

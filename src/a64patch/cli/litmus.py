@@ -1,0 +1,112 @@
+"""Does Arm's memory model allow what these litmus tests ask? NAME, a tab, Allowed or Forbidden for each file.
+
+May know: proof/. Read on: ../proof/litmus.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from a64patch.cli.text import print_json
+from a64patch.errors import FormatError, ScopeError, TargetError
+
+if TYPE_CHECKING:
+    from a64patch.proof.litmus import Litmus
+    from a64patch.proof.model import Model
+    from a64patch.proof.search import Result
+
+EPILOG = """\
+examples:
+  a64patch litmus MP.litmus                      under Arm's current model
+  a64patch litmus --model both tests/*.litmus    under that of ESOP 2020 too; says so where they differ
+  a64patch litmus --json MP.litmus               with the execution that shows it, or a cycle that forbids it
+For forall, Allowed means that an execution breaks it. Not modelled: faults and their handlers, page tables, tags,
+accesses of mixed size, shareability domains (NSH barriers order nothing), IC IALLU, cache maintenance by set and way.
+Exit status 0: all answered; 1: a test needs what is not modelled; 2: a file is unreadable or no litmus test."""
+
+_ANSWERED, _REFUSED, _WRONG = 0, 1, 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """FILE… and which model."""
+    parser.add_argument("files", metavar="FILE", nargs="+", help="litmus tests for AArch64 in herd's format")
+    parser.add_argument(
+        "--model", choices=("arm", "esop", "both"), default="arm", help="whose axioms (default: arm, the current ones)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """A line for each file, also when others fail; the worst exit status."""
+    from a64patch.proof.arm_now import ArmNow
+    from a64patch.proof.esop2020 import Esop2020
+    from a64patch.proof.litmus import LARGEST, parse
+
+    models: list[Model] = []
+    if arguments.model != "esop":
+        models.append(ArmNow())
+    if arguments.model != "arm":
+        models.append(Esop2020())
+    status = _ANSWERED
+    facts: list[dict[str, Any]] = []
+    for file in arguments.files:
+        name = Path(file).name.removesuffix(".litmus")
+        try:
+            test = parse(_read(file, LARGEST), file)
+            results = [(model, test.verdict(model)) for model in models]
+        except ScopeError as error:
+            status = max(status, _REFUSED)
+            facts.append({"file": file, "name": name, "out_of_scope": str(error)})
+            line = f"{name}\tout of scope: {error}"
+        except TargetError as error:
+            status = _WRONG
+            facts.append({"file": file, "name": name, "error": str(error)})
+            print(f"a64patch: {error}", file=sys.stderr)
+            continue
+        else:
+            facts.append({"file": file, "name": test.name, **_facts(test, results)})
+            line = f"{test.name}\t{_verdict(results)}"
+        if not arguments.json:
+            print(line)
+    if arguments.json:
+        print_json(facts)
+    return status
+
+
+def _read(file: str, largest: int) -> str:
+    try:
+        with open(file, "rb") as stream:
+            content = stream.read(largest + 1)
+        return content.decode()
+    except OSError as error:
+        raise TargetError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{file} is no litmus test: byte {error.start} is not UTF-8") from error
+
+
+def _word(allowed: bool) -> str:
+    return "Allowed" if allowed else "Forbidden"
+
+
+def _verdict(results: list[tuple[Model, Result]]) -> str:
+    verdicts = {result.allowed for _, result in results}
+    if len(verdicts) == 1:
+        return _word(verdicts.pop())
+    return ", ".join(f"{_word(result.allowed)} ({model.name})" for model, result in results)
+
+
+def _facts(test: Litmus, results: list[tuple[Model, Result]]) -> dict[str, Any]:
+    found = {}
+    for model, result in results:
+        x = result.witness
+        found[model.name] = {
+            "verdict": _word(result.allowed),
+            "executions": result.statistics.complete,
+            "choices": result.statistics.choices,
+            "cut": result.statistics.cut,
+            "witness": [x.name(index) for index in x.order()] if x else None,
+            "cycle": [list(step) for step in result.cycle] or None,
+        }
+    return {"quantifier": test.quantifier, "models": found}
