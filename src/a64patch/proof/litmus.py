@@ -21,7 +21,7 @@ from a64patch.proof.model import Model
 from a64patch.proof.program import Program, Thread
 from a64patch.proof.search import Query, Result, Statistics, search
 from a64patch.proof.semantics import MASK32, MASK64
-from a64patch.proof.traces import Trace, behaviours
+from a64patch.proof.traces import Behaviours, Trace, behaviours
 
 LARGEST = 1 << 16
 """Characters of one test."""
@@ -73,9 +73,12 @@ class Litmus:
         """One question for each alternative."""
         return [_query(clause) for clause in self.clauses]
 
-    def verdict(self, model: Model) -> Result:
-        """Whether some execution satisfies the proposition (for `forall`: breaks it)."""
-        known = behaviours(self.program)
+    def verdict(self, model: Model, known: Behaviours | None = None) -> Result:
+        """Whether some execution satisfies the proposition (for `forall`: breaks it).
+
+        `known` is `behaviours(self.program)`, for callers that ask several models.
+        """
+        known = known or behaviours(self.program)
         last = Result(False, None, Statistics(tuple(map(len, known.traces)), cut=known.cut))
         for query in self.queries():
             result = search(self.program, model, query, known)

@@ -54,8 +54,7 @@ class Model:
     def interrupts(self, x: Execution) -> Iterator[Named]:
         """An interrupt is taken after it was sent: SGI to exception entry."""
         for entry, sent in x.sent_by.items():
-            if "sgi" not in self.without:
-                yield "sgi", sent, 1 << entry
+            yield "sgi", sent, 1 << entry
 
     def coherence_edges(self, x: Execution, address: int) -> Iterator[Named]:
         """What follows once the order of the stores to `address` is chosen."""

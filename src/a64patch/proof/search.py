@@ -124,7 +124,10 @@ class _Search:
 
     def _add(self, x: Execution, rows: Rows, edges: Iterable[Named], depth: int) -> Rows | None:
         """The order with these edges, or None when it has a cycle."""
+        without = self.model.without
         for edge in edges:
+            if edge[0] in without:
+                continue
             index, targets = edge[1], edge[2]
             row = rows[index]
             missing = targets & ~row
