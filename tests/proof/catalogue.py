@@ -114,3 +114,143 @@ PAPER = (
          f"LDR W4,[X3]; EOR W6,W4,W4; LDR W7,[X5,W6,UXTW]; {sync('X1')}; ISB; {FETCH}", condition=STALE),
 )  # fmt: skip
 """The sixteen tests of the paper's table, said anew."""
+
+SAW_DSB = "LDR W4,[X3]; DSB ISH; ISB"
+SAW_PLAIN = "LDR W4,[X3]; ISB"
+SAW_ACQUIRE = "LDAR W4,[X3]; ISB"
+
+
+def published(maintenance: str) -> str:
+    """P0 patches, does that, and raises the flag."""
+    return f"STR W0,[X1]; {maintenance}; STR W2,[X3]"
+
+
+def stale_after(name: str, verdict: bool, maintenance: str, reader: str, cache: str = "") -> Case:
+    """May P1, having seen the flag, still execute the old word?"""
+    return both(name, verdict, MP, published(maintenance), f"{reader}; {FETCH}", condition=STALE, cache=cache)
+
+
+def own(name: str, verdict: bool, maintenance: str, cache: str = "") -> Case:
+    """May a CPU execute the old word itself, after it patched?"""
+    return both(name, verdict, TO_SELF, f"STR W0,[X1]; {maintenance}; {FETCH}", condition="0:X9=1", cache=cache)
+
+
+FULL = sync("X1")
+CTRL_ISB = f"{SAW_CTRL} ISB"
+CROSS = '0:X0=instr:"B .+8"; 0:X1=P1:f; 0:X4=P0:g; 1:X0=instr:"B .+8"; 1:X1=P0:g; 1:X4=P1:f;'
+"""Each patches the other: P0 fetches g, P1 fetches f."""
+
+PATCHING = (
+    own("SM+isb", ALLOWED, "ISB"),
+    own("SM+dc-dsb-isb", ALLOWED, "DC CVAU,X1; DSB ISH; ISB"),
+    own("SM+dsb-ic-dsb-isb", ALLOWED, "DSB ISH; IC IVAU,X1; DSB ISH; ISB"),
+    own("SM+cachesync", ALLOWED, FULL),
+    own("SM+dc-dmb-ic-dmb-isb", ALLOWED, "DC CVAU,X1; DMB ISH; IC IVAU,X1; DMB ISH; ISB"),
+    own("IDC1.SM+dsb-ic-dsb-isb", FORBIDDEN, "DSB ISH; IC IVAU,X1; DSB ISH; ISB", "IDC"),
+    own("IDC1.SM+dsbst-ic-dsb-isb", FORBIDDEN, "DSB ISHST; IC IVAU,X1; DSB ISH; ISB", "IDC"),
+    own("IDC1.SM+dmbst-ic-dsb-isb", ALLOWED, "DMB ISHST; IC IVAU,X1; DSB ISH; ISB", "IDC"),
+    own("IDC1.SM+dsb-isb", ALLOWED, "DSB ISH; ISB", "IDC"),
+    own("DIC1.SM+dsb-isb", FORBIDDEN, "DSB ISH; ISB", "IDC DIC"),
+    own("DIC1.SM+dsbst-isb", FORBIDDEN, "DSB ISHST; ISB", "IDC DIC"),
+    own("DIC1.SM+isb", ALLOWED, "ISB", "IDC DIC"),
+    stale_after("MP.RF+cachesync+ctrl", ALLOWED, FULL, SAW_CTRL.removesuffix("seen:") + "seen: NOP"),
+    stale_after("MP.RF+cachesync+dsb-isb", FORBIDDEN, FULL, SAW_DSB),
+    stale_after("MP.RF+cachesync+isb", ALLOWED, FULL, SAW_PLAIN),
+    stale_after("MP.RF+cachesync+acq-isb", ALLOWED, FULL, SAW_ACQUIRE),
+    stale_after("DIC1.MP.RF+dsbst+acq-isb", ALLOWED, "DSB ISHST", SAW_ACQUIRE, "IDC DIC"),
+    stale_after("MP.RF+dc-dsb-ic+ctrl-isb", ALLOWED, "DC CVAU,X1; DSB ISH; IC IVAU,X1", CTRL_ISB),
+    stale_after("MP.RF+dc-dsb-ic-dsbst+ctrl-isb", ALLOWED, "DC CVAU,X1; DSB ISH; IC IVAU,X1; DSB ISHST", CTRL_ISB),
+    stale_after("MP.RF+dc-dsb-ic-dsbnsh+ctrl-isb", ALLOWED, "DC CVAU,X1; DSB ISH; IC IVAU,X1; DSB NSH", CTRL_ISB),
+    stale_after("DIC1.MP.RF+dmbst+ctrl-isb", FORBIDDEN, "DMB ISHST", CTRL_ISB, "IDC DIC"),
+    stale_after("IDC1.MP.RF+dmbst+ctrl-isb", ALLOWED, "DMB ISHST", CTRL_ISB, "IDC"),
+    both("CoFF-isb", ALLOWED, TO_1, "STR W0,[X1]", f"BL f0; MOV W8,W9; ISB; BL f0; {CALLED}",
+         condition="1:X8=2 /\\ 1:X9=1"),
+    both("CoFF+cachesync-isb", FORBIDDEN, TO_1 + " 1:X1=P1:f;", "STR W0,[X1]",
+         f"BL f0; MOV W8,W9; {sync('X1')}; ISB; BL f0; {CALLED}", condition="1:X8=2 /\\ 1:X9=1"),
+    both("DIC1.CoFF", FORBIDDEN, TO_1, "STR W0,[X1]", f"BL f0; MOV W8,W9; BL f0; {CALLED}",
+         condition="1:X8=2 /\\ 1:X9=1", cache="IDC DIC"),
+    both("DIC1.MP.FF+dmbst+fpo", FORBIDDEN, TWO, "STR W0,[X1]; DMB ST; STR W0,[X4]", f"{FETCH}; {SECOND}",
+         condition="1:X9=2 /\\ 1:X10=1", cache="IDC DIC"),
+    both("MP.FF+dmbst+cachesync", ALLOWED, TWO + " 1:X1=P1:g;", "STR W0,[X1]; DMB ST; STR W0,[X4]",
+         f"{FETCH}; {sync('X1')}; {SECOND}", condition="1:X9=2 /\\ 1:X10=1"),
+    both("MP.FF+dmbst+cachesync-isb", FORBIDDEN, TWO + " 1:X1=P1:g;", "STR W0,[X1]; DMB ST; STR W0,[X4]",
+         f"{FETCH}; {sync('X1')}; ISB; {SECOND}", condition="1:X9=2 /\\ 1:X10=1"),
+    both("MP.FF+dc-dsb+ic-dsb-isb", FORBIDDEN, TWO + " 1:X1=P1:g;", "STR W0,[X1]; DC CVAU,X1; DSB ISH; STR W0,[X4]",
+         f"{FETCH}; IC IVAU,X1; DSB ISH; ISB; {SECOND}", condition="1:X9=2 /\\ 1:X10=1"),
+    both("ISA2+dmb+cachesync+ctrl-isb", ALLOWED, CHAIN, "STR W0,[X1]; DMB ISH; STR W2,[X3]",
+         f"LDR W4,[X3]; {sync('X1')}; STR W2,[X5]", CHAIN_END, condition=CHAIN_STALE),
+    both("ISA2+dmb+dsb-cachesync+ctrl-isb", FORBIDDEN, CHAIN, "STR W0,[X1]; DMB ISH; STR W2,[X3]",
+         f"LDR W4,[X3]; DSB ISH; {sync('X1')}; STR W2,[X5]", CHAIN_END, condition=CHAIN_STALE),
+    Case("ISA2.F+dc-dmb+dsb-ic-dsb+ctrl-isb", FORBIDDEN, ALLOWED, CHAIN,
+         ("STR W0,[X1]; DC CVAU,X1; DMB ISH; STR W2,[X3]", "LDR W4,[X3]; DSB ISH; IC IVAU,X1; DSB ISH; STR W2,[X5]",
+          CHAIN_END), CHAIN_STALE),
+    both("SB+cachesync-isbs", FORBIDDEN, CROSS, f"STR W0,[X1]; {FULL}; ISB; {SECOND}",
+         f"STR W0,[X1]; {FULL}; ISB; {FETCH}",
+         condition="0:X10=1 /\\ 1:X9=1"),
+    both("SB+dsb-cachesync-isbs of the other", FORBIDDEN, CROSS, f"STR W0,[X1]; DSB ISH; {sync('X4')}; ISB; {SECOND}",
+         f"STR W0,[X1]; DSB ISH; {sync('X4')}; ISB; {FETCH}", condition="0:X10=1 /\\ 1:X9=1"),
+)  # fmt: skip
+"""What a patcher depends on, and what is not enough."""
+
+XY = "0:X1=x; 0:X3=y; 0:X2=1; 1:X1=x; 1:X3=y; 1:X2=1;"
+"""Two threads on two data."""
+PICK = "LDR W4,[X3]; CMP W4,#0; CSEL X6,X1,X1,EQ"
+
+DATA = (
+    both("MP", ALLOWED, XY, "STR W2,[X1]; STR W2,[X3]", "LDR W4,[X3]; LDR W5,[X1]", condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+dmbs", FORBIDDEN, XY, "STR W2,[X1]; DMB ISH; STR W2,[X3]", "LDR W4,[X3]; DMB ISH; LDR W5,[X1]",
+         condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+dmbst+dmbld", FORBIDDEN, XY, "STR W2,[X1]; DMB ST; STR W2,[X3]", "LDR W4,[X3]; DMB LD; LDR W5,[X1]",
+         condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+rel+acq", FORBIDDEN, XY, "STR W2,[X1]; STLR W2,[X3]", "LDAR W4,[X3]; LDR W5,[X1]",
+         condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+rel+addr", FORBIDDEN, XY, "STR W2,[X1]; STLR W2,[X3]",
+         "LDR W4,[X3]; EOR W6,W4,W4; LDR W5,[X1,W6,UXTW]", condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+rel+ctrl", ALLOWED, XY, "STR W2,[X1]; STLR W2,[X3]", f"{SAW_CTRL} LDR W5,[X1]",
+         condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+rel+ctrl-isb", FORBIDDEN, XY, "STR W2,[X1]; STLR W2,[X3]", f"{SAW_CTRL} ISB; LDR W5,[X1]",
+         condition="1:X4=1 /\\ 1:X5=0"),
+    both("SB", ALLOWED, XY, "STR W2,[X1]; LDR W4,[X3]", "STR W2,[X3]; LDR W4,[X1]", condition="0:X4=0 /\\ 1:X4=0"),
+    both("SB+rel-acq", FORBIDDEN, XY, "STLR W2,[X1]; LDAR W4,[X3]", "STLR W2,[X3]; LDAR W4,[X1]",
+         condition="0:X4=0 /\\ 1:X4=0"),
+    both("SB+dmb+dsb", FORBIDDEN, XY, "STR W2,[X1]; DMB ISH; LDR W4,[X3]",
+         "STR W2,[X3]; DSB ISH; LDR W4,[X1]", condition="0:X4=0 /\\ 1:X4=0"),
+    both("LB+datas", FORBIDDEN, XY, "LDR W4,[X1]; EOR W6,W4,W4; ADD W6,W6,#1; STR W6,[X3]",
+         "LDR W4,[X3]; EOR W6,W4,W4; ADD W6,W6,#1; STR W6,[X1]", condition="0:X4=1 /\\ 1:X4=1"),
+    both("LB+ctrls", FORBIDDEN, XY, "LDR W4,[X1]; CBZ W4,l; l: STR W2,[X3]", "LDR W4,[X3]; CBZ W4,l; l: STR W2,[X1]",
+         condition="0:X4=1 /\\ 1:X4=1"),
+    both("LB+po", ALLOWED, XY, "LDR W4,[X1]; STR W2,[X3]", "LDR W4,[X3]; STR W2,[X1]", condition="0:X4=1 /\\ 1:X4=1"),
+    both("2+2W+dmbs", FORBIDDEN, XY + " 0:X5=2; 1:X5=2;", "STR W5,[X1]; DMB ISH; STR W2,[X3]",
+         "STR W5,[X3]; DMB ISH; STR W2,[X1]", condition="x=2 /\\ y=2"),
+    both("CoRR", FORBIDDEN, XY, "STR W2,[X1]", "LDR W4,[X1]; LDR W5,[X1]", condition="1:X4=1 /\\ 1:X5=0"),
+    both("CoWR", FORBIDDEN, XY, "STR W2,[X1]; LDR W4,[X1]", "NOP", condition="0:X4=0"),
+    both("CoRW1", FORBIDDEN, XY, "LDR W4,[X1]; STR W2,[X1]", "NOP", condition="0:X4=1"),
+    both("CoWW", FORBIDDEN, XY + " 0:X5=2;", "STR W2,[X1]; STR W5,[X1]", "NOP", condition="x=1"),
+    both("CoRW2", FORBIDDEN, XY + " 0:X5=2;", "LDR W4,[X1]; STR W5,[X1]", "STR W2,[X1]",
+         condition="0:X4=1 /\\ x=1"),
+    both("two increments", FORBIDDEN, XY, "L: LDXR W4,[X1]; ADD W4,W4,#1; STXR W5,W4,[X1]",
+         "L: LDXR W4,[X1]; ADD W4,W4,#1; STXR W5,W4,[X1]", condition="0:X5=0 /\\ 1:X5=0 /\\ x=1"),
+    both("two atomic increments", FORBIDDEN, XY, "LDADD W2,W4,[X1]", "LDADD W2,W4,[X1]", condition="x=1"),
+    both("MP+dmb+rmw-acq", FORBIDDEN, XY + " 1:X7=z; 1:X8=5;", "STR W2,[X1]; DMB ISH; STR W2,[X3]",
+         "LDXR W4,[X3]; STXR W6,W8,[X3]; LDAR W7,[X3]; LDR W5,[X1]",
+         condition="1:X4=1 /\\ 1:X6=0 /\\ 1:X7=5 /\\ 1:X5=0"),
+    both("MP+dmb+addr-rfi-addr", FORBIDDEN, XY + " 1:X7=z;", "STR W2,[X1]; DMB ISH; STR W2,[X3]",
+         "LDR W4,[X3]; STR W4,[X7]; LDR W6,[X7]; EOR W6,W6,W6; LDR W5,[X1,W6,UXTW]",
+         condition="1:X4=1 /\\ 1:X5=0"),
+    both("MP+dmb+data-rfi-acq", FORBIDDEN, XY + " 1:X7=z;", "STR W2,[X1]; DMB ISH; STR W2,[X3]",
+         "LDR W4,[X3]; STR W4,[X7]; LDAR W6,[X7]; LDR W5,[X1]", condition="1:X4=1 /\\ 1:X6=1 /\\ 1:X5=0"),
+    both("LB+swp+datas", FORBIDDEN, "0:X1=x; 0:X2=5; 1:X1=x; 1:X3=y; 2:X1=y; 2:X3=x;", "SWP W2,W4,[X1]",
+         "LDR W4,[X1]; EOR W6,W4,W4; ADD W6,W6,#1; STR W6,[X3]",
+         "LDR W4,[X1]; EOR W6,W4,W4; ADD W6,W6,#1; STR W6,[X3]",
+         condition="0:X4=1 /\\ 1:X4=5 /\\ 2:X4=1"),
+    Case("MP+dmb+pickaddr-isb", FORBIDDEN, ALLOWED, XY,
+         ("STR W2,[X1]; DMB ISH; STR W2,[X3]", f"{PICK}; LDR W7,[X6]; ISB; LDR W5,[X1]"), "1:X4=1 /\\ 1:X5=0"),
+    Case("LB+dmb+pickdata", FORBIDDEN, ALLOWED, XY,
+         ("LDR W4,[X1]; DMB ISH; STR W2,[X3]", "LDR W4,[X3]; CMP W4,#0; CSEL W6,W2,W2,EQ; STR W6,[X1]"),
+         "0:X4=1 /\\ 1:X4=1"),
+    Case("LB+dmb+pick-addr-data", FORBIDDEN, ALLOWED, XY + " 1:X7=z;",
+         ("LDR W4,[X1]; DMB ISH; STR W2,[X3]",
+          "LDR W4,[X3]; CMP W4,#0; CSEL X6,X7,X7,EQ; LDR W5,[X6]; EOR W5,W5,W5; ADD W5,W5,#1; STR W5,[X1]"),
+         "0:X4=1 /\\ 1:X4=1"),
+)  # fmt: skip
+"""Data alone: what the models share with every other Arm model."""
