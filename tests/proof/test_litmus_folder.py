@@ -1,0 +1,63 @@
+"""Real litmus tests, Arm's and the paper's, when somebody has them: `A64PATCH_LITMUS` or `../shared/litmus`.
+
+They are other people's files and not part of this project, so nothing here depends on them: without the folder there
+is no test. Its `verdicts.csv` has the columns file, expected (Allowed or Forbidden), source and needs.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from a64patch.errors import ScopeError
+from a64patch.proof.arm_now import ArmNow
+from a64patch.proof.esop2020 import Esop2020
+from a64patch.proof.litmus import parse
+from a64patch.proof.traces import behaviours
+from tests.support import ROOT
+
+FOLDER = Path(os.environ.get("A64PATCH_LITMUS") or ROOT.parent / "shared" / "litmus")
+
+DIFFERENT = {
+    # Without shareability domains an NSH barrier is taken to order nothing; herd takes it for a full one.
+    "esop2020-herd/MP.RF+dc-dsb-ic-dsbnsh+ctrl-isb.litmus",
+}
+"""Where we allow what the list forbids."""
+
+WEAKER = (
+    # A DMB now orders a DC before a later store or DC.
+    "ISA2.F+dc-dmb+dsb-ic-dsb+ctrl-isb",
+    "MP.RF+dc.cvau-dmb.ish+",
+    "MP.FF+dc.cvau-dmb.ish+",
+    # A control or pick dependency now orders a DC or IC.
+    "MP.RF+dmb.st+pickaddr-cachesyncisb",
+    "G.MP.RF+dmb+ctrl-cachesync-isb",
+)
+"""Tests, by how their names begin, that Arm forbids today and the paper's model allowed."""
+
+if (FOLDER / "verdicts.csv").is_file():
+
+    def test_real_litmus_tests_agree() -> None:
+        arm, esop = ArmNow(), Esop2020()
+        wrong, weaker, in_scope, refused = [], [], 0, []
+        with open(FOLDER / "verdicts.csv", newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        for row in rows:
+            try:
+                test = parse((FOLDER / row["file"]).read_text(encoding="utf-8"), row["file"])
+                known = behaviours(test.program)
+                now, then = test.verdict(arm, known).allowed, test.verdict(esop, known).allowed
+            except ScopeError:
+                refused.append(row)
+                continue
+            in_scope += 1
+            if now != (row["expected"] == "Allowed"):
+                wrong.append(row["file"])
+            if now != then:
+                assert then, f"{row['file']}: the older model forbids what Arm allows today"
+                weaker.append(Path(row["file"]).name)
+        assert set(wrong) <= DIFFERENT
+        assert [name for name in weaker if not name.startswith(WEAKER)] == []
+        assert [row["file"] for row in refused if not row["needs"]] == []
+        assert in_scope > len(rows) * 0.97
