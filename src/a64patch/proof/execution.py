@@ -23,8 +23,10 @@ class Execution:
     maintenance is concerned, and `chosen_before` the other way round.
     """
 
-    def __init__(self, program: Program, traces: Sequence[Trace]) -> None:
+    def __init__(self, program: Program, traces: Sequence[Trace], numbers: Sequence[int] | None = None) -> None:
+        """Of all threads, in their order; `numbers` says which ones when there are fewer."""
         self.program = program
+        self.numbers = tuple(range(len(traces)) if numbers is None else numbers)
         self.traces = tuple(traces)
         self.events: list[Event] = []
         self.thread: list[int] = []
@@ -102,7 +104,8 @@ class Execution:
     def name(self, index: int) -> str:
         """An event for people: `P0: W code=d503201f`."""
         event = self.events[index]
-        thread = self.program.threads[self.thread[index]].name or f"P{self.thread[index]}"
+        number = self.numbers[self.thread[index]]
+        thread = self.program.threads[number].name or f"P{number}"
         place = f" {self.program.name_of(event.address)}" if event.address >= 0 else ""
         value = f"={event.value:#x}" if event.kind in ("R", "W", "F") else ""
         order = f".{event.order}" if event.order else ""

@@ -39,6 +39,11 @@ class Query:
     orders: bool = False
 
 
+_ANYTHING = Query()
+_WORTH_A_LOOK = 8
+"""So many ways to choose the later threads make it worth while to look at the first ones alone."""
+
+
 @dataclass
 class Statistics:
     """How much was looked at."""
@@ -98,15 +103,46 @@ class _Search:
         self.depth = -1
         self.failure: tuple[Execution, list[Named], Named] | None = None
         self.journal: list[Named] = []
+        self.free: frozenset[int] = frozenset()
+        """Addresses whose loads may read what threads store that are not chosen yet."""
+        self.free_interrupts = False
 
     def executions(self, known: Behaviours) -> Iterator[Execution]:
-        candidates: list[list[Trace]] = []
-        for number, traces in enumerate(known.traces):
-            accept = self.query.trace
-            candidates.append([trace for trace in traces if accept is None or accept(number, trace)])
-        for chosen in _combinations(self.program, candidates):
+        accept = self.query.trace
+        candidates = [
+            [trace for trace in traces if accept is None or accept(number, trace)]
+            for number, traces in enumerate(known.traces)
+        ]
+        # Those first of whom the query asks something, then those with the least choice: what is impossible for a few
+        # threads is then found out before the others multiply it.
+        count = len(candidates)
+        order = sorted(
+            range(count), key=lambda one: (len(candidates[one]) == len(known.traces[one]), len(candidates[one]), one)
+        )
+        places = sorted(range(count), key=order.__getitem__)
+        tree = _Tree(self.program, [candidates[number] for number in order])
+        for chosen in tree.combinations(lambda part, later: self._possible(part, order, later)):
             self.statistics.combinations += 1
-            yield from self._combination(Execution(self.program, chosen))
+            self.free = frozenset()
+            self.free_interrupts = False
+            yield from self._combination(Execution(self.program, [chosen[place] for place in places]))
+
+    def _possible(self, part: list[Trace], order: list[int], later: _Later) -> bool:
+        """Whether these threads alone are consistent, when the later ones may store and send what they can.
+
+        An execution of all threads is one of these, with the loads left out that may read what others store: every
+        relation of the models only grows with the events, so a cycle here is a cycle there.
+        """
+        # The depth of failures is only comparable among executions of all threads.
+        depth, failure, complete = self.depth, self.failure, self.statistics.complete
+        self.free, self.free_interrupts = later.stored, later.sends
+        query, self.query = self.query, _ANYTHING
+        found = next(self._combination(Execution(self.program, part, order[: len(part)])), None)
+        self.query = query
+        self.statistics.complete = complete
+        if found is not None:
+            self.depth, self.failure = depth, failure
+        return found is not None
 
     def _combination(self, x: Execution) -> Iterator[Execution]:
         for address, value in self.query.memory.items():
@@ -115,7 +151,7 @@ class _Search:
         rows: Rows = []
         for trace, first in zip(x.traces, x.first, strict=True):
             rows += [row << first for row in _local_rows(self.model, trace, self.program)]
-        for entries in _senders(x):
+        for entries in [{}] if self.free_interrupts else _senders(x):
             x.sent_by = entries
             self.journal.clear()
             start = self._add(x, rows, self.model.interrupts(x), 0)
@@ -153,6 +189,9 @@ class _Search:
         """Choose the order of the stores to each location."""
         if not addresses:
             readers = sorted((*x.fetches, *x.reads))
+            if self.free:
+                readers = [read for read in readers if x.events[read].address not in self.free]
+                x.missed = dict.fromkeys((*x.fetches, *x.reads), 0)
             yield from self._reads(x, rows, readers, 0, depth)
             return
         address = addresses[0]
@@ -319,27 +358,52 @@ def _values(program: Program, events: Iterable[Event]) -> tuple[frozenset[tuple[
     return needs, gives
 
 
-def _combinations(program: Program, candidates: list[list[Trace]]) -> Iterator[list[Trace]]:
-    """One trace for each thread, such that every value that is read is stored by someone."""
-    values = [[(trace, *_values(program, trace.events)) for trace in traces] for traces in candidates]
-    possible: list[frozenset[tuple[int, int]]] = [frozenset()]
-    for options in reversed(values):
-        possible.append(possible[-1].union(*(gives for _, _, gives in options)))
-    possible.reverse()
+@dataclass(frozen=True)
+class _Later:
+    """What the threads that are not chosen yet could still do."""
 
-    def extend(
-        number: int, chosen: list[Trace], needed: frozenset[tuple[int, int]], given: frozenset[tuple[int, int]]
-    ) -> Iterator[list[Trace]]:
-        if number == len(values):
-            yield chosen
-            return
-        for trace, needs, gives in values[number]:
-            all_given = given | gives
-            missing = (needed | needs) - all_given
-            if missing <= possible[number + 1]:
-                yield from extend(number + 1, [*chosen, trace], missing, all_given)
+    values: frozenset[tuple[int, int]]
+    stored: frozenset[int]
+    sends: bool
+    choices: int
 
-    yield from extend(0, [], frozenset(), frozenset())
+
+class _Tree:
+    """The ways to choose one trace for each thread such that every value that is read is stored by someone."""
+
+    def __init__(self, program: Program, candidates: list[list[Trace]]) -> None:
+        self.options = [[(trace, *_values(program, trace.events)) for trace in traces] for traces in candidates]
+        later = [_Later(frozenset(), frozenset(), False, 1)]
+        for options in reversed(self.options):
+            last = later[-1]
+            values = last.values.union(*(gives for _, _, gives in options))
+            sends = last.sends or any(event.kind == "SGI" for trace, _, _ in options for event in trace.events)
+            later.append(
+                _Later(values, frozenset(address for address, _ in values), sends, last.choices * len(options))
+            )
+        self.later = later[::-1]
+
+    def combinations(self, possible: Callable[[list[Trace], _Later], bool]) -> Iterator[list[Trace]]:
+        """All of them; where many are left to come, only those whose first threads are `possible` together."""
+
+        def extend(
+            chosen: list[Trace], needed: frozenset[tuple[int, int]], given: frozenset[tuple[int, int]]
+        ) -> Iterator[list[Trace]]:
+            number = len(chosen)
+            if number == len(self.options):
+                yield chosen
+                return
+            later = self.later[number]
+            if number > 1 and later.choices >= _WORTH_A_LOOK and not possible(chosen, later):
+                return
+            later = self.later[number + 1]
+            for trace, needs, gives in self.options[number]:
+                all_given = given | gives
+                missing = (needed | needs) - all_given
+                if missing <= later.values:
+                    yield from extend([*chosen, trace], missing, all_given)
+
+        yield from extend([], frozenset(), frozenset())
 
 
 def _senders(x: Execution) -> Iterator[dict[int, int]]:
