@@ -23,6 +23,7 @@ _MODULES = {
     "disassembly": "disassembly",
     "assembly": "assembly",
     "simulator": "simulator",
+    "litmus": "litmus",
 }
 
 
