@@ -7,7 +7,8 @@ import pytest
 from a64patch.a64.assembler import assemble
 from a64patch.proof.arm_now import ArmNow
 from a64patch.proof.esop2020 import Esop2020
-from a64patch.proof.model import Model, could_fetch
+from a64patch.proof.fetching import could_fetch
+from a64patch.proof.model import Model
 from a64patch.proof.program import Program, Thread
 from a64patch.proof.search import Query, search
 from a64patch.proof.traces import Trace

@@ -78,20 +78,3 @@ class Model:
     def fetch_is_past(self, x: Execution, fetch: int, write: int) -> bool:
         """Whether cache maintenance keeps the fetch from a store older than `write`: co;iseq;ob, given its orders."""
         raise NotImplementedError
-
-
-def could_fetch(model: Model, x: Execution, fetch: int) -> list[int]:
-    """The stores that a fetch could have read in this execution, -1 standing for the initial word (ESOP 2020, cff).
-
-    A store is out when the fetch is ordered before it, and when a later store was published before the fetch.
-    """
-    address = x.events[fetch].address
-    stores = x.co.get(address, [])
-    past = [model.fetch_is_past(x, fetch, write) for write in stores]
-    found = []
-    for place, write in enumerate([-1, *stores]):
-        if write >= 0 and x.succ[fetch] >> write & 1:
-            continue
-        if not any(past[place:]):
-            found.append(write)
-    return found
