@@ -77,9 +77,9 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
     refused = [hazard for hazard in plan.hazards if hazard.name not in accept and "all" not in accept]
     if refused:
         more = f" (and {len(refused) - 1} more hazards; --dry-run shows them)" if len(refused) > 1 else ""
-        raise PlanError(
-            f"{refused[0].sentence}{more}; if that is right, --accept {refused[0].name}; nothing was changed"
-        )
+        hazard = refused[0]
+        way = "--drop-relocations" if hazard.name == "relocation" else f"--accept {hazard.name}"
+        raise PlanError(f"{hazard.sentence}{more}; if that is right, {way}; nothing was changed")
 
 
 def apply_plan(

@@ -1,0 +1,55 @@
+"""docs/worked-example.md on Debian's kernel module: every command prints what stands there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from a64patch.cli.main import main
+from tests.support import ROOT
+
+PAGE = (ROOT / "docs/worked-example.md").read_text("utf-8")
+
+
+def indented(text: str) -> list[str]:
+    """The blocks that are indented by four, without the indent."""
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip("\n") + "\n" for block in blocks]
+
+
+def test_the_worked_example_on_debians_module(
+    kernel_module: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    shutil.copy(kernel_module("softdog"), "softdog.ko")
+    original = Path("softdog.ko").read_bytes()
+    blocks = indented(PAGE)
+    patch = next(block for block in blocks if block.startswith("softdog: "))
+    draft = re.sub(r"^([ +-])[0-9a-f]{8}", r"\1????????", patch, flags=re.MULTILINE)
+    draft = re.sub(r"^Build-Id:.*\n\n", "", draft, flags=re.MULTILINE)
+    assert draft.count("????????") == 7
+    Path("draft").write_text(draft, "utf-8")
+    assert main(["fmt", "draft", "softdog.ko"]) == 0
+    assert capsys.readouterr().out == patch
+    Path("grace.patch").write_text(patch, "utf-8")
+
+    done = 0
+    for block in blocks:
+        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            program, *arguments = command.split()
+            if program == "a64patch":
+                main(arguments)
+                captured = capsys.readouterr()
+                printed = "\n".join(line.rstrip() for line in (captured.out + captured.err).splitlines()) + "\n"
+                assert printed == expected, command
+                done += 1
+            elif program == "cmp":
+                assert Path("softdog.ko").read_bytes() == original
+    assert done == 7
