@@ -1,0 +1,373 @@
+"""The GDB remote serial protocol: packets on a wire, requests and replies. Believes nothing that a stub says.
+
+May know: the errors, wire.py. Knows no target: what requests mean is gdb.py's business.
+Read on: gdb.py; the protocol is the appendix "GDB Remote Serial Protocol" of the GDB manual.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from a64patch.errors import TargetError
+from a64patch.target.wire import Wire
+
+MOST_BYTES = 1 << 20
+"""A packet that is longer, as sent or with its runs expanded, is not read to its end."""
+
+DEFAULT_PACKET_SIZE = 400
+"""Bytes that a stub takes in one packet when it does not say: what GDB assumes for AArch64 is not less."""
+
+_RETRIES = 3
+_MOST_CONSOLE = 1 << 16
+_SECONDS_A_REQUEST = 0.02
+"""What each request of a burst adds to the time that all of it may take."""
+
+_ESCAPED = re.compile(rb"[#$}*]")
+_SPECIAL = re.compile(rb"[}*]")
+_STOP = re.compile(rb"[ST][0-9a-fA-F]{2}(?:;|[^:;]+:.*)?|[WX][0-9a-fA-F]{2}(?:;process:[0-9a-fA-F]+)?|N", re.DOTALL)
+_CONSOLE = re.compile(rb"O(?:[0-9a-fA-F]{2})+")
+_START = re.compile(rb"[$%+-]")
+
+
+class ConnectionLostError(TargetError):
+    """The connection to a stub cannot be used any more: closed, timed out, or the stub broke the protocol."""
+
+
+class SilentStubError(ConnectionLostError):
+    """A stub has not sent a single byte in time."""
+
+
+class Event(NamedTuple):
+    """One thing that came over the wire."""
+
+    kind: Literal["ack", "nack", "packet", "notification", "damaged"]
+    payload: bytes = b""
+    """What the packet says, unescaped, its runs expanded."""
+
+
+_ACK, _NACK, _DAMAGED = Event("ack"), Event("nack"), Event("damaged")
+
+
+def frame(payload: bytes) -> bytes:
+    """A payload as a packet: escaped, with its checksum."""
+    body = _ESCAPED.sub(lambda match: bytes((0x7D, match[0][0] ^ 0x20)), payload)
+    return b"$%b#%02x" % (body, sum(body) & 0xFF)
+
+
+def unpack(body: bytes, limit: int = MOST_BYTES) -> bytes | None:
+    """What stands between `$` and `#`: escapes undone, runs expanded; None when it is against the rules.
+
+    ConnectionLostError when it has more than `limit` bytes.
+    """
+    out = bytearray()
+    at = 0
+    for match in _SPECIAL.finditer(body):
+        here = match.start()
+        if here < at:  # a byte that the one before gives another meaning
+            continue
+        out += body[at:here]
+        if here + 1 >= len(body):
+            return None
+        following = body[here + 1]
+        if body[here] == 0x7D:
+            out.append(following ^ 0x20)
+        else:
+            repeat = following - 29
+            if not 3 <= repeat <= 97 or not out:
+                return None
+            out += out[-1:] * repeat
+        at = here + 2
+        if len(out) > limit:
+            raise ConnectionLostError(f"the stub sent a packet of more than {limit} bytes")
+    out += body[at:]
+    return bytes(out)
+
+
+class Decoder:
+    """Bytes in, events out, however the bytes are cut into pieces. Bytes outside of packets mean nothing."""
+
+    def __init__(self, limit: int = MOST_BYTES) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._searched = 0
+        """So many bytes of an unfinished packet are known to hold no `#`."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that these bytes complete. ConnectionLostError when a packet grows beyond the limit."""
+        buffer = self._buffer
+        buffer += data
+        events: list[Event] = []
+        at = 0
+        while start := _START.search(buffer, at):
+            at = start.start()
+            lead = buffer[at]
+            if lead == 0x2B:
+                events.append(_ACK)
+                at += 1
+                continue
+            if lead == 0x2D:
+                events.append(_NACK)
+                at += 1
+                continue
+            end = buffer.find(b"#", max(at + 1, self._searched))
+            if end < 0 or end + 2 >= len(buffer):
+                if len(buffer) - at > self._limit:
+                    raise ConnectionLostError(f"the stub sent a packet of more than {self._limit} bytes")
+                self._searched = (len(buffer) if end < 0 else end) - at
+                del buffer[:at]
+                return events
+            self._searched = 0
+            again = buffer.rfind(b"$", at + 1, end)
+            if again > 0:  # the end of the first one was lost
+                if lead == 0x24:
+                    events.append(_DAMAGED)
+                at = again
+                continue
+            body = bytes(buffer[at + 1 : end])
+            good = _checksum(bytes(buffer[end + 1 : end + 3])) == sum(body) & 0xFF
+            payload = (unpack(body, self._limit) if _SPECIAL.search(body) else body) if good else None
+            at = end + 3
+            if lead == 0x25:
+                if payload is not None:
+                    events.append(Event("notification", payload))
+            else:
+                events.append(_DAMAGED if payload is None else Event("packet", payload))
+        self._searched = 0
+        buffer.clear()
+        return events
+
+
+def _checksum(digits: bytes) -> int:
+    try:
+        return int(digits.decode("ascii"), 16) if digits.isalnum() else -1
+    except ValueError:
+        return -1
+
+
+def is_stop_reply(payload: bytes) -> bool:
+    """The stub says that the machine has stopped (`S`, `T`) or is gone (`W`, `X`, `N`)."""
+    return _STOP.fullmatch(payload) is not None
+
+
+class Connection:
+    """Requests to one stub over one wire, and its replies.
+
+    Several requests travel together where the wire takes them: each but the first follows the acknowledgement of the
+    reply before, as it would if they were sent one by one. A stop reply that nobody waits for may come anywhere; it is
+    put into `stops`. Notifications are ignored. A packet that came damaged is asked for again, three times, if it was
+    the only one under way.
+
+    Everything raises ConnectionLostError when the other end closes, is silent for `timeout` seconds (and 20 ms more
+    for each request beyond the first), or breaks the protocol. After that, and after any exception inside an
+    exchange, replies can no longer be told apart, so the wire is closed and everything raises it again.
+    """
+
+    def __init__(self, wire: Wire, name: str, timeout: float) -> None:
+        self.acknowledge = True
+        """Packets are acknowledged with `+`, until the stub agreed to QStartNoAckMode."""
+        self.packet_size = DEFAULT_PACKET_SIZE
+        """Bytes of payload that the stub takes in one packet."""
+        self.stops: deque[bytes] = deque(maxlen=16)
+        """Stop replies that came without being waited for, since the last resume."""
+        self.unheard = False
+        """Nothing has come since the last resume: it may not have arrived."""
+        self.timeout = timeout
+        """Seconds."""
+        self._wire = wire
+        self._name = name
+        self._decoder = Decoder()
+        self._owed = b""
+        self._console = b""
+        self._lost = ""
+
+    @property
+    def usable(self) -> bool:
+        """Nothing has gone wrong yet."""
+        return not self._lost
+
+    @property
+    def lossless(self) -> bool:
+        """What is sent arrives."""
+        return self._wire.lossless
+
+    def close(self, why: str = "it was closed") -> None:
+        """Close the wire; any number of times."""
+        if not self._lost:
+            self._lost = why
+            self._wire.close()
+
+    def ask(self, request: bytes) -> bytes:
+        """The reply to one request."""
+        return self._run(frame(request), 1)[0]
+
+    def ask_all(self, requests: Sequence[bytes]) -> list[bytes]:
+        """The reply to each request, in order, sent together where the wire allows it."""
+        return self.ask_built([frame(request) for request in requests])
+
+    def ask_built(self, frames: Sequence[bytes]) -> list[bytes]:
+        """As `ask_all`, for requests that are packets already."""
+        if not self._wire.lossless:
+            return [self._run(each, 1)[0] for each in frames]
+        return self._run((b"+" if self.acknowledge else b"").join(frames), len(frames)) if frames else []
+
+    def ask_status(self) -> bytes:
+        """The stop reply that answers `?`."""
+        return self._run(frame(b"?"), 1, stop=True)[0]
+
+    def greet(self, request: bytes, patience: float) -> tuple[bytes, bool]:
+        """The reply to the first request of all, and whether the machine had to be interrupted for it.
+
+        Some stubs hear nothing but an interrupt while the machine runs: that is sent after `patience` seconds.
+        """
+        try:
+            return self._run(frame(request), 1, seconds=patience, may_be_silent=True)[0], False
+        except SilentStubError:
+            return self._run(b"\x03" + frame(request), 1)[0], True
+
+    def ask_console(self, command: bytes) -> bytes:
+        """What the stub's own console says to a command (`qRcmd`), at most 64 KiB; empty when it has no console."""
+        self._console = b""
+        return self._console if self.ask(b"qRcmd," + command.hex().encode()) == b"OK" else b""
+
+    def interrupt(self) -> bytes:
+        """Stop the machine; the stop reply. Nothing is sent when it has said already that it stopped."""
+        self.look()
+        if self.stops:
+            return self.stops[-1]
+        return self._run(b"\x03", 1, stop=True)[0]
+
+    def look(self) -> None:
+        """Take what has come meanwhile: stop replies, into `stops`."""
+        self._run(b"", 0)
+
+    def resume(self, request: bytes) -> None:
+        """Send a request that is answered by the next stop only.
+
+        Where it may be lost on the way this waits for its acknowledgement; elsewhere `unheard` is true until then,
+        since waiting would compete with the machine that begins to run.
+        """
+        self.look()
+        self.stops.clear()
+        self.unheard = True
+        self._run(frame(request), 0, ack=self.acknowledge and not self._wire.lossless)
+
+    def break_off(self, why: str) -> ConnectionLostError:
+        """Close the wire because a reply makes no sense; the error to raise."""
+        self.close(why)
+        return self._error()
+
+    def _error(self) -> ConnectionLostError:
+        return ConnectionLostError(f"the connection to {self._name} is lost: {self._lost}")
+
+    def _run(
+        self,
+        data: bytes,
+        count: int,
+        *,
+        stop: bool = False,
+        ack: bool = False,
+        seconds: float = 0.0,
+        may_be_silent: bool = False,
+    ) -> list[bytes]:
+        if self._lost:
+            raise self._error()
+        silent_before = may_be_silent
+        try:
+            return self._exchange(data, count, stop, ack, seconds or self.timeout + count * _SECONDS_A_REQUEST)
+        except SilentStubError as error:
+            if silent_before:
+                raise
+            self.close(str(error))
+            raise self._error() from None
+        except ConnectionLostError as error:
+            self.close(str(error))
+            raise self._error() from None
+        except OSError as error:
+            self.close(error.strerror or str(error))
+            raise self._error() from error
+        except BaseException:
+            self.close("it was interrupted in the middle of an exchange")
+            raise
+
+    def _exchange(self, data: bytes, count: int, stop: bool, ack: bool, seconds: float) -> list[bytes]:
+        """Send, and gather `count` replies (stop replies if `stop`), or the acknowledgement of what was sent."""
+        wire, decode = self._wire, self._decoder.feed
+        if data:
+            # What has come until now answers nothing of this.
+            self._take_stray()
+            data, self._owed = self._owed + data, b""
+        deadline = time.monotonic() + seconds
+        to_send = memoryview(data)
+        replies: list[bytes] = []
+        retries = 0
+        heard = False
+        while True:
+            if to_send:
+                to_send = to_send[wire.send(to_send) :]
+            if not to_send and len(replies) >= count and not ack:
+                if not data and (came := wire.receive()) is not None:
+                    self._stray(came)
+                return replies
+            if not wire.wait(deadline, to_send=bool(to_send)) or time.monotonic() > deadline:
+                error = ConnectionLostError if heard else SilentStubError
+                raise error(f"the stub did not answer within {seconds:g} seconds")
+            came = wire.receive()
+            if came is None:
+                continue
+            if not came:
+                raise ConnectionLostError("the stub closed it")
+            heard = True
+            self.unheard = False
+            for event in decode(came):
+                if event.kind == "packet":
+                    payload = event.payload
+                    if self._is_reply(payload, stop):
+                        if len(replies) == count:
+                            raise ConnectionLostError("the stub answered what nobody had asked")
+                        replies.append(payload)
+                        if len(replies) < count:
+                            continue  # acknowledged in front of the next request
+                    if self.acknowledge:
+                        self._owed = b"+"
+                elif event.kind == "ack":
+                    ack = False
+                elif event.kind != "notification":
+                    # Only one request may be under way, or nobody knows which of them this means.
+                    retries += 1
+                    if count > 1 or not self.acknowledge or retries > _RETRIES:
+                        raise ConnectionLostError("packets arrive damaged")
+                    again = b"-" if event.kind == "damaged" else data
+                    to_send = memoryview(bytes(to_send) + again)
+
+    def _is_reply(self, payload: bytes, stop: bool) -> bool:
+        """Whether a packet answers; what does not is kept where it belongs."""
+        if is_stop_reply(payload):
+            if not stop:
+                self.stops.append(payload)
+            return stop
+        if _CONSOLE.fullmatch(payload):
+            self._console = (self._console + bytes.fromhex(payload[1:].decode()))[:_MOST_CONSOLE]
+            return False
+        if stop:
+            raise ConnectionLostError(f"the stub answered {payload[:40]!r} where it should say that it stopped")
+        return True
+
+    def _take_stray(self) -> None:
+        came = self._wire.receive()
+        if came is not None:
+            self._stray(came)
+
+    def _stray(self, came: bytes) -> None:
+        if not came:
+            raise ConnectionLostError("the stub closed it")
+        self.unheard = False
+        for event in self._decoder.feed(came):
+            if event.kind == "packet":
+                if self._is_reply(event.payload, stop=False):
+                    raise ConnectionLostError("the stub answered what nobody had asked")
+                if self.acknowledge:
+                    self._owed = b"+"
