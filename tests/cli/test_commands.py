@@ -90,7 +90,7 @@ REFUSALS: dict[str, tuple[list[str], int, str]] = {
         ["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop; 11000400", "--sync", "nosync"], 1, "always racy",
     ),
     "beyond the end": (["show", "PROGRAM", "work", "-n", "1000"], 2, "PROGRAM"),
-    "unknown target": (["show", "gdb://localhost:1", "work"], 1, "not built yet"),
+    "unknown target": (["show", "pid:1", "work"], 1, "not built yet"),
     "unknown profile": (["check", "nop", "isb", "--profile", "2050"], 2, "no profile '2050'"),
     "unequal": (["check", "nop", "isb; isb"], 2, "as many"),
     "bad url": (["show", "sim:PROGRAM?cpu=4", "work"], 2, "cpu"),

@@ -10,15 +10,16 @@ from a64patch.errors import CapabilityError, RequestError
 if TYPE_CHECKING:
     from a64patch.target.base import Target
 
-_NOT_BUILT = ("gdb://", "gdb+unix:", "pid:")
+_NOT_BUILT = ("pid:",)
 
 
 def open_target(spec: str | os.PathLike[str], **options: Any) -> Target:
-    """The target that a person names: `sim:PATH?cpus=4&seed=1`, or the path of an ELF file.
+    """The target that a person names: a path of an ELF file, `sim:PATH?cpus=4&seed=1`, or a GDB stub.
 
-    `options` are those of `elf.ElfFile`; a simulator has its own in the text, and RequestError refuses others. Errors
-    are those of `ElfFile` and `simulator.parse_url`, and CapabilityError for `gdb://…`, `gdb+unix:…` and `pid:…`.
-    A file whose name looks like another target is opened as `./NAME`.
+    A GDB stub is `gdb://HOST:PORT`, `gdb+unix:PATH` or `gdb+serial:DEVICE`. `options` are those of `elf.ElfFile` or
+    `gdb.GdbTarget`; a simulator has its own in the text, and RequestError refuses others. Errors are those of
+    `ElfFile`, `GdbTarget` and `simulator.parse_url`, and CapabilityError for `pid:…`. A file whose name looks like
+    another target is opened as `./NAME`.
     """
     text = os.fspath(spec)
     if isinstance(spec, str):
@@ -31,6 +32,13 @@ def open_target(spec: str | os.PathLike[str], **options: Any) -> Target:
             if options:
                 raise RequestError(f"{text} takes its options after `?`, not apart from it: {', '.join(options)}")
             return parse_url(text)
+        if text.startswith("gdb"):
+            from a64patch.target.wire import is_location
+
+            if is_location(text):
+                from a64patch.target.gdb import open_gdb
+
+                return open_gdb(text, **options)
     from a64patch.target.elf import ElfFile
 
     return ElfFile(text, **options)

@@ -1,0 +1,278 @@
+"""Which GDB stub answers, and what is known about its kind: a table, and the questions that tell.
+
+May know: the errors, rsp.py, registers.py.
+Read on: gdb.py, which acts on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from a64patch.errors import CapabilityError, FormatError, TargetError
+from a64patch.target.registers import Registers, default_registers, read_description
+from a64patch.target.rsp import MOST_BYTES, Connection, frame, is_stop_reply
+
+MOST_THREADS = 1 << 16
+_THREAD = re.compile(rb"p?-?[0-9a-fA-F]{1,16}(?:\.-?[0-9a-fA-F]{1,16})?")
+_WANTED = ("x29", "x30", "sp", "pc")
+_SMALLEST_PACKET, _LARGEST_PACKET = 64, 1 << 16
+_GREETING = b"qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegisters=aarch64"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known about one kind of stub. None: it depends, and cannot be asked over the protocol."""
+
+    name: str
+    stops_all: bool | None
+    """When it reports a stop, nobody executes the text any more."""
+    stop: str
+    """What a stop means here, for people."""
+    maintains_caches: bool | None
+    """What it writes becomes visible to instruction fetch."""
+    caches: str
+    """Who sees to that, for people."""
+    fixed_cpus: bool
+    """No CPU comes or goes; where they are threads of a process, they do."""
+    writes_read_only: bool | None
+    """It writes to text that the program itself may not write. None: tried when it is first needed."""
+
+
+_ALL_CPUS = "all CPUs of the machine"
+_TRANSLATES = "the emulator: changed code is translated anew"
+
+QEMU = Kind(
+    "QEMU",
+    stops_all=True,
+    stop=_ALL_CPUS,
+    maintains_caches=True,
+    caches=_TRANSLATES,
+    fixed_cpus=True,
+    writes_read_only=True,
+)
+QEMU_KVM = Kind(
+    "QEMU with KVM",
+    stops_all=True,
+    stop=_ALL_CPUS,
+    maintains_caches=True,
+    caches="the host, through its mapping of the guest's memory; not verified here where CTR_EL0.DIC is 0",
+    fixed_cpus=True,
+    writes_read_only=True,
+)
+QEMU_USER = Kind(
+    "qemu-user",
+    stops_all=None,
+    stop="one thread of an emulated process, not a kernel",
+    maintains_caches=True,
+    caches=_TRANSLATES,
+    fixed_cpus=False,
+    writes_read_only=None,
+)
+GDBSERVER = Kind(
+    "gdbserver",
+    stops_all=True,
+    stop="the threads of one process, not a kernel; other processes that execute the same file run on",
+    maintains_caches=True,
+    caches="the kernel under it: ptrace flushes what it writes",
+    fixed_cpus=False,
+    writes_read_only=True,
+)
+KGDB = Kind(
+    "kgdb",
+    stops_all=True,
+    stop="all CPUs that come when the kernel calls them",
+    maintains_caches=True,
+    caches="kgdb: flush_icache_range() after each write",
+    fixed_cpus=True,
+    writes_read_only=None,
+)
+OPENOCD = Kind(
+    "OpenOCD",
+    stops_all=None,
+    stop="the core that the stub serves, and others only if the board's script made them one SMP target",
+    maintains_caches=None,
+    caches="not known: it depends on OpenOCD's target driver",
+    fixed_cpus=True,
+    writes_read_only=None,
+)
+UNKNOWN = Kind(
+    "unknown",
+    stops_all=None,
+    stop="not known",
+    maintains_caches=None,
+    caches="not known",
+    fixed_cpus=False,
+    writes_read_only=None,
+)
+
+
+@dataclass
+class Stub:
+    """What one stub said about itself."""
+
+    kind: Kind
+    was_running: bool
+    """The machine was running when we came, and our coming (or our interrupt) halted it."""
+    threads: list[bytes]
+    """Its CPUs, in the protocol's own notation."""
+    registers: Registers
+    resume: bytes
+    """The request that lets all CPUs run on."""
+    detach: bytes
+    reads_registers: bool
+    """`p`, one register a request; otherwise `g`, all of them."""
+    features: dict[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """What does not change while it stays the same machine."""
+        process = self.kind in (GDBSERVER, QEMU_USER)
+        return self.kind.name, self.registers.architecture, () if process else tuple(self.threads)
+
+
+def meet(connection: Connection, patience: float) -> Stub:
+    """Ask a stub who it is; its machine is halted afterwards.
+
+    ConnectionLostError as the connection; TargetError when it serves no program; FormatError when what it serves is
+    not AArch64, or what it says makes no sense.
+    """
+    reply, interrupted = connection.greet(_GREETING, patience)
+    features = _features(reply)
+    size = features.get("PacketSize", "")
+    if re.fullmatch("[0-9a-fA-F]{1,8}", size):
+        connection.packet_size = max(_SMALLEST_PACKET, min(int(size, 16), _LARGEST_PACKET))
+    if connection.lossless and features.get("QStartNoAckMode") == "+" and connection.ask(b"QStartNoAckMode") == b"OK":
+        connection.acknowledge = False
+    # A stub that halts the machine as we come says so before anything else (QEMU).
+    was_running = interrupted or bool(connection.stops)
+    emulator, actions = connection.ask_all([b"qqemu.Supported", b"vCont?"])
+    if not emulator:
+        _require_stopped(connection.ask_status())
+    threads = list_threads(connection)
+    kind = _kind(connection, features, emulator, threads)
+    if kind is KGDB:  # it lists the kernel's tasks, too; its CPUs are those below 0
+        threads = [thread for thread in threads if len(thread) == 8 and thread.startswith(b"fff")] or threads
+    registers = _registers(connection, features)
+    if registers.architecture not in ("", "aarch64"):
+        raise FormatError(f"the stub serves a machine of architecture {registers.architecture[:40]!r}, not aarch64")
+    pc = registers.by_name.get("pc")
+    reads_registers = bool(pc and connection.ask(b"p%x" % pc.number) not in (b"", b"E01", b"E00"))
+    return Stub(
+        kind,
+        was_running,
+        threads,
+        registers,
+        b"vCont;c" if b"c" in actions.split(b";")[1:] else b"c",
+        b"D;%b" % threads[0].partition(b".")[0][1:] if threads[0].startswith(b"p") else b"D",
+        reads_registers,
+        features,
+    )
+
+
+def list_threads(connection: Connection, expected: int = 0) -> list[bytes]:
+    """The threads, which are CPUs to most stubs; asked for in one go when there are as many as `expected`.
+
+    One that answers nothing has one thread, of no name.
+    """
+    threads: list[bytes] = []
+    replies = connection.ask_all([b"qfThreadInfo", *[b"qsThreadInfo"] * expected])
+    while True:
+        for reply in replies:
+            if reply in (b"", b"l") or reply.startswith(b"E"):
+                return threads or [b""]
+            found = reply[1:].split(b",")
+            if reply[:1] != b"m" or not all(map(_THREAD.fullmatch, found)) or len(threads) > MOST_THREADS:
+                raise connection.break_off(f"the stub's list of threads makes no sense: {reply[:40]!r}")
+            threads += [thread for thread in found if thread not in threads]
+        replies = [connection.ask(b"qsThreadInfo")]
+
+
+def _features(reply: bytes) -> dict[str, str]:
+    features = {}
+    for item in reply.decode("ascii", "replace").split(";")[:1000]:
+        name, equals, value = item.partition("=")
+        if equals:
+            features[name] = value
+        elif item:
+            features[item[:-1]] = item[-1]
+    return features
+
+
+def _require_stopped(status: bytes) -> None:
+    if not is_stop_reply(status) or status[:1] in b"WXN":
+        raise TargetError(f"the stub serves no program now (it says {status[:40]!r}): start one, or attach to one")
+
+
+def _kind(connection: Connection, features: dict[str, str], emulator: bytes, threads: Sequence[bytes]) -> Kind:
+    if b"PhyMemMode" in emulator:
+        kvm = b"kvm support: enabled" in connection.ask_console(b"info kvm")
+        return QEMU_KVM if kvm else QEMU
+    if emulator:
+        return QEMU_USER
+    if features.get("QNonStop") == "+" and features.get("qXfer:osdata:read") == "+":
+        return GDBSERVER
+    if features.get("qXfer:memory-map:read") == "+":
+        said = connection.ask_console(b"version")
+        return OPENOCD if b"Open On-Chip Debugger" in said else UNKNOWN
+    extra = connection.ask(b"qThreadExtraInfo," + threads[0])
+    if extra.startswith(b"shadowCPU".hex().encode()):
+        return KGDB
+    return UNKNOWN
+
+
+def _registers(connection: Connection, features: dict[str, str]) -> Registers:
+    if features.get("qXfer:features:read") != "+":
+        return default_registers()
+    return read_description(lambda name: _fetch(connection, name), _WANTED)
+
+
+def _fetch(connection: Connection, name: str) -> bytes:
+    """A document of the target description, whole."""
+    if not re.fullmatch(r"[\w.+-]{1,100}", name, re.ASCII):
+        raise FormatError(f"the stub's target description includes {name[:80]!r}, which is no plain name")
+    size = connection.packet_size - 8
+    document = b""
+    while True:
+        reply = connection.ask(b"qXfer:features:read:%b:%x,%x" % (name.encode(), len(document), size))
+        if reply[:1] not in (b"m", b"l"):
+            raise FormatError(f"the stub does not give {name!r} of its target description: {reply[:40]!r}")
+        document += reply[1:]
+        if reply[:1] == b"l":
+            return document
+        if len(reply) == 1 or len(document) > MOST_BYTES:
+            raise connection.break_off(f"{name} of the target description never ends")
+
+
+def read_registers(
+    connection: Connection, stub: Stub, threads: Sequence[bytes], names: Sequence[str]
+) -> list[list[int]]:
+    """The values of these registers in each thread; CapabilityError when the stub does not describe or tell them."""
+    try:
+        places = [stub.registers.by_name[name] for name in names]
+    except KeyError as error:
+        raise CapabilityError(f"the stub does not describe the register {error.args[0]}") from None
+    each = [b"p%x" % place.number for place in places] if stub.reads_registers else [b"g"]
+    requests: list[bytes] = []
+    for thread in threads:
+        requests += [b"Hg" + thread, *each] if thread else each
+    replies = iter(connection.ask_built([frame(request) for request in requests]))
+    values = []
+    for thread in threads:
+        if thread and next(replies) != b"OK":
+            raise CapabilityError(f"the stub does not let us look at its thread {thread.decode()}")
+        if stub.reads_registers:
+            pieces = [next(replies) for _ in places]
+        else:
+            every = next(replies)
+            pieces = [every[place.offset * 2 : (place.offset + place.size) * 2] for place in places]
+        values.append([_value(connection, piece, place.size) for piece, place in zip(pieces, places, strict=True)])
+    return values
+
+
+def _value(connection: Connection, digits: bytes, size: int) -> int:
+    if re.fullmatch(rb"x+|E[0-9a-fA-F]{2}", digits):
+        raise CapabilityError("the stub cannot tell where one of its CPUs stands: a register of it is not available")
+    if len(digits) != size * 2 or not re.fullmatch(rb"[0-9a-fA-F]+", digits):
+        raise connection.break_off(f"a register of {size} bytes came as {digits[:40]!r}")
+    return int.from_bytes(bytes.fromhex(digits.decode()), "little")
