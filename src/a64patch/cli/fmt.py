@@ -27,14 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the patch."""
     from a64patch.patch.asmdiff import to_text
     from a64patch.patch.plan import fill
-    from a64patch.target import open_target
 
     diff = patching.read_patch(arguments.patch)
     try:
         if arguments.target is None:
             filled = fill(diff)
         else:
-            with open_target(arguments.target) as target:
+            with patching.opened(arguments) as target:
                 filled = fill(diff, target)
     except PatchFormatError as error:
         raise PatchFormatError(f"{arguments.patch}: {error}") from None

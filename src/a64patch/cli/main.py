@@ -37,7 +37,8 @@ COMMANDS = {
 _WRITERS = ("poke", "apply", "revert", "recover")
 
 EPILOG = """\
-TARGET is the path of an ELF file, or sim:PATH?cpus=4&seed=1 for the built-in simulator.
+TARGET is the path of an ELF file; gdb://HOST:PORT, gdb+unix:PATH or gdb+serial:DEVICE for a GDB stub; or
+sim:PATH?cpus=4&seed=1 for the built-in simulator.
 SITE is symbol, symbol+0x18, section:0x10 (in a relocatable file) or an address.
 Exit status: 0 done; 1 refused, or the answer is no: nothing was changed; 2 wrong usage or unreadable input;
 3 cut off half way and not undone. A64PATCH_DEBUG=1 shows where an error came from."""

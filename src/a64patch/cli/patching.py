@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError, RequestError
 
@@ -32,10 +33,7 @@ _MANY = 200
 def add_patch(parser: argparse.ArgumentParser, *, optional_target: bool = False) -> None:
     """PATCH TARGET, and how the one is compared with the other."""
     parser.add_argument("patch", metavar="PATCH", help="an assembly diff, or - for standard input")
-    parser.add_argument(
-        "target", metavar="TARGET", nargs="?" if optional_target else None,
-        help="path of an ELF file, or sim:PATH?cpus=4&seed=1",
-    )  # fmt: skip
+    add_target_arguments(parser, optional=optional_target)
 
 
 def add_matching(parser: argparse.ArgumentParser) -> None:
@@ -125,10 +123,8 @@ def planned(arguments: argparse.Namespace, target: Target, diff: AsmDiff) -> Pla
 
 def opened(arguments: argparse.Namespace) -> Target:
     """The TARGET of a command, opened with what its options say."""
-    from a64patch.target import open_target
-
     options = {"drop_relocations": True} if getattr(arguments, "drop_relocations", False) else {}
-    return open_target(arguments.target, **options)
+    return open_named_target(arguments, **options)
 
 
 def carry_out(

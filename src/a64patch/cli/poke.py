@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching
+from a64patch.cli.targets import add_target_arguments
 from a64patch.cli.text import words_of
 from a64patch.errors import RequestError
 
@@ -28,7 +29,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """TARGET SITE ASM --expect ASM."""
-    parser.add_argument("target", metavar="TARGET", help="path of an ELF file, or sim:PATH?cpus=4&seed=1")
+    add_target_arguments(parser)
     parser.add_argument("site", metavar="SITE", help="symbol, symbol+0x18, section:0x10 or an address")
     parser.add_argument("new", metavar="ASM", help="the instructions that shall stand there: 'ASM; ASM'")
     parser.add_argument("--expect", metavar="ASM", help="the instructions that stand there now, as many")

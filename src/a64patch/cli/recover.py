@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from a64patch.cli import patching
+from a64patch.cli.targets import add_target_options, open_location
 from a64patch.cli.text import print_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forget", metavar="ID", type=int, help="close this entry unseen: its target does not exist any more"
     )
+    add_target_options(parser)
     patching.add_journal(parser)
 
 
@@ -36,10 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Recover, and say what became of each entry."""
     from a64patch.patch.journal import EntryState, Journal
     from a64patch.patch.transaction import forget, recover
-    from a64patch.target import open_target
 
     def opened(entry: Entry) -> Target:
-        return open_target(entry.identity.location)
+        return open_location(entry.identity.location, arguments)
 
     with Journal(arguments.journal) as journal:
         forgotten = arguments.forget

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from a64patch.cli import patching
+from a64patch.cli.targets import add_target_options, open_location
 from a64patch.cli.text import print_json
 
 EPILOG = """\
@@ -19,6 +20,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """ID."""
     parser.add_argument("id", metavar="ID", type=int, help="the entry's number")
+    add_target_options(parser)
     patching.add_journal(parser)
 
 
@@ -26,11 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Put the old words back."""
     from a64patch.patch.journal import Journal
     from a64patch.patch.transaction import revert
-    from a64patch.target import open_target
 
     with Journal(arguments.journal) as journal:
         location = journal.entry(arguments.id).identity.location
-        with open_target(location) as target:
+        with open_location(location, arguments) as target:
             outcome = revert(arguments.id, target, journal)
     if arguments.json:
         print_json(patching.result_facts(outcome.entry, outcome.result))

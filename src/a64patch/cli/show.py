@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
+from a64patch.errors import RequestError
 
 if TYPE_CHECKING:
     from a64patch.target.base import Target
@@ -19,17 +21,20 @@ A word marked r belongs to a relocation: the loader overwrites it.
 examples:
   a64patch show ./program main -n 4
   a64patch show ext4.ko ext4_sync_fs+0x10
-  a64patch show module.ko .text:0x40 --json"""
+  a64patch show module.ko .text:0x40 --json
+  a64patch show gdb://localhost:1234 0xffff800008010000 -n 8
+  a64patch show gdb://localhost:1234 --target-info"""
 
 LONGEST = 64
 """Instructions of a function that are shown when nobody says how many."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """TARGET SITE [-n N]."""
-    parser.add_argument("target", metavar="TARGET", help="path of an ELF file, or sim:PATH?cpus=4&seed=1")
-    parser.add_argument("site", metavar="SITE", help="symbol, symbol+0x18, section:0x10 or an address")
+    """TARGET SITE [-n N], or TARGET --target-info."""
+    add_target_arguments(parser)
+    parser.add_argument("site", metavar="SITE", nargs="?", help="symbol, symbol+0x18, section:0x10 or an address")
     parser.add_argument("-n", type=_count, metavar="N", help="how many (default: the function, at most 64)")
+    parser.add_argument("--target-info", action="store_true", help="say what the target is and can do, instead")
     parser.add_argument("--profile", default="2018", help="issue of the manual's list (default: 2018)")
 
 
@@ -41,14 +46,20 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the instructions."""
-    from a64patch.a64.words import INSN_SIZE, require_aligned
-    from a64patch.target import open_target
+    """Print the instructions, or what the target is."""
+    from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 
-    with open_target(arguments.target) as target:
+    if (arguments.site is None) != arguments.target_info:
+        raise RequestError("show needs either a SITE or --target-info")
+    with open_named_target(arguments) as target:
+        if arguments.target_info:
+            return _show_target(target, as_json=arguments.json)
         address = require_aligned(target.symbols.resolve(arguments.site))
         count = arguments.n or _size(target, address) // INSN_SIZE
-        lines = [_line(target, address + INSN_SIZE * number, arguments.profile) for number in range(count)]
+        words = from_bytes(target.read(address, INSN_SIZE * count))
+        lines = [
+            _line(target, address + INSN_SIZE * number, word, arguments.profile) for number, word in enumerate(words)
+        ]
     if arguments.json:
         print_json(lines)
         return 0
@@ -71,12 +82,41 @@ def _size(target: Target, address: int) -> int:
     return max(4, size - size % 4)
 
 
-def _line(target: Target, address: int, profile: str) -> dict[str, Any]:
+def _show_target(target: Target, *, as_json: bool) -> int:
+    """What it is and what it can do."""
+    from dataclasses import asdict
+
+    identity = target.identity()
+    facts = {**asdict(identity), **asdict(target.capabilities), "details": target.facts()}
+    if as_json:
+        print_json(facts)
+        return 0
+    yes_no = {True: "yes", False: "no"}
+    capabilities = target.capabilities
+    shown = {
+        "target": capabilities.kind,
+        "location": identity.location,
+        "build id": identity.build_id,
+        "release": identity.release,
+        "base": f"{identity.base:#x}" if identity.base else "",
+        "CPUs": str(capabilities.cpus),
+        "can stop all CPUs": yes_no[capabilities.can_stop],
+        "can make CPUs synchronise": yes_no[capabilities.can_kick],
+        "sees where CPUs stand": yes_no[capabilities.sees_pcs],
+        "cache maintenance reaches all CPUs": yes_no[capabilities.broadcast],
+        **target.facts(),
+    }
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        if value:
+            print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _line(target: Target, address: int, word: int, profile: str) -> dict[str, Any]:
     from a64patch.a64.cmodx import is_hotpatchable
     from a64patch.a64.disassembler import disassemble
-    from a64patch.a64.words import INSN_SIZE, from_bytes
 
-    word = from_bytes(target.read(address, INSN_SIZE))[0]
     relocation_at = getattr(target, "relocation_at", None)
     return {
         "address": f"{address:#x}",

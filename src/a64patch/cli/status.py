@@ -26,10 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each hunk."""
     from a64patch.patch.plan import State
-    from a64patch.target import open_target
 
     diff = patching.read_patch(arguments.patch, reverse=arguments.reverse)
-    with open_target(arguments.target) as target:
+    with patching.opened(arguments) as target:
         plan = patching.planned(arguments, target, diff)
         if arguments.json:
             print_json({"state": plan.state.value, "hunks": [patching.hunk_facts(hunk) for hunk in plan.hunks]})
