@@ -19,6 +19,7 @@ from benchmarks.measure import BenchmarkError
 _MODULES = {
     "start-up": "startup",
     "elf-patch": "elf_patch",
+    "patch-file": "patch_file",
     "classify": "classify",
     "disassembly": "disassembly",
     "assembly": "assembly",

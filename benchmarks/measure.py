@@ -159,10 +159,15 @@ def process_environment() -> dict[str, str]:
 
     Python caches byte code, as it does where a64patch is installed: not every checkout may be written to, and some
     environments switch the cache off. It is in a directory of this run, filled by the warm-up. pwntools finds a fresh
-    cache directory there too, so that it does not look for updates of itself.
+    cache directory there too, so that it does not look for updates of itself. a64patch keeps its journal there.
     """
     directory = tempfile.mkdtemp(prefix="a64patch-bench-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": directory, "XDG_CACHE_HOME": directory}
+    environment = {
+        **os.environ,
+        "PYTHONPYCACHEPREFIX": directory,
+        "XDG_CACHE_HOME": directory,
+        "XDG_STATE_HOME": directory,
+    }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return environment
