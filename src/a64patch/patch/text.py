@@ -69,7 +69,7 @@ def patch_text_nosync(target: Target, address: int, word: int, *, expected: int 
             f"cache maintenance on this {target.capabilities.kind} reaches one CPU only, so a word cannot be"
             " published without stopping the others: use patch_text_sync"
         )
-    _write(target, changes)
+    _write(target, _Work(changes))
     return PatchResult("nosync", "one word, as asked; no CPU was told", changes)
 
 
@@ -113,7 +113,7 @@ def patch_text(
     method, reason = method_for(target.capabilities, changes, profile)
     if method == "sync":
         return _sync(target, changes, reason)
-    _write(target, changes)
+    _write(target, _Work(changes))
     try:
         target.kick()
     except BaseException as error:
@@ -167,6 +167,8 @@ def _read(target: Target, addresses: Iterable[int]) -> list[int]:
 
 
 def _require(target: Target, addresses: Sequence[int], found: Sequence[int], wanted: Sequence[int]) -> None:
+    if found == wanted:
+        return
     for address, word, want in zip(addresses, found, wanted, strict=True):
         if word != want:
             where = target.symbols.describe(address)
@@ -184,22 +186,38 @@ def sites_of(changes: Sequence[Change]) -> list[tuple[int, int]]:
     return sites
 
 
-def _writes(changes: Sequence[Change]) -> list[tuple[int, bytes]]:
-    return [(change.address, to_bytes(change.new)) for change in changes]
+class _Work:
+    """What the requests for some changes are made of, computed before any CPU has to wait for it."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.changes = changes
+        self.addresses = [change.address for change in changes]
+        self.olds = [change.old for change in changes]
+        self.news = [change.new for change in changes]
+        data = to_bytes(self.news)
+        self.writes = [
+            (address, data[place : place + INSN_SIZE])
+            for address, place in zip(self.addresses, range(0, len(data), INSN_SIZE), strict=True)
+        ]
+        self.sites = sites_of(changes)
 
 
-def _write(target: Target, changes: Sequence[Change]) -> None:
+def _write(target: Target, work: _Work) -> None:
     """Write, publish, read back; when anything of it fails, put the old words back."""
     try:
-        target.write_many(_writes(changes))
-        target.publish_many(sites_of(changes))
-        addresses = [change.address for change in changes]
-        for address, word, change in zip(addresses, _read(target, addresses), changes, strict=True):
-            if word != change.new:
-                raise MismatchError(f"{target.symbols.describe(address)} holds {word:#010x} after {change.new:#010x}"
-                                    " was written there without an error")  # fmt: skip
+        target.write_many(work.writes)
+        target.publish_many(work.sites)
+        found = _read(target, work.addresses)
+        if found != work.news:
+            address, word, new = next(
+                each for each in zip(work.addresses, found, work.news, strict=True) if each[1] != each[2]
+            )
+            raise MismatchError(
+                f"{target.symbols.describe(address)} holds {word:#010x} after {new:#010x} was written there without an"
+                " error"
+            )
     except BaseException as error:
-        _put_back(target, changes, error)
+        _put_back(target, work.changes, error)
         raise
 
 
@@ -240,8 +258,8 @@ def _sync(target: Target, changes: tuple[Change, ...], reason: str) -> PatchResu
         raise CapabilityError(
             f"this {capabilities.kind} does not tell where its CPUs stand, so neighbouring words cannot be changed"
         )
-    addresses, olds = [change.address for change in changes], [change.old for change in changes]
-    target.prepare(_writes(changes))
+    work = _Work(changes)
+    target.prepare(work.writes)
     busy: tuple[CpuState, int] | None = None
     for attempt in range(RETRIES + 1):
         if busy is not None:
@@ -253,8 +271,8 @@ def _sync(target: Target, changes: tuple[Change, ...], reason: str) -> PatchResu
             cpus = stopped.rendezvous.arrived
             busy = _standing_inside(stopped.states(), inside) if inside else None
             if busy is None:
-                _require(target, addresses, _read(target, addresses), olds)
-                _write(target, changes)
+                _require(target, work.addresses, _read(target, work.addresses), work.olds)
+                _write(target, work)
         if busy is None:
             window = time.perf_counter_ns() - start
             return PatchResult("sync", reason, changes, cpus, window, attempt)

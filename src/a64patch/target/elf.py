@@ -11,7 +11,7 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from a64patch.a64.words import INSN_SIZE
+from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import A64PatchError, FormatError, MappingError, MismatchError, RelocationError, TargetError
 from a64patch.target.base import Aftermath, Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.elf_image import (
@@ -101,6 +101,21 @@ class ElfFile(Target):
         self._require_open()
         chunks = self._chunks(address, size)
         return b"".join(self._data[offset : offset + length] for offset, length in chunks)
+
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
+        """As `read` of each (address, size); requests that lie in one segment cost least."""
+        self._require_open()
+        data, found = self._data, list[bytes]()
+        start = end = offset = 0
+        for address, size in requests:
+            if not (start <= address and size >= 0 and address + size <= end):
+                start, end, offset = self._image.piece_at(address) or (0, 0, 0)
+            if start <= address and size >= 0 and address + size <= end:
+                place = offset + address - start
+                found.append(bytes(data[place : place + size]))
+            else:
+                found.append(self.read(address, size))
+        return found
 
     def write(self, address: int, data: bytes) -> None:
         """Put bytes into the copy in memory; nothing on disk changes before `publish`.
@@ -205,10 +220,9 @@ class ElfFile(Target):
 
     def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
         """The relocations that `drop_relocations` will drop for these (address, word), as bytes of the file."""
-        changed = [
-            address for address, word in changes if self.read(address, INSN_SIZE) != word.to_bytes(INSN_SIZE, "little")
-        ]
-        return self._dropping({owner for word in changed for owner in self._image.owners(word)})
+        owned = [(address, word) for address, word in changes if self._image.owners(address)]
+        changed = [address for address, word in owned if self.read(address, INSN_SIZE) != to_bytes(word)]
+        return self._dropping({owner for address in changed for owner in self._image.owners(address)})
 
     def undo_aftermath(self, aftermath: Sequence[Aftermath]) -> None:
         """Put relocations back that an earlier ElfFile dropped. MismatchError where other bytes stand."""

@@ -344,16 +344,21 @@ class ElfImage:
         """The PT_LOAD segments, as the file has them."""
         return [segment for segment in self.segments if segment.type == PT_LOAD]
 
+    def piece_at(self, address: int) -> tuple[int, int, int] | None:
+        """The longest range [start, end) around an address that stands in the file in one piece, and its offset."""
+        index = bisect_right(self._pieces, address, key=lambda piece: piece.start) - 1
+        return self._pieces[index] if index >= 0 and address < self._pieces[index].end else None
+
     def chunks(self, address: int, size: int) -> list[tuple[int, int]] | None:
         """The (file offset, size) that these addresses stand at, in order; None where one is not in the file."""
         chunks = []
         while size > 0:
-            index = bisect_right(self._pieces, address, key=lambda piece: piece.start) - 1
-            if index < 0 or address >= self._pieces[index].end:
+            piece = self.piece_at(address)
+            if piece is None:
                 return None
-            piece = self._pieces[index]
-            length = min(size, piece.end - address)
-            chunks.append((piece.offset + address - piece.start, length))
+            start, end, offset = piece
+            length = min(size, end - address)
+            chunks.append((offset + address - start, length))
             address, size = address + length, size - length
         return chunks
 
