@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
-from typing import Literal
+from typing import Literal, cast
 
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import INSN_SIZE
@@ -18,23 +18,27 @@ from a64patch.errors import PatchFormatError
 
 MOST_BYTES = 64 << 20
 """Of a patch: room for half a million hunks."""
+MOST_LINES = 1 << 22
+"""Of a patch, so that empty lines alone do not fill the memory."""
 UNKNOWN = "????????"
 """Stands where a person does not know the word yet; `fill` of plan.py finds it."""
 
 TARGET, BUILD_ID = "Target", "Build-Id"
 _KNOWN_HEADERS = {name.lower(): name for name in (TARGET, BUILD_ID)}
 _LONGEST_TEXT = 300
-_MNEMONIC_WIDTH = 5
+_LONGEST_SITE = 4096
+_MNEMONIC_WIDTHS = (5, 16)
+"""The least and the most that a hunk leaves for its mnemonics, so that one of them cannot widen all lines."""
 
 Sign = Literal[" ", "-", "+", "#"]
 
-_HEADER = re.compile(r"([A-Z][A-Za-z0-9-]{0,40}):[ \t]+(\S.*)", re.ASCII)
+_HEADER = re.compile(r"([A-Z][A-Za-z0-9-]{0,40}|(?i:target|build-id)):[ \t]+(\S.*)", re.ASCII)
 _HUNK = re.compile(r"@@[ \t]+(\S+)[ \t]+@@", re.ASCII)
 _LINE = re.compile(r"([ +-])([0-9a-fA-F]{8}|\?{8})(?:[ \t]+(\S.*))?", re.ASCII)
 _SITE = re.compile(r"(?:(.*?)\+)?(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line of a hunk: an instruction that stays (` `), goes (`-`) or comes (`+`), or a comment (`#`)."""
 
@@ -47,7 +51,7 @@ class Line:
     """Line number in the text it came from, from 1; 0 when it came from nowhere."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hunk:
     """Neighbouring words of which some change, from `site` on: symbol, symbol+0x18, section:0x10, address."""
 
@@ -69,19 +73,33 @@ class Hunk:
         PatchFormatError where a run of changed lines has more `+` than `-`.
         """
         lines: list[Line] = []
-        for run in _runs(self.lines):
-            plus = [line for line in run if line.sign in " +"]
-            minus = [line for line in run if line.sign in " -"]
-            if len(plus) > len(minus):
-                more = len(plus) - len(minus)
-                raise PatchFormatError(
-                    f"{len(plus)} new instructions for {len(minus)} old ones at {self.site}: {more} more than"
-                    " there is room for, and detours are not built yet",
-                    plus[len(minus)].number,
-                )
-            padding = Line("+", gen_nop(), "nop", run[-1].number if run else 0)
-            lines += plus + [padding] * (len(minus) - len(plus))
+        missing = 0
+        last: Line | None = None
+        for line in self.lines:
+            if line.sign == "+":
+                lines.append(line)
+                missing -= 1
+            elif line.sign == "-":
+                missing += 1
+            elif line.sign == " ":
+                if missing:
+                    lines += self._padding(missing, lines, last)
+                    missing = 0
+                lines.append(line)
+            last = line
+        if missing:
+            lines += self._padding(missing, lines, last)
         return lines
+
+    def _padding(self, missing: int, lines: Sequence[Line], last: Line | None) -> list[Line]:
+        """NOPs for the `-` of a run that no `+` replaces; negative is how many `+` have no room."""
+        if missing < 0:
+            raise PatchFormatError(
+                f"{-missing} new instructions more than there are old ones to replace at {self.site}, and detours are"
+                " not built yet: take away as many with `-`",
+                lines[missing].number,
+            )
+        return [Line("+", gen_nop(), "nop", last.number if last is not None else 0)] * missing
 
     @property
     def padding(self) -> int:
@@ -116,8 +134,8 @@ def parse(text: str) -> AsmDiff:
     Line ends may be LF or CRLF. Refused: a text without hunks, two hunks that overlap as far as their sites tell, a
     hunk that changes nothing, control characters, one header twice, a known header in the prose.
     """
-    if len(text) > MOST_BYTES:
-        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB")
+    if len(text) > MOST_BYTES or text.count("\n") > MOST_LINES:
+        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB or {MOST_LINES} lines: split it")
     lines = text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.startswith("@@")), None)
     if first is None:
@@ -131,7 +149,7 @@ def parse(text: str) -> AsmDiff:
 def decode(data: bytes) -> str:
     """The text of a patch file; PatchFormatError when it is too long or not UTF-8."""
     if len(data) > MOST_BYTES:
-        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB")
+        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB: split it")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -175,8 +193,9 @@ def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, s
     start, end = _last_paragraph(lines, len(lines))
     comments: list[str] = []
     while start < end and all(line.startswith("#") for line in lines[start:end]):
-        comments[:0] = [line[1:] for line in lines[start:end]]
+        comments += [line[1:] for line in reversed(lines[start:end])]
         start, end = _last_paragraph(lines, start)
+    comments.reverse()
     headers = _headers(lines[start:end], start)
     if not headers:
         start = end
@@ -187,12 +206,9 @@ def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, s
                 f"{_KNOWN_HEADERS[name]}: stands in the prose: give it a paragraph of its own before the first @@",
                 number,
             )
-    description = list(lines[:start])
-    while description and not description[-1]:
-        description.pop()
-    while description and not description[0]:
-        description.pop(0)
-    return tuple(description), headers, comments
+    first = next((number for number, line in enumerate(lines) if line), start)
+    last = _last_paragraph(lines, start)[1]
+    return tuple(lines[first:last]), headers, comments
 
 
 def _last_paragraph(lines: Sequence[str], end: int) -> tuple[int, int]:
@@ -230,51 +246,56 @@ def _headers(paragraph: Sequence[str], before: int) -> tuple[tuple[str, str], ..
 def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[Hunk], list[str]]:
     """The hunks from line index `first` on, and the comments behind the last."""
     hunks: list[Hunk] = []
-    site, begun = "", 0
+    site, begun, changes = "", 0, False
     body: list[Line] = []
     pending: list[Line] = []
     """Comments that may belong to this hunk or, behind an empty line, to the next."""
     apart = False
 
     def close() -> None:
-        if not site:
-            return
-        if not any(line.sign in "+-" for line in body):
-            raise PatchFormatError(f"the hunk at {site} changes nothing", begun)
-        hunks.append(Hunk(site, tuple(body), tuple(comments), begun))
+        if site:
+            if not changes:
+                raise PatchFormatError(f"the hunk at {site[:80]} changes nothing", begun)
+            hunks.append(Hunk(site, tuple(body), tuple(comments), begun))
 
-    for index in range(first, len(lines)):
-        number, line = index + 1, lines[index]
-        match = _LINE.fullmatch(line)
-        if match is None or not line.isprintable():
+    for number, line in enumerate(lines[first:], first + 1):
+        if not line.isprintable():
             line = _clean(line, number)
-            match = _LINE.fullmatch(line)
+        match = _LINE.fullmatch(line)
         if match is not None:
             if apart:
                 body += pending
                 pending, apart = [], False
-            sign, word, text = match.groups()
-            text = " ".join(text.split()) if text else ""
-            if len(text) > _LONGEST_TEXT:
-                raise PatchFormatError(f"an instruction of {len(text)} characters", number, 12)
-            body.append(Line(sign, None if word == UNKNOWN else int(word, 16), text, number))  # type: ignore[arg-type]
-        elif line.startswith("#"):
-            comment = Line("#", None, line[1:], number)
-            (pending if apart else body).append(comment)
-        elif not line:
+            body.append(_line(match, number))
+            changes = changes or match[1] != " "
+        elif not line.rstrip():
             apart = True
         elif line.startswith("@@"):
-            header = _HUNK.fullmatch(line)
+            header = _HUNK.fullmatch(line.rstrip())
             if header is None:
                 raise PatchFormatError("a hunk begins with `@@ SITE @@`, and the site has no blanks", number, 1)
             close()
             if site:
                 comments = [comment.text for comment in pending]
-            site, begun, body, pending, apart = header[1], number, [], [], False
+            site, begun, changes, body, pending, apart = header[1], number, False, [], [], False
+            if len(site) > _LONGEST_SITE:
+                raise PatchFormatError(f"a site of {len(site)} characters", number, header.start(1) + 1)
+        elif line.startswith("#"):
+            comment = Line("#", None, line[1:].rstrip(), number)
+            (pending if apart else body).append(comment)
         else:
             raise _wrong_line(line, number)
     close()
     return hunks, [comment.text for comment in pending]
+
+
+def _line(match: re.Match[str], number: int) -> Line:
+    sign, word, text = match.groups("")
+    if "  " in text or text.endswith(" "):
+        text = " ".join(text.split())
+    if len(text) > _LONGEST_TEXT:
+        raise PatchFormatError(f"an instruction of {len(text)} characters", number, match.start(3) + 1)
+    return Line(cast(Sign, sign), None if word == UNKNOWN else int(word, 16), text, number)
 
 
 def _wrong_line(line: str, number: int) -> PatchFormatError:
@@ -287,7 +308,8 @@ def _hunk_lines(hunk: Hunk) -> Iterator[str]:
     yield from (f"#{comment}" for comment in hunk.comments)
     yield f"@@ {hunk.site} @@"
     mnemonics = (line.text.split(" ")[0] for line in hunk.lines if line.sign != "#" and " " in line.text)
-    width = max([_MNEMONIC_WIDTH, *map(len, mnemonics)])
+    least, most = _MNEMONIC_WIDTHS
+    width = max([least, *(length for length in map(len, mnemonics) if length <= most)])
     for line in hunk.lines:
         if line.sign == "#":
             yield f"#{line.text}"
@@ -295,13 +317,6 @@ def _hunk_lines(hunk: Hunk) -> Iterator[str]:
         mnemonic, _, operands = line.text.partition(" ")
         text = f"  {mnemonic:<{width}} {operands}" if operands else f"  {mnemonic}" if mnemonic else ""
         yield f"{line.sign}{UNKNOWN if line.word is None else f'{line.word:08x}'}{text}"
-
-
-def _runs(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """Context and changes, in turn; comments are left out."""
-    instructions = (line for line in lines if line.sign != "#")
-    for _, run in groupby(instructions, key=lambda line: line.sign == " "):
-        yield list(run)
 
 
 def _reversed(hunk: Hunk) -> Hunk:
@@ -339,16 +354,20 @@ def _turned(line: Line, sign: Sign) -> Line:
 
 def _require_apart(hunks: Iterable[Hunk]) -> None:
     """Refuse hunks that overlap by what their sites say; plan.py sees the rest."""
-    last: dict[str, list[tuple[int, int, Hunk]]] = {}
-    for hunk in hunks:
+    ranges: dict[str, list[tuple[int, int, int]]] = {}
+    every = list(hunks)
+    for index, hunk in enumerate(every):
         match = _SITE.fullmatch(hunk.site)
         name, text = (hunk.site, "0") if match is None else (match[1] or "", match[2])
         start = int(text, 16 if text[:2].lower() == "0x" else 10)
-        last.setdefault(name, []).append(
-            (start, start + INSN_SIZE * sum(line.sign in " -" for line in hunk.lines), hunk)
-        )
-    for ranges in last.values():
-        ranges.sort(key=lambda each: each[:2])
-        for (_, end, one), (start, _, other) in pairwise(ranges):
-            if start < end:
-                raise PatchFormatError(f"the hunks at {one.site} and {other.site} overlap: make them one", other.number)
+        ranges.setdefault(name, []).append((start, start + INSN_SIZE * len(hunk.old), index))
+    for group in ranges.values():
+        if len(group) > 1:
+            group.sort()
+            for (_, end, one), (start, _, other) in pairwise(group):
+                if start < end:
+                    one, other = sorted((one, other))
+                    raise PatchFormatError(
+                        f"the hunks at {every[one].site[:80]} and {every[other].site[:80]} overlap: make them one",
+                        every[other].number,
+                    )
