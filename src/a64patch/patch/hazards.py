@@ -69,8 +69,9 @@ def hazards_of(target: Target, changes: Sequence[Change]) -> list[Hazard]:
         *_returns(target, changes),
         *_branches(target, changes),
     ]
+    overlay = _Changes(changes)
     for start, words in _surroundings(target, changes):
-        changed = _changed(changes, start, len(words))
+        changed = overlay.flags(start, len(words))
         rows = classify(words)
         found += _exclusives(target, start, rows, changed)
         found += _pairs(target, start, words, rows, changed)
@@ -89,9 +90,9 @@ def _accepts(row: Encoding | None) -> frozenset[str]:
     """The indirect branches, calls (c) and jumps (j), that may land on this instruction (Arm ARM, D8.4.5, C6.2 BTI)."""
     if row is None:
         return frozenset()
-    if not row.families or "hint" not in row.families:
-        return frozenset()
     text = row.texts[0]
+    if not {"brk", "hlt"}.isdisjoint(row.families):
+        return frozenset("cj")
     return frozenset({"paciasp": "c", "pacibsp": "c"}.get(text, text[4:] if text.startswith("bti ") else ""))
 
 
@@ -148,7 +149,7 @@ def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     inside = _inside(changes)
     if not inside:
         return
-    ranges = target.code_ranges()
+    ranges = _ranges(target)
     if not ranges:
         first = min(inside)
         yield Hazard(
@@ -162,8 +163,9 @@ def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     sites = sites_of(changes)
     starts = numpy.array([start for start, _ in sites], numpy.uint64)
     ends = numpy.array([end for _, end in sites], numpy.uint64)
+    overlay = _Changes(changes)
     for start, end in ranges:
-        words = _with_changes(_read(target, start, end), start, changes)
+        words = overlay.applied(as_array(target.read(start, end - start)), start)
         for verb, find in (("branches to", branch_targets), ("takes the address of", adr_targets)):
             targets, valid = find(words, start)
             places = numpy.flatnonzero(valid & numpy.isin(targets, wanted))
@@ -180,24 +182,54 @@ def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
                 )
 
 
-def _read(target: Target, start: int, end: int) -> Words:
-    return as_array(target.read(start, (end - start) & -INSN_SIZE))
+class _Changes:
+    """Changes as arrays, in ascending order, to be laid over pieces of code."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        import numpy
+
+        ascending = sorted(changes, key=lambda change: change.address)
+        self._addresses = numpy.array([change.address for change in ascending], numpy.uint64)
+        self._new = numpy.array([change.new for change in ascending], numpy.uint32)
+        self._differ = numpy.array([change.new != change.old for change in ascending], numpy.bool_)
+
+    def _within(self, start: int, count: int) -> tuple[slice, NDArray[numpy.intp]]:
+        """Which changes lie in `count` words from `start` on, and where there."""
+        import numpy
+
+        low, high = numpy.searchsorted(
+            self._addresses, numpy.array([start, start + INSN_SIZE * count], numpy.uint64)
+        ).tolist()
+        places = (self._addresses[low:high] - numpy.uint64(start)) // numpy.uint64(INSN_SIZE)
+        return slice(low, high), places.astype(numpy.intp)
+
+    def applied(self, words: Words, start: int) -> Words:
+        """The words with the new ones among them."""
+        which, places = self._within(start, len(words))
+        words = words.copy()
+        words[places] = self._new[which]
+        return words
+
+    def flags(self, start: int, count: int) -> Flags:
+        """Which of these words become others."""
+        import numpy
+
+        which, places = self._within(start, count)
+        flags = numpy.zeros(count, numpy.bool_)
+        flags[places] = self._differ[which]
+        return flags
 
 
-def _with_changes(words: Words, start: int, changes: Sequence[Change]) -> Words:
-    words = words.copy()
-    for change in changes:
-        index = (change.address - start) // INSN_SIZE
-        if 0 <= index < len(words):
-            words[index] = change.new
-    return words
+def _ranges(target: Target) -> list[tuple[int, int]]:
+    """The code, in whole words."""
+    return [(-(-start & -INSN_SIZE), end & -INSN_SIZE) for start, end in target.code_ranges()]
 
 
 def _surroundings(target: Target, changes: Sequence[Change]) -> Iterator[tuple[int, Words]]:
     """The old code around the changes: address and words of each piece."""
-    ranges = target.code_ranges()
+    ranges = _ranges(target)
     if len(changes) > _FEW and ranges:
-        pieces = [(start, end & -INSN_SIZE) for start, end in ranges]
+        pieces = ranges
     else:
         pieces = []
         for start, end in sites_of(changes):
@@ -210,16 +242,6 @@ def _surroundings(target: Target, changes: Sequence[Change]) -> Iterator[tuple[i
     data = target.read_many([(start, end - start) for start, end in pieces])
     for (start, _), raw in zip(pieces, data, strict=True):
         yield start, as_array(raw)
-
-
-def _changed(changes: Sequence[Change], start: int, count: int) -> Flags:
-    import numpy
-
-    flags = numpy.zeros(count, numpy.bool_)
-    addresses = numpy.array([change.address for change in changes], numpy.uint64)
-    places = (addresses - numpy.uint64(start)) // numpy.uint64(INSN_SIZE)
-    flags[places[places < numpy.uint64(count)].astype(numpy.intp)] = True
-    return flags
 
 
 @cache

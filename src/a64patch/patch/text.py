@@ -28,7 +28,7 @@ RETRIES = 10
 _FIRST_PAUSE = 0.0001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Change:
     """One word: at `address` (bytes), `old` becomes `new`."""
 

@@ -1,0 +1,151 @@
+"""Each hazard is seen where it is, and not where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from a64patch.a64.assembler import assemble_one
+from a64patch.a64.generate import gen_nop
+from a64patch.patch.hazards import NAMES, Hazard, hazards_of
+from a64patch.patch.text import Change
+from a64patch.target.elf import ElfFile
+from tests.patch.fake import BASE, FakeTarget
+from tests.support import assemble
+
+
+def words_of(code: str, base: int = BASE) -> list[int]:
+    return [assemble_one(text, base + 4 * index) for index, text in enumerate(code.split("; "))]
+
+
+def hazards(old: str, new: dict[int, str]) -> list[Hazard]:
+    """Those of changing the words with these numbers to these instructions."""
+    olds = words_of(old)
+    changes = [
+        Change(BASE + 4 * index, olds[index], assemble_one(text, BASE + 4 * index)) for index, text in new.items()
+    ]
+    found = hazards_of(FakeTarget(olds), changes)
+    assert all(hazard.name in NAMES and hazard.sentence for hazard in found)
+    return found
+
+
+def names(found: Sequence[Hazard]) -> list[tuple[str, int]]:
+    return [(hazard.name, (hazard.address - BASE) // 4) for hazard in found]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        # Into the second word of a site of two: by a branch, a conditional one, a call; by the address that ADR forms.
+        ("b 0x100c; nop; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"}, [("branch-into-site", 3)]),
+        ("cbz x0, 0x100c; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"}, [("branch-into-site", 3)]),
+        ("nop; nop; ret; bl 0x1004", {0: "mov x0, #1", 1: "mov x1, #1"}, [("branch-into-site", 1)]),
+        ("adr x0, 0x100c; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"}, [("branch-into-site", 3)]),
+        # To its first word, to a site of one word, behind it.
+        ("b 0x1008; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"}, []),
+        ("b 0x1008; nop; nop", {2: "mov x0, #1"}, []),
+        ("b 0x1010; nop; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"}, []),
+        # By new code of the same site, and by old code that goes away.
+        ("nop; nop; nop", {0: "b 0x1008", 1: "nop", 2: "mov x0, #1"}, []),
+        ("b 0x1008; nop; nop", {0: "nop", 1: "mov x0, #1", 2: "mov x0, #2"}, []),
+        # By new code of another site.
+        ("nop; nop; nop; nop", {0: "b 0x100c", 2: "mov x0, #1", 3: "mov x0, #2"}, [("branch-into-site", 3)]),
+        # A call in the old code returns into the site; at its end it does not.
+        ("bl 0x1010; nop; nop; nop; ret", {0: "mov x0, #1", 1: "mov x0, #2"}, [("return-into-site", 0)]),
+        ("blr x1; nop; nop", {0: "mov x0, #1", 1: "mov x0, #2"}, [("return-into-site", 0)]),
+        ("nop; bl 0x1010; nop; nop; ret", {0: "mov x0, #1", 1: "mov x0, #2"}, []),
+        ("br x1; nop", {0: "mov x0, #1", 1: "mov x0, #2"}, []),
+        # Landing pads.
+        ("bti c", {0: "nop"}, [("landing-pad", 0)]),
+        ("paciasp", {0: "nop"}, [("landing-pad", 0)]),
+        ("bti jc", {0: "bti c"}, [("landing-pad", 0)]),
+        ("paciasp", {0: "bti c"}, []),
+        ("bti c", {0: "brk #0"}, []),
+        ("bti", {0: "nop"}, []),
+        ("nop", {0: "bti c"}, []),
+        # Halves of an address.
+        ("adrp x0, 0x2000; add x0, x0, #16", {0: "nop"}, [("address-pair", 0)]),
+        ("adrp x0, 0x2000; nop; ldr x1, [x0, #16]", {2: "mov x1, #0"}, [("address-pair", 2)]),
+        ("adrp x0, 0x2000; add x0, x0, #16", {0: "nop", 1: "mov x0, #0"}, []),
+        ("adrp x0, 0x2000; add x1, x2, #16", {1: "nop"}, []),
+        ("adrp x0, 0x2000; nop; add x0, x0, #16", {1: "mov x1, #0"}, []),
+        # Between a load-exclusive and its store-exclusive, both included.
+        ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]", {1: "ldr x3, [x4]"}, [("exclusive", 1)]),
+        ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]", {0: "ldr x0, [x1]"}, [("exclusive", 0)]),
+        ("ldaxr x0, [x1]; nop; stlxr w2, x0, [x1]; cbnz w2, 0x1000", {2: "nop"}, [("exclusive", 2)]),
+        ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]", {0: "nop", 2: "nop"}, []),
+        ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]; nop", {3: "mov x0, #0"}, []),
+        ("nop; ldxr x0, [x1]; stxr w2, x0, [x1]", {0: "mov x0, #0"}, []),
+    ],
+)  # fmt: skip
+def test_hazards_of_code(old: str, new: dict[int, str], found: list[tuple[str, int]]) -> None:
+    assert names(hazards(old, new)) == found
+
+
+def test_a_sentence_names_who_and_where() -> None:
+    [hazard] = hazards("b 0x100c; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"})
+    assert hazard.sentence == "site branches to site+0xc, in the middle of the new code"
+    [hazard] = hazards("adr x0, 0x100c; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"})
+    assert hazard.sentence.startswith("site takes the address of site+0xc")
+
+
+def test_a_word_that_stays_in_the_middle_of_a_site_is_not_a_change_of_it() -> None:
+    """Still a branch to it is one into the site."""
+    olds = words_of("b 0x1008; mov x0, #1; adrp x1, 0x2000; mov x2, #1; add x1, x1, #4")
+    kept = Change(BASE + 8, olds[2], olds[2])
+    changes = [Change(BASE + 4, olds[1], gen_nop()), kept, Change(BASE + 12, olds[3], gen_nop())]
+    assert names(hazards_of(FakeTarget(olds), changes)) == [("branch-into-site", 2)]
+
+
+@pytest.mark.parametrize(("index", "seen"), [(1021, False), (1022, True), (1023, True), (1024, False)])
+def test_an_adrp_at_the_end_of_a_page(index: int, seen: bool) -> None:
+    found = hazards("; ".join(["nop"] * 1026), {index: "adrp x0, 0x0"})
+    assert [name for name, _ in names(found)] == ["erratum-843419"] * seen
+
+
+def test_many_changes_see_what_few_see() -> None:
+    """Beyond some number of changes all the code is read at once."""
+    code = ["nop; adrp x0, 0x2000; add x0, x0, #16; ldxr x0, [x1]; stxr w2, x0, [x1]"] * 300
+    for count in (3, 300):
+        found = hazards(
+            "; ".join(code), {5 * index + place: "mov x5, #1" for index in range(count) for place in (2, 4)}
+        )
+        assert names(found) == sorted(
+            [("address-pair", 5 * index + 2) for index in range(count)]
+            + [("exclusive", 5 * index + 4) for index in range(count)],
+            key=lambda each: each[1],
+        )
+
+
+def test_code_that_is_not_known_cannot_be_looked_at() -> None:
+    class Blind(FakeTarget):
+        def code_ranges(self) -> Sequence[tuple[int, int]]:
+            return []
+
+    olds = words_of("nop; nop; nop")
+    changes = [Change(BASE + 4 * index, olds[index], 0xD2800000) for index in range(2)]
+    [hazard] = hazards_of(Blind(olds), changes)
+    assert "cannot be ruled out" in hazard.sentence
+    assert hazards_of(Blind(olds), changes[:1]) == []
+
+
+RELOCATED = """
+    .globl f
+    .type f, %function
+f:  bl other
+    nop
+    ret
+    .size f, . - f
+"""
+
+
+def test_a_relocation_owns_a_word(tmp_path: Path) -> None:
+    with ElfFile(assemble(RELOCATED, tmp_path / "f.o")) as target:
+        start = target.symbols["f"]
+        old = [int.from_bytes(target.read(start + 4 * index, 4), "little") for index in range(2)]
+        [hazard] = hazards_of(target, [Change(start, old[0], gen_nop())])
+        assert (hazard.name, hazard.address) == ("relocation", start)
+        assert hazard.sentence == "f belongs to R_AARCH64_CALL26 against other, which will overwrite it"
+        assert hazards_of(target, [Change(start + 4, old[1], 0xD2800000)]) == []
