@@ -49,6 +49,8 @@ class SymbolTable:
     def __post_init__(self) -> None:
         self._by_name: dict[str, list[Symbol]] | None = None
         self._by_address: list[Symbol] | None = None
+        self._addresses: list[int] = []
+        """Those of `_by_address`, so that looking one up calls nothing for each step."""
         self._spaces: dict[str, list[Space]] = {}
         for space in self.spaces:
             self._spaces.setdefault(space.name, []).append(space)
@@ -66,11 +68,16 @@ class SymbolTable:
         if self._by_address is None:
             every = [symbol for group in self._names().values() for symbol in group]
             self._by_address = sorted(every, key=lambda symbol: (symbol.address, symbol.size, symbol.name))
+            self._addresses = [symbol.address for symbol in self._by_address]
         return self._by_address
 
     def find(self, name: str, module: str = "") -> Symbol:
         """The one symbol of that name; SymbolError when there is none, or several at different addresses."""
-        found = [s for s in self._names().get(name, []) if not module or s.module == module]
+        found = self._names().get(name, [])
+        if module:
+            found = [symbol for symbol in found if symbol.module == module]
+        if len(found) == 1:
+            return found[0]
         where = f" in {module}" if module else ""
         if not found:
             raise SymbolError(f"there is no symbol {name!r}{where}; `show` with an address needs none")
@@ -92,14 +99,14 @@ class SymbolTable:
         SymbolError says what is missing or ambiguous. A text that is a number is an address, even if a symbol
         should have that name.
         """
-        if _NUMBER.fullmatch(site):
+        if site[:1].isdigit() and _NUMBER.fullmatch(site):
             return _number(site)
         match = _SITE.fullmatch(site)
         if match is None:
             raise SymbolError(f"{site[:80]!r} is not a site: write symbol, symbol+0x18, section:0x10 or an address")
         module, name = match["module"] or "", match["name"]
         distance = _number(match["offset"] or "0")
-        if module in self._spaces and _NUMBER.fullmatch(name):
+        if module and module in self._spaces and _NUMBER.fullmatch(name):
             return self._count(module, _number(name) + distance, site)
         if not module and name in self._spaces and name not in self._names():
             return self._count(name, distance, site)
@@ -136,9 +143,10 @@ class SymbolTable:
                 return None
             floor = space.start
         every = self._sorted()
-        index = bisect_right(every, address, key=lambda symbol: symbol.address)
-        nearest = every[index - 1].address if index else None
-        for symbol in reversed(every[max(0, index - 64) : index]):
+        index = bisect_right(self._addresses, address)
+        nearest = self._addresses[index - 1] if index else None
+        for place in range(index - 1, max(-1, index - 65), -1):
+            symbol = every[place]
             if symbol.address < floor:
                 break
             distance = address - symbol.address
