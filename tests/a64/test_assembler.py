@@ -122,6 +122,19 @@ def test_labels_comments_and_expressions_as_gnu_as() -> None:
     assert assemble(text.replace("#~0xfff & 0xffff, lsl #0", "#(~0xfff & 0xffff)"), 0x4000) == expected
 
 
+def test_the_name_in_an_adrp_stands_for_its_page() -> None:
+    class Far:
+        def resolve(self, site: str) -> int:
+            return 0x7FFC
+
+        def describe(self, address: int) -> str:
+            return hex(address)
+
+    assert assemble("adrp x1, far", 0x1010, Far()) == assemble("adrp x1, 0x7000", 0x1010)
+    with pytest.raises(AssemblyError, match="multiple of 4096"):
+        assemble("adrp x1, 0x7ffc", 0x1010, Far())
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

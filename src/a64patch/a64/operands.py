@@ -247,7 +247,10 @@ class _Wide:
 
 
 class _Label:
-    """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `scale` bytes."""
+    """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `scale` bytes.
+
+    Where these are pages a name stands for the page that it lies in, as it does for GNU as.
+    """
 
     regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + NUMBER
     default: Numbers = (0,)
@@ -261,6 +264,8 @@ class _Label:
 
     def parse(self, text: str, place: Place) -> Numbers:
         target = target_of(text, place)
+        if self._scale > 4 and not _is_number(text):
+            target -= target % self._scale
         # Addresses are 64 bits and wrap around, as the CPU's PC does.
         distance = self._sign * (((target - self._origin(place)) + (1 << 63)) % (1 << 64) - (1 << 63))
         if distance % self._scale:
@@ -289,6 +294,11 @@ class _Label:
 
 
 _HERE = re.compile(r"\.\s*(?:([+-])\s*(0x[0-9a-f]+|[0-9]+))?", re.ASCII | re.IGNORECASE)
+
+
+def _is_number(text: str) -> bool:
+    """It says an address, or a distance, and no name."""
+    return bool(_HERE.fullmatch(text) or re.fullmatch(NUMBER, text, re.ASCII | re.IGNORECASE))
 
 
 def target_of(text: str, place: Place) -> int:
