@@ -5,11 +5,14 @@ Read on: plan.py asks this for every line.
 
 The rule: a word of the build that the patch was made for is exact. On another build the distance inside a PC-relative
 word is stale, and its text says what it refers to; what the text assembles to there is the same instruction by meaning.
+Within one function nothing says how far its parts have moved: there the distance, and the text's offset, both may hold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from functools import lru_cache
+from typing import NamedTuple
 
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble
@@ -20,12 +23,14 @@ from a64patch.errors import AssemblyError, PatchFormatError, PlanError, SymbolEr
 from a64patch.patch.asmdiff import UNKNOWN, Line
 from a64patch.target.symbols import Symbol, SymbolTable
 
+_ALL = 0xFFFFFFFF
 _IMM12 = 0xFFF << 10
 """Where ADD and the loads keep what `:lo12:` gives (Arm ARM, C6.2)."""
+_LABEL = re.compile(r"[^\s,]+$")
+"""A label is the last operand of all instructions that have one (tests/patch/test_meaning.py)."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a line is looked for: `address` (bytes), and how far its hunk lies from where its site says (bytes)."""
 
     symbols: SymbolTable
@@ -41,8 +46,8 @@ class Place:
 class _Recorder:
     """The target's symbols, remembering whether they were asked, and what they lack."""
 
-    def __init__(self, place: Place) -> None:
-        self._symbols = place.symbols
+    def __init__(self, symbols: SymbolTable) -> None:
+        self._symbols = symbols
         self.used = False
         self.missing: SymbolError | None = None
 
@@ -58,6 +63,16 @@ class _Recorder:
         return self._symbols.describe(address)
 
 
+class _Anywhere:
+    """Takes every name for address 0."""
+
+    def resolve(self, site: str) -> int:
+        return 0
+
+    def describe(self, address: int) -> str:
+        return hex(address)
+
+
 def exact_word(line: Line, place: Place) -> int:
     """The word of a line of a patch that was made for this very build.
 
@@ -68,12 +83,23 @@ def exact_word(line: Line, place: Place) -> int:
     if not line.text or _same_text(line.text, word, place):
         return word
     try:
-        assembled, _ = _assemble(line, place)
-        mask = 0xFFFFFFFF
+        assembled = assemble_line(line, place)
     except SymbolError:
-        assembled, mask = _assemble_without_symbols(line, place)
-    if (assembled ^ word) & mask:
+        return comparable_word(line)
+    if assembled != word:
         raise _disagreement(line, word, assembled)
+    return word
+
+
+def comparable_word(line: Line) -> int:
+    """The word of a line when it is not known where it stands: all but distances and low bits of names is compared.
+
+    Errors as `exact_word`.
+    """
+    word = _known(line)
+    mask = fixed_bits(line)
+    if line.text and (_assembled_anywhere(line) ^ word) & mask:
+        raise _disagreement(line, word, _assembled_anywhere(line))
     return word
 
 
@@ -84,59 +110,80 @@ def words_by_meaning(line: Line, place: Place) -> tuple[int, ...]:
     text, or without a symbol in it, means just itself.
     """
     word = _known(line)
-    row = decode(word)
-    label = label_of(row) if row is not None else None
     if not line.text:
         return (word,)
-    text = _without_comment(line.text)
-    if label is None and ":lo12:" not in text.lower():
+    mask = fixed_bits(line)
+    if mask == _ALL:
         if not _same_text(line.text, word, place):
-            assembled, _ = _assemble(line, place)
-            if assembled != word:
-                raise _disagreement(line, word, assembled)
+            comparable_word(line)
         return (word,)
-    assembled, used = _assemble(line, place)
-    mask = ~(label.mask if label is not None else _IMM12)
+    assembled = _symbolic(line, place)
+    if assembled is None:
+        return (comparable_word(line),)
     if (assembled ^ word) & mask:
         raise _disagreement(line, word, assembled)
-    if not used:
-        return (word,)
-    if label is not None and _is_local(word, place):
-        # Within its function the distance moves with the code around it; the offset in its text may not.
-        return tuple(dict.fromkeys((assembled, word)))
+    if _is_local(line, assembled, place):
+        there = _symbolic(line, place._replace(address=place.address - place.offset))
+        if there != word:
+            raise _disagreement(line, word, assembled if there is None else there)
+        return (assembled,) if assembled == word else (assembled, word)
     return (assembled,)
 
 
 def new_word(line: Line, place: Place) -> int:
     """The word to be written for a `+` line on another build. PlanError when its meaning there is not known.
 
-    Unknown is what a PC-relative word without a symbol in its text refers to, and, in a hunk that was found at an
-    offset, how far a target in the same function but outside the hunk has moved. Else as `words_by_meaning`.
+    Unknown is what a PC-relative word without a symbol in its text refers to, unless that is inside its hunk, or its
+    function and the hunk stands where its site says; and, in a hunk that was found at an offset, how far a target in
+    the same function but outside the hunk has moved. Else as `words_by_meaning`.
     """
     words = words_by_meaning(line, place)
-    target = _target(_known(line), place.address)
+    word = _known(line)
+    target = _target(word, place.address)
     if target is None:
         return words[0]
-    symbolic = bool(line.text) and _assemble(line, place)[1]
+    assembled = _symbolic(line, place) if line.text else None
+    if assembled is not None and not _is_local(line, assembled, place):
+        return assembled
     if place.start <= target < place.end:
-        return _known(line)
-    if not symbolic:
-        if place.offset or not _is_local(words[0], place):
-            raise PlanError(
-                f"line {line.number}: what {line.text or f'{line.word:08x}'!r} refers to on another build is not known:"
-                " give its text with a symbol"
-            )
-    elif place.offset and _is_local(_known(line), place):
+        return word
+    if place.offset and assembled is not None:
         raise PlanError(
             f"line {line.number}: {line.text!r} refers to its own function, which has changed around it: make the patch"
             " again for this build"
         )
-    return words[0]
+    if assembled is None and (place.offset or not _lies_in(place.symbol, target)):
+        raise PlanError(
+            f"line {line.number}: what {line.text or f'{word:08x}'!r} refers to on another build is not known: give its"
+            " text with a symbol"
+        )
+    return word
+
+
+def assemble_line(line: Line, place: Place) -> int:
+    """The word that a line's text means at a place; PatchFormatError when it is no instruction, SymbolError."""
+    return _assemble(line, place)[0]
+
+
+def fixed_bits(line: Line) -> int:
+    """The bits of the line's word that are the same on every build; all when it does not depend on its place."""
+    if not line.text:
+        return _ALL
+    row = decode(_known(line))
+    label = label_of(row) if row is not None else None
+    if label is not None:
+        return _ALL & ~label.mask
+    return _ALL & ~_IMM12 if ":lo12:" in line.text.lower() else _ALL
 
 
 def refers(word: int) -> bool:
     """Whether the word refers to an address relative to its own."""
     return _target(word, 0) is not None
+
+
+def needs_pages(text: str) -> bool:
+    """Whether the word of this text depends on which page of memory a name lies in."""
+    return text.lower().startswith("adrp") or ":lo12:" in text.lower()
 
 
 def _target(word: int, address: int) -> int | None:
@@ -151,11 +198,19 @@ def _known(line: Line) -> int:
     return line.word
 
 
-def _is_local(word: int, place: Place) -> bool:
-    target = _target(word, place.address)
-    if target is None or place.symbol is None or not place.symbol.size:
+def _lies_in(symbol: Symbol | None, address: int) -> bool:
+    return symbol is not None and symbol.address <= address < symbol.address + symbol.size
+
+
+def _is_local(line: Line, assembled: int, place: Place) -> bool:
+    """Whether a symbolic text names its own function, so that the target's offset is known from the patch alone."""
+    if place.symbol is None or needs_pages(line.text):
         return False
-    return place.symbol.address <= target < place.symbol.address + place.symbol.size
+    label = _LABEL.search(_without_comment(line.text))
+    target = _target(assembled, place.address)
+    if label is None or target is None or not _lies_in(place.symbol, target):
+        return False
+    return label[0].partition("+")[0].rpartition(":")[2] == place.symbol.name
 
 
 def _without_comment(text: str) -> str:
@@ -167,14 +222,9 @@ def _same_text(text: str, word: int, place: Place) -> bool:
     return text == disassemble(word, place.address, place.symbols)
 
 
-def assemble_line(line: Line, place: Place) -> int:
-    """The word that a line's text means at a place; PatchFormatError when it is no instruction, SymbolError."""
-    return _assemble(line, place)[0]
-
-
 def _assemble(line: Line, place: Place) -> tuple[int, bool]:
     """The word of the text, and whether that needed names."""
-    names = _Recorder(place)
+    names = _Recorder(place.symbols)
     try:
         return assemble_one(_without_comment(line.text), place.address, names), names.used
     except AssemblyError as error:
@@ -183,29 +233,34 @@ def _assemble(line: Line, place: Place) -> tuple[int, bool]:
         raise PatchFormatError(str(error), line.number, 12) from None
 
 
-class _Here:
-    """Takes every name for the place itself."""
-
-    def __init__(self, address: int) -> None:
-        self._address = address
-
-    def resolve(self, site: str) -> int:
-        return self._address
-
-    def describe(self, address: int) -> str:
-        return hex(address)
-
-
-def _assemble_without_symbols(line: Line, place: Place) -> tuple[int, int]:
-    """The word of the text with every name standing for this place, and the bits of it that names do not decide."""
-    text = _without_comment(line.text)
+def _symbolic(line: Line, place: Place) -> int | None:
+    """The word of the text at a place; None when no name is in it, so that it says nothing about another build."""
     try:
-        word = assemble_one(text, place.address, _Here(place.address))
+        word, symbolic = _assemble(line, place)
+    except PatchFormatError:
+        _assembled_anywhere(line)  # it is an instruction, which does not reach from here
+        label = _LABEL.search(_without_comment(line.text))
+        if label is None or not re.match(r"[^\W\d]|_", label[0]):
+            return None
+        raise
+    return word if symbolic else None
+
+
+def _assembled_anywhere(line: Line) -> int:
+    """The word of the text with labels for the place itself and names for address 0."""
+    text = _without_comment(line.text)
+    row = decode(_known(line))
+    if row is not None and label_of(row) is not None:
+        text = _LABEL.sub(".", text)
+    try:
+        return _word_anywhere(text)
     except AssemblyError as error:
         raise PatchFormatError(str(error), line.number, 12) from None
-    row = decode(word)
-    label = label_of(row) if row is not None else None
-    return word, 0xFFFFFFFF & ~(label.mask if label is not None else _IMM12 if ":lo12:" in text.lower() else 0)
+
+
+@lru_cache(maxsize=1 << 12)
+def _word_anywhere(text: str) -> int:
+    return assemble_one(text, 0, _Anywhere())
 
 
 def _disagreement(line: Line, word: int, assembled: int) -> PatchFormatError:

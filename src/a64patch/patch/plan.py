@@ -8,9 +8,11 @@ Planning reads the target and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from itertools import pairwise
 
 from a64patch.a64.cmodx import Verdict, hotpatch_safe
@@ -19,14 +21,26 @@ from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 from a64patch.errors import MappingError, PatchFormatError, PlanError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line
 from a64patch.patch.hazards import Hazard, hazards_of
-from a64patch.patch.meaning import Place, assemble_line, exact_word, new_word, refers, words_by_meaning
+from a64patch.patch.meaning import (
+    Place,
+    assemble_line,
+    comparable_word,
+    exact_word,
+    fixed_bits,
+    needs_pages,
+    new_word,
+    refers,
+    words_by_meaning,
+)
 from a64patch.patch.text import Change, Method, method_for
 from a64patch.target.base import Identity, Target
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.target.symbols import Space, Symbol, SymbolTable
 
 NEARBY = 64 * INSN_SIZE
 """Bytes before and behind its symbol, or its address, that a hunk is searched in on another build."""
 _LONGEST_SEARCH = 1 << 22
+_SOMEWHERE = 1 << 62
+"""Where a site lies while no target says: out of reach of all addresses that people write."""
 
 
 class State(Enum):
@@ -40,7 +54,7 @@ class State(Enum):
     """Neither."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedHunk:
     """A hunk, found at a place of the target."""
 
@@ -49,7 +63,10 @@ class PlannedHunk:
     """Of its first line (bytes)."""
     state: State
     changes: tuple[Change, ...] = ()
-    """What applying it writes: the words that differ. Old words are those that stand there when it is to be done."""
+    """What applying it writes, with the words that stand there now; empty unless it is to be done.
+
+    Of each run of changed lines the words from the first to the last that differs, so that the run stays one site.
+    """
     offset: int = 0
     """Bytes from where its site says to where it was found."""
     padding: int = 0
@@ -78,12 +95,14 @@ class Plan:
     cpus: int = 0
     """How many CPUs may be executing the target."""
 
-    @property
+    @cached_property
     def changes(self) -> tuple[Change, ...]:
         """Every word to be written, in the order of the hunks; empty unless every hunk is to be done."""
-        return tuple(change for hunk in self.hunks for change in hunk.changes if hunk.state is State.TO_DO)
+        if self.state is not State.TO_DO:
+            return ()
+        return tuple(change for hunk in self.hunks for change in hunk.changes)
 
-    @property
+    @cached_property
     def state(self) -> State:
         """To do or applied when every hunk is; else foreign."""
         states = {hunk.state for hunk in self.hunks}
@@ -98,12 +117,12 @@ def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str
     """What applying `diff` to the target would do.
 
     The patch's Build-Id decides how lines are compared: when the target has the same, words are exact; when the patch
-    has none, by meaning (see meaning.py) at the place that each site names; with `fuzz`, by meaning, and a hunk that
-    does not stand at its place is searched in its symbol and NEARBY, and found if it fits once.
+    has none, by meaning (see meaning.py) at the place that each site names; with `fuzz` and another build, by meaning,
+    and each hunk is searched in its symbol and NEARBY, and found where it fits, applied or not, if that is once.
 
     PlanError: wrong build; a hunk that fits twice, overlaps another or reaches beyond its symbol; a new word whose
     meaning is not known there. SymbolError, AlignmentError, MappingError for sites; PatchFormatError where word and
-    text disagree; what the target raises.
+    text disagree, or more is added than taken away; what the target raises.
     """
     identity = target.identity()
     by_meaning = _compare_by_meaning(diff, identity, fuzz)
@@ -133,8 +152,8 @@ def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
 
 
 def _filled(hunk: Hunk, target: Target | None) -> Hunk:
-    symbols = target.symbols if target is not None else _own_symbol(hunk)
-    old = new = symbols.resolve(hunk.site)
+    symbols = target.symbols if target is not None else _own_symbols(hunk.site)
+    old = new = require_aligned(symbols.resolve(hunk.site))
     lines: list[Line] = []
     for line in hunk.lines:
         if line.sign == "#":
@@ -143,9 +162,9 @@ def _filled(hunk: Hunk, target: Target | None) -> Hunk:
         place = Place(symbols, new if line.sign == "+" else old)
         word = line.word
         if word is not None:
-            exact_word(line, place)
+            word = exact_word(line, place) if target is not None else comparable_word(line)
         elif line.text:
-            word = _assembled(line, place)
+            word = _assembled(line, place, target is not None)
         elif line.sign != "+" and target is not None:
             word = from_bytes(target.read(old, INSN_SIZE))[0]
         else:
@@ -159,17 +178,21 @@ def _filled(hunk: Hunk, target: Target | None) -> Hunk:
     return replace(hunk, lines=tuple(lines))
 
 
-def _assembled(line: Line, place: Place) -> int:
+def _assembled(line: Line, place: Place, has_target: bool) -> int:
+    if not has_target and needs_pages(line.text):
+        raise PatchFormatError(f"{line.text!r} cannot become a word without a target: name it", line.number, 12)
     try:
         return assemble_line(line, place)
     except SymbolError as error:
         raise PatchFormatError(f"{line.text!r} cannot become a word: {error}", line.number, 12) from None
 
 
-def _own_symbol(hunk: Hunk) -> SymbolTable:
+def _own_symbols(site: str) -> SymbolTable:
     """All that is known without a target; where the hunk's symbol stands does not matter to branches within it."""
-    name, plus, _ = hunk.site.rpartition("+")
-    return SymbolTable(lambda: [Symbol((name if plus else hunk.site).rpartition(":")[2], 1 << 32, 1)])
+    base, plus, _ = site.rpartition("+")
+    module, _, name = (base if plus else site).rpartition(":")
+    symbol = Symbol(name, _SOMEWHERE, 1, module)
+    return SymbolTable(lambda: [symbol], [Space(module, _SOMEWHERE, _SOMEWHERE << 1)] if module else ())
 
 
 def _compare_by_meaning(diff: AsmDiff, identity: Identity, fuzz: bool) -> bool:
@@ -192,56 +215,54 @@ class _Finder:
     def __init__(self, target: Target, by_meaning: bool, fuzz: bool) -> None:
         self._target, self._by_meaning, self._fuzz = target, by_meaning, fuzz
         self._code = list(target.code_ranges())
+        self._words_of: Callable[[Line, Place], tuple[int, ...]] = words_by_meaning if by_meaning else _exactly
 
     def plan(self, hunks: Sequence[Hunk]) -> Iterator[PlannedHunk]:
         """Each hunk in its order. All words are read at once."""
-        addresses = [require_aligned(self._target.symbols.resolve(hunk.site)) for hunk in hunks]
-        sizes = [INSN_SIZE * len(hunk.old) for hunk in hunks]
-        for hunk, address, size in zip(hunks, addresses, sizes, strict=True):
+        resolve, searches = self._target.symbols.resolve, self._fuzz and self._by_meaning
+        requests = [(require_aligned(resolve(hunk.site)), INSN_SIZE * len(hunk.old)) for hunk in hunks]
+        for hunk, (address, size) in zip(hunks, requests, strict=True):
             self._require_code(hunk, address, size)
-        data = self._target.read_many(list(zip(addresses, sizes, strict=True)))
-        for hunk, address, raw in zip(hunks, addresses, data, strict=True):
-            symbol = self._symbol_of(hunk, address, len(raw))
+        data = self._target.read_many(requests)
+        for hunk, (address, size), raw in zip(hunks, requests, data, strict=True):
+            symbol = self._symbol_at(address)
+            if not searches:
+                self._require_inside(hunk, address, size, symbol)
             planned = self._at(hunk, address, address, from_bytes(raw), symbol)
-            if self._fuzz and self._by_meaning:
+            if searches:
                 planned = self._search(hunk, address, symbol, planned)
+                self._require_inside(hunk, planned.address, size, self._symbol_at(planned.address))
             yield planned
 
-    def _symbol_of(self, hunk: Hunk, address: int, size: int) -> Symbol | None:
+    def _symbol_at(self, address: int) -> Symbol | None:
         found = self._target.symbols.lookup(address)
-        if found is None:
-            return None
-        symbol, distance = found
-        if symbol.size and distance + size > symbol.size and not self._fuzz:
+        return found[0] if found is not None else None
+
+    def _require_inside(self, hunk: Hunk, address: int, size: int, symbol: Symbol | None) -> None:
+        if symbol is not None and symbol.size and address + size > symbol.address + symbol.size:
             raise PlanError(
-                f"the hunk at {hunk.site} reaches {distance + size - symbol.size} bytes beyond {symbol.name}, which has"
-                f" {symbol.size}; nothing was changed"
+                f"the hunk at {hunk.site} reaches {address + size - symbol.address - symbol.size} bytes beyond"
+                f" {symbol.name}, which has {symbol.size}; nothing was changed"
             )
-        return symbol
 
     def _require_code(self, hunk: Hunk, address: int, size: int) -> None:
-        if self._code and not any(start <= address and address + size <= end for start, end in self._code):
+        if not self._code:
+            return
+        index = bisect_right(self._code, (address, 1 << 64)) - 1
+        if index < 0 or address + size > self._code[index][1] or address >= self._code[index][1]:
             raise MappingError(f"the hunk at {hunk.site} ({address:#x}) does not lie in code; nothing was changed")
 
     def _at(self, hunk: Hunk, address: int, site: int, found: Sequence[int], symbol: Symbol | None) -> PlannedHunk:
         """The hunk at this place, whatever its state there."""
-        target, offset = self._target, address - site
+        symbols, offset, words_of = self._target.symbols, address - site, self._words_of
         end = address + INSN_SIZE * len(found)
+        places = [Place(symbols, each, offset, symbol, address, end) for each in range(address, end, INSN_SIZE)]
         old_lines, new_lines = hunk.old, hunk.new
-        places = [
-            Place(target.symbols, address + INSN_SIZE * index, offset, symbol, address, end)
-            for index in range(len(found))
+        olds = [words_of(line, place) for line, place in zip(old_lines, places, strict=True)]
+        # A context line stays as it is, whichever of its words that is.
+        news = [
+            olds[index] if line.sign == " " else words_of(line, places[index]) for index, line in enumerate(new_lines)
         ]
-        if self._by_meaning:
-            olds = [words_by_meaning(line, place) for line, place in zip(old_lines, places, strict=True)]
-            # A context line stays as it is, whichever of its words that is.
-            news = [words_by_meaning(line, place) for line, place in zip(new_lines, places, strict=True)]
-        else:
-            olds = [(exact_word(line, place),) for line, place in zip(old_lines, places, strict=True)]
-            news = [
-                before if line.sign == " " else (exact_word(line, place),)
-                for line, place, before in zip(new_lines, places, olds, strict=True)
-            ]
         words = tuple(found)
         padding = len(new_lines) - sum(line.sign in " +" for line in hunk.lines)
         if all(word in after for word, after in zip(words, news, strict=True)):
@@ -250,12 +271,18 @@ class _Finder:
             if word not in before:
                 why = self._difference(place.address, word, before[0], line)
                 return PlannedHunk(hunk, address, State.FOREIGN, (), offset, padding, why, words)
-        changes = []
+        changes: list[Change] = []
+        equal: list[Change] = []
         for place, word, line, after in zip(places, words, new_lines, news, strict=True):
-            if line.sign == "+":
-                new = new_word(line, place) if self._by_meaning else after[0]
-                if new != word:
-                    changes.append(Change(place.address, word, new))
+            if line.sign == " ":
+                equal = []
+                continue
+            new = new_word(line, place) if self._by_meaning else after[0]
+            if new != word:
+                changes += [*equal, Change(place.address, word, new)]
+                equal = []
+            elif changes and changes[-1].address + INSN_SIZE * (1 + len(equal)) == place.address:
+                equal.append(Change(place.address, word, word))
         return PlannedHunk(hunk, address, State.TO_DO, tuple(changes), offset, padding, "", words)
 
     def _difference(self, address: int, word: int, wanted: int, line: Line) -> str:
@@ -272,14 +299,14 @@ class _Finder:
         words = from_bytes(self._target.read(start, end - start))
         count = len(here.found)
         fits: list[PlannedHunk] = []
-        for index in range(len(words) - count + 1):
+        for index in _alike(hunk, words):
             address = start + INSN_SIZE * index
             if address == site:
                 planned = here
             else:
                 try:
                     planned = self._at(hunk, address, site, words[index : index + count], symbol)
-                except (SymbolError, PatchFormatError, PlanError):
+                except (SymbolError, PatchFormatError):
                     # What it means there cannot be said, so it does not stand there.
                     continue
             if planned.state is not State.FOREIGN:
@@ -300,6 +327,23 @@ class _Finder:
         if inside:
             start, end = max(start, inside[0][0]), min(end, inside[0][1])
         return start & -INSN_SIZE, end & -INSN_SIZE
+
+
+def _exactly(line: Line, place: Place) -> tuple[int, ...]:
+    return (exact_word(line, place),)
+
+
+def _alike(hunk: Hunk, words: Sequence[int]) -> Iterator[int]:
+    """Where in `words` the hunk may stand, applied or not: all that no distance decides is as it says."""
+    wanted = []
+    for lines in (hunk.old, hunk.new):
+        masks = [fixed_bits(line) for line in lines]
+        wanted.append([(mask, (line.word or 0) & mask) for line, mask in zip(lines, masks, strict=True)])
+    for index in range(len(words) - len(hunk.old) + 1):
+        for pattern in wanted:
+            if all(words[index + place] & mask == word for place, (mask, word) in enumerate(pattern)):
+                yield index
+                break
 
 
 def _require_apart(hunks: Sequence[PlannedHunk], target: Target) -> None:
