@@ -1,0 +1,134 @@
+"""Where symbols lie against the code that is really there: found from the code, and refused when they do not fit it.
+
+May know: a64/, the errors. Needs numpy when it is used.
+Read on: symbols.py asks here before it lets a table be used; ../a64/references.py reads the branches.
+
+A call goes to the address of a symbol: in the right place nearly all do, in a wrong one nearly none. So nothing is
+believed because of its name, and what the kernel changes in its text while it boots does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from a64patch.a64.predicates import classify, is_bl
+from a64patch.a64.references import branch_targets
+from a64patch.a64.words import as_array
+from a64patch.errors import FormatError, TargetError
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Calls = NDArray[numpy.uint64]
+
+GRANULE = 4096
+"""Bytes: kernels are moved by multiples of a page at least (Documentation/arch/arm64/booting.rst)."""
+
+SPOT = 4096
+"""Bytes of text that are looked at in one place."""
+
+_SPOTS = 32
+_FEWEST_CALLS = 32
+_ENOUGH_CALLS = 128
+_SHARE = 0.9
+_SHARE_OF_SPOT = 0.6
+
+Reader = Callable[[int, int], bytes]
+"""(address, size) -> bytes; TargetError where nothing can be read."""
+
+
+def calls(code: bytes, address: int) -> Calls:
+    """The addresses that the BL instructions call in `code`, which stands at `address`."""
+    words = as_array(code[: len(code) // 4 * 4])
+    targets, _ = branch_targets(words, address)
+    return targets[is_bl(words)]
+
+
+def looks_like_code(data: bytes) -> bool:
+    """Whether nine in ten words are instructions, as in text (there nearly all are) but hardly in tables or names."""
+    words = as_array(data[: len(data) // 4 * 4])
+    return len(words) > 0 and bool(
+        ((classify(words) >= 0) & (words != 0)).mean() > _SHARE
+    )  # 0 is UDF, but rarely meant
+
+
+def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
+    """Bytes to add to `starts`, where functions begin, so that the called addresses are among them.
+
+    FormatError, which calls the symbols `what`, when fewer than nine in ten calls agree on one shift, or there are too
+    few calls to tell. The shift is a multiple of 4096, and may be negative.
+    """
+    import numpy
+
+    ours = numpy.unique(numpy.fromiter(starts, numpy.uint64))
+    targets = numpy.unique(called)
+    targets = targets[:: max(1, len(targets) // _ENOUGH_CALLS)]
+    if len(targets) < _FEWEST_CALLS or not len(ours):
+        raise FormatError(f"{what} cannot be checked: the text at hand has only {len(targets)} calls of functions")
+    votes = []
+    for target in targets:
+        shifts = target - ours
+        votes.append(shifts[shifts & numpy.uint64(GRANULE - 1) == 0])
+    shifts, counts = numpy.unique(numpy.concatenate(votes), return_counts=True)
+    if not len(counts) or counts.max() < _SHARE * len(targets):
+        most = int(counts.max()) if len(counts) else 0
+        raise FormatError(
+            f"{what} does not belong to this kernel: at no place do more than {most} of {len(targets)} calls "
+            f"go to its functions"
+        )
+    shift = int(shifts[counts.argmax()])
+    return shift - (1 << 64) if shift >> 63 else shift
+
+
+def require_fit(read: Reader, starts: Iterable[int], start: int, end: int, what: str) -> None:
+    """FormatError unless calls in 32 spots all over the text [start, end) go to `starts`.
+
+    Nine in ten of all calls that stay in the text must, and six in ten of each spot with more than seven: code that was
+    built anew fits at its beginning and no further.
+    """
+    import numpy
+
+    ours = numpy.unique(numpy.fromiter(starts, numpy.uint64))
+    hits = total = 0
+    for address in spots(start, end):
+        try:
+            called = calls(read(address, min(SPOT, end - address)), address)
+        except TargetError as error:
+            raise FormatError(f"{what} does not belong to this kernel: there is no text at {address:#x}") from error
+        called = called[(called >= numpy.uint64(start)) & (called < numpy.uint64(end))]
+        found = int(numpy.isin(called, ours).sum())
+        if len(called) > 7 and found < _SHARE_OF_SPOT * len(called):
+            raise FormatError(
+                f"{what} does not belong to this kernel: of {len(called)} calls around {address:#x} "
+                f"only {found} go to its functions"
+            )
+        hits, total = hits + found, total + len(called)
+    if total < _FEWEST_CALLS or hits < _SHARE * total:
+        raise FormatError(
+            f"{what} does not belong to this kernel: of {total} calls in its text only {hits} go to its functions"
+        )
+
+
+def fits_somewhat(read: Reader, starts: Iterable[int], start: int, end: int) -> bool:
+    """Whether the text [start, end) of a module can be read and calls inside it go to `starts`.
+
+    Weaker than `require_fit`: a module may have few such calls, or none; half of them must fit.
+    """
+    import numpy
+
+    try:
+        read_here = [(at, read(at, min(SPOT, end - at))) for at in spots(start, end)]
+    except TargetError:
+        return False
+    ours = numpy.fromiter(starts, numpy.uint64)
+    called = numpy.concatenate([calls(data, at) for at, data in read_here])
+    called = called[(called >= ours.min()) & (called <= ours.max())]
+    return bool(2 * numpy.isin(called, ours).sum() >= len(called))
+
+
+def spots(start: int, end: int, count: int = _SPOTS) -> Sequence[int]:
+    """Up to `count` addresses, multiples of 4, spread over [start, end)."""
+    step = max(SPOT, (end - start) // count) // 4 * 4
+    return range(-(-start // 4) * 4, end, step)[:count]

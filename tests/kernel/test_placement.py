@@ -1,0 +1,97 @@
+"""Symbols are found to fit the code that they belong to, at the right place, and no other code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy
+import pytest
+
+from a64patch.errors import FormatError, MappingError
+from a64patch.kernel import placement
+from tests.kernel.kernels import FUNCTION, call_each_other
+
+COUNT = 4000
+AT = 0xFFFF_9ABC_DE00_0000
+STARTS = [0xFFFF_8000_0801_0000 + FUNCTION * number for number in range(COUNT)]
+SHIFT = AT - STARTS[0]
+
+
+def reader(code: bytes, at: int) -> Callable[[int, int], bytes]:
+    def read(address: int, size: int) -> bytes:
+        if not at <= address <= address + size <= at + len(code):
+            raise MappingError(f"nothing at {address:#x}")
+        return code[address - at : address - at + size]
+
+    return read
+
+
+def irregular(seed: int) -> tuple[list[int], bytes]:
+    """Functions at places that no shift maps onto others: every one but some is there."""
+    code = call_each_other(COUNT, seed)
+    called = {int(target) for target in placement.calls(code, STARTS[0])}
+    return [start for start in STARTS if start in called or start % 3], code
+
+
+@pytest.mark.parametrize("shift", [SHIFT, 0, -0x1000, 1 << 21])
+def test_shift_is_found(shift: int) -> None:
+    starts, code = irregular(1)
+    starts = [start for number, start in enumerate(starts) if number % 97]
+    assert placement.find_shift(starts, placement.calls(code[:0x8000], STARTS[0] + shift), "it") == shift
+
+
+def test_symbols_of_other_code_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"^System.map does not belong to this kernel"):
+        placement.find_shift([start + 4 for start in STARTS], placement.calls(call_each_other(COUNT), AT), "System.map")
+
+
+def test_too_few_calls_decide_nothing() -> None:
+    for called in (numpy.zeros(0, numpy.uint64), placement.calls(call_each_other(COUNT)[:256], AT)):
+        with pytest.raises(FormatError, match="cannot be checked"):
+            placement.find_shift(STARTS, called, "it")
+
+
+def test_text_that_fits() -> None:
+    code = call_each_other(COUNT)
+    read = reader(code, STARTS[0])
+    placement.require_fit(read, STARTS, STARTS[0], STARTS[0] + len(code), "it")
+
+
+def test_text_that_fits_at_its_beginning_only_is_refused() -> None:
+    """A kernel with one more function in the middle: all that comes after it lies elsewhere."""
+    code = call_each_other(COUNT)
+    grown = [start if number < COUNT * 3 // 4 else start + 8 for number, start in enumerate(STARTS)]
+    with pytest.raises(FormatError, match="does not belong"):
+        placement.require_fit(reader(code, STARTS[0]), grown, STARTS[0], STARTS[0] + len(code), "it")
+
+
+def test_text_that_is_not_there_is_refused() -> None:
+    code = call_each_other(COUNT)
+    with pytest.raises(FormatError, match="there is no text at"):
+        placement.require_fit(reader(code, STARTS[0]), STARTS, STARTS[0], STARTS[0] + 2 * len(code), "it")
+    with pytest.raises(FormatError, match="of 0 calls"):
+        placement.require_fit(reader(bytes(len(code)), AT), STARTS, AT, AT + len(code), "it")
+
+
+def test_module_fits_or_is_gone() -> None:
+    code = call_each_other(100)
+    starts = STARTS[:100]
+    end = starts[0] + len(code)
+    assert placement.fits_somewhat(reader(code, starts[0]), starts, starts[0], end)
+    assert not placement.fits_somewhat(reader(code, starts[0]), [start + 8 for start in starts], starts[0], end)
+    assert not placement.fits_somewhat(reader(code, AT), starts, starts[0], end)
+    assert placement.fits_somewhat(reader(bytes(64), starts[0]), starts[:1], starts[0], starts[0] + 64)
+
+
+def test_what_looks_like_code() -> None:
+    assert placement.looks_like_code(call_each_other(16))
+    assert not placement.looks_like_code(bytes(1024))
+    assert not placement.looks_like_code(b"uptime_proc_show" * 64)
+    assert not placement.looks_like_code(b"")
+
+
+def test_spots_are_spread_over_all() -> None:
+    spots = placement.spots(0x1001, 0x101000)
+    assert len(spots) == 32
+    assert (spots[0], spots[1] - spots[0]) == (0x1004, 0x8000 - 4 & ~3)
+    assert list(placement.spots(0, 100)) == [0]
