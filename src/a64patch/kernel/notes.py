@@ -1,0 +1,52 @@
+"""Which build a kernel is, read from its bytes: its banner and its build id.
+
+May know: nobody. Reads untrusted bytes, of an Image file or of the memory of a machine.
+Read on: image.py and symbols.py fill in a target's identity with it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+_BANNER = re.compile(rb"Linux version ([0-9][!-~]{0,63}) \(")
+"""linux_banner (init/version-timestamp.c); linux_proc_banner has %s there."""
+
+_BUILD_ID = re.compile(rb"\x04\0\0\0([\x08-\x40])\0\0\0\x03\0\0\0GNU\0")
+"""An Elf64_Nhdr of type NT_GNU_BUILD_ID with its name."""
+
+_MOST_PROGRAMS = 64
+_PAGE = 4096
+
+
+def release_of(data: bytes) -> str:
+    """`Linux 6.1.0-56-arm64`, by the first linux_banner in these bytes; empty when there is none."""
+    match = _BANNER.search(data)
+    return f"Linux {match[1].decode()}" if match else ""
+
+
+def build_id_of(data: bytes) -> str:
+    """The kernel's build id in hex; empty when these bytes hold none, or several that might be it.
+
+    Those of the programs that a kernel carries (its vDSOs) are not it. `data` begins on a page.
+    """
+    programs = _programs(data)
+    found = {
+        data[match.end() : match.end() + match[1][0]].hex()
+        for match in _BUILD_ID.finditer(data)
+        if match.start() % 4 == 0 and not any(start <= match.start() < end for start, end in programs)
+    }
+    return found.pop() if len(found) == 1 else ""
+
+
+def _programs(data: bytes) -> list[tuple[int, int]]:
+    """Where ELF files stand on whole pages: their section headers come last."""
+    found: list[tuple[int, int]] = []
+    for match in re.finditer(rb"\x7fELF[\x01\x02]\x01\x01", data):
+        if match.start() % _PAGE or match.start() + 64 > len(data) or len(found) >= _MOST_PROGRAMS:
+            continue
+        wide = data[match.start() + 4] == 2
+        (headers,) = struct.unpack_from("<Q" if wide else "<I", data, match.start() + (40 if wide else 32))
+        size, count = struct.unpack_from("<HH", data, match.start() + (58 if wide else 46))
+        found.append((match.start(), match.start() + headers + size * count))
+    return found
