@@ -1,0 +1,266 @@
+"""A raw arm64 Image as a target: the file that boot loaders load, whose names and addresses are found inside it.
+
+May know: a64/, target/, the errors, kallsyms.py, notes.py, placement.py.
+Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../target/replace.py for what happens on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import NamedTuple
+
+from a64patch.errors import FormatError, MappingError, TargetError
+from a64patch.kernel import notes, placement
+from a64patch.kernel.kallsyms import Kallsyms, KernelSymbol, decode
+from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.target.replace import FileOnDisk
+from a64patch.target.symbols import Symbol, SymbolTable
+
+_MOST_BYTES = 1 << 30
+_MAGIC_AT, _MAGIC = 0x38, b"ARM\x64"
+_BIG_ENDIAN = 1
+_RELATIVE = struct.pack("<Q", 1027)
+"""The r_info of an R_AARCH64_RELATIVE relocation (AAELF64 5.7.15)."""
+_HEAD = 0x1000
+"""Bytes at the beginning that hold headers, and no code that a symbol could be checked by."""
+
+
+def is_image(head: bytes) -> bool:
+    """Whether the first 64 bytes of a file are the header of a raw arm64 Image."""
+    return head[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC and head[:4] != b"\x7fELF"
+
+
+class _NoCpus:
+    """Nobody executes a file."""
+
+    def __init__(self) -> None:
+        self.rendezvous = Rendezvous(())
+
+    def states(self) -> Sequence[CpuState]:
+        return []
+
+
+class _Layout(NamedTuple):
+    """What the kernel's own tables say: where the file's first byte is linked to, its symbols, its code."""
+
+    start: int
+    symbols: list[KernelSymbol]
+    code: list[tuple[int, int]]
+
+
+class KernelImage(Target):
+    """The code in an uncompressed arm64 Linux Image; little-endian kernels only.
+
+    Addresses are those that the kernel was linked to, as System.map has them, where the Image tells: by the base of its
+    kallsyms tables, or by the relocation that fills that in at boot. Otherwise (no kallsyms, or the newest layout,
+    which holds no absolute address) an address is an offset in the file (bytes).
+
+    Names come from the kallsyms tables inside, after they were checked against the code; a kernel without them has no
+    names. Code is what lies from _stext to _etext and from _sinittext to _einittext; without names, the whole file.
+
+    `write` changes a copy in memory; `publish` replaces the file. What the kernel itself changes while it boots
+    (alternatives, jump labels, ftrace sites) may overwrite a patch, which nothing here notices; a signature for Secure
+    Boot does not hold any more afterwards.
+
+    Raises TargetError when the path cannot be opened, FormatError when it is not such an Image, is truncated, or has
+    more than 1 GiB.
+    """
+
+    capabilities = Capabilities(kind="Image file", cpus=0, can_stop=True, can_kick=True, sees_pcs=True, broadcast=True)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._file = FileOnDisk(self.path)
+        if self._file.size > _MOST_BYTES:
+            raise FormatError(f"{self.path} has {self._file.size} bytes, more than the 1 GiB that can be patched")
+        require_image(self._file.head(0x1000), self._file.size, self.path)
+        self._original = self._file.content
+        self._data: bytes | bytearray = self._original
+        self._replaceable = False
+        self._closed = False
+        self.symbols = SymbolTable(lambda: sized(self._layout.symbols))
+
+    def identity(self) -> Identity:
+        """The file's absolute path, the kernel's build id and its release; no slide, since these are its addresses."""
+        return Identity(os.path.abspath(self.path), self._build_id, notes.release_of(self._original))
+
+    def kernel_symbols(self) -> list[KernelSymbol]:
+        """All names inside, ascending by address, with nm's letter of each; empty when the kernel carries none."""
+        return list(self._layout.symbols)
+
+    def code_ranges(self) -> Sequence[tuple[int, int]]:
+        """The ranges [start, end) that may be written, ascending."""
+        return list(self._layout.code)
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes as last written, published or not; MappingError when one of them is not in the file."""
+        self._require_open()
+        offset = self._offset(address, size)
+        return bytes(self._data[offset : offset + size])
+
+    def write(self, address: int, data: bytes) -> None:
+        """Put bytes into the copy in memory; nothing on disk changes before `publish`.
+
+        MappingError when they are not all code, WriteError when the file on disk could not be replaced.
+        """
+        self._require_open()
+        offset = self._offset(address, len(data))
+        if not data:
+            return
+        if not any(start <= address and address + len(data) <= end for start, end in self._layout.code):
+            raise MappingError(f"{address:#x} in {self.path} is not code, so it may not be written")
+        if not self._replaceable:
+            self._file.require_replaceable()
+            self._replaceable = True
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(self._data)
+        self._data[offset : offset + len(data)] = data
+
+    def publish(self, start: int, end: int) -> None:
+        """Replace the file on disk by the copy in memory: all that was written, whatever the range.
+
+        Atomic, as `replace.FileOnDisk.replace` says. When the copy equals the file, nothing is replaced.
+        """
+        self._require_open()
+        self._file.replace(self._data)
+
+    def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """As `publish`, once for all."""
+        self.publish(0, 0)
+
+    def kick(self) -> None:
+        """Nothing to do: nobody executes a file."""
+
+    @contextmanager
+    def stop(self) -> Iterator[_NoCpus]:
+        """A stop of no CPUs: everyone has arrived."""
+        nobody = _NoCpus()
+        try:
+            yield nobody
+        finally:
+            nobody.rendezvous.finish()
+
+    def close(self) -> None:
+        """Forget the copy in memory; what was not published is lost. Reading and writing are TargetErrors after it."""
+        self._closed = True
+        self._data = b""
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise TargetError(f"{self.path} was closed: open it again")
+
+    def _offset(self, address: int, size: int) -> int:
+        offset = address - self._layout.start
+        if size < 0 or offset < 0 or offset + size > len(self._data):
+            raise MappingError(f"{size} bytes at {address:#x} do not all stand in {self.path}: name a mapped address")
+        return offset
+
+    @cached_property
+    def _build_id(self) -> str:
+        return notes.build_id_of(self._original)
+
+    @cached_property
+    def _layout(self) -> _Layout:
+        try:
+            return _place(self._original, decode(self._original), f"the kallsyms tables in {self.path}")
+        except FormatError:
+            return _Layout(0, [], [(0, len(self._original) // 4 * 4)])
+
+
+def require_image(head: bytes, size: int, name: str) -> None:
+    """FormatError unless a file of `size` bytes that begins so is a raw arm64 Image, and all of it."""
+    if len(head) < 64 or not is_image(head):
+        raise FormatError(f"{name} is not a raw arm64 Image: ARM\\x64 does not stand at 0x38")
+    _, _, _, image_size, flags = struct.unpack_from("<IIQQQ", head)
+    if flags & _BIG_ENDIAN:
+        raise FormatError(f"{name} is a big-endian kernel, whose tables cannot be read")
+    # 0 before 3.17. It counts what the kernel clears at its end, so the file is shorter.
+    if image_size > _MOST_BYTES or (image_size and image_size < size // 2):
+        raise FormatError(f"{name} is not a sound Image: its header speaks of {image_size} bytes, the file has {size}")
+    end = max((at + length for at, length in _sections(head)), default=0)
+    if end > size:
+        raise FormatError(f"{name} is truncated: its sections end at {end:#x}, the file at {size:#x}")
+
+
+def _sections(head: bytes) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) in the file of each section of the PE header that an Image with an EFI stub has."""
+    (pe,) = struct.unpack_from("<I", head, 60)
+    if head[:2] != b"MZ" or head[pe : pe + 4] != b"PE\0\0" or pe + 24 > len(head):
+        return
+    count, optional = struct.unpack_from("<H", head, pe + 6)[0], struct.unpack_from("<H", head, pe + 20)[0]
+    first = pe + 24 + optional
+    for place in range(first, first + 40 * min(count, 16), 40):
+        if place + 40 <= len(head):
+            length, offset = struct.unpack_from("<II", head, place + 16)
+            yield offset, length
+
+
+def _place(data: bytes, tables: Kallsyms, what: str) -> _Layout:
+    """The symbols at the addresses that the file is linked to; FormatError when they do not fit its code."""
+    import numpy
+
+    starts = [symbol.address for symbol in tables.symbols if symbol.is_text and symbol.address >= tables.base]
+    # The text stands before the read-only data, which holds the tables.
+    windows = placement.spots(_HEAD, tables.token_table * 3 // 4)
+    called = [placement.calls(data[at : at + placement.SPOT], at) for at in windows]
+    shift = placement.find_shift(starts, numpy.concatenate(called), what)
+    start = -shift % placement.ADDRESSES
+    if tables.base_at >= 0 and not tables.base:
+        start = _linked_to(data, tables.base_at, shift)
+    elif not tables.base and starts[0] >> 48 == 0:
+        start = 0
+    move = start + shift
+    symbols = [symbol._replace(address=(symbol.address + move) % placement.ADDRESSES) for symbol in tables.symbols]
+    bounds = {symbol.name: symbol.address for symbol in symbols}
+    code = [
+        (bounds[first], bounds[last] // 4 * 4)
+        for first, last in (("_stext", "_etext"), ("_sinittext", "_einittext"))
+        if start <= bounds.get(first, -1) < bounds.get(last, -1) <= start + len(data)
+    ]
+    if not code:
+        raise FormatError(f"{what} do not say where the text is")
+    texts = [symbol.address for symbol in symbols if symbol.is_text and symbol.address >= start]
+    placement.require_fit(lambda at, size: data[at - start : at - start + size], texts, *code[0], what)
+    return _Layout(start, symbols, sorted(code))
+
+
+def _linked_to(data: bytes, base_at: int, first: int) -> int:
+    """The address of the file's first byte, by the relocation of kallsyms_relative_base; 0 when there is none.
+
+    That has the value of the first symbol, which stands at `first`: only there place and value differ just so.
+    """
+    found = data.find(_RELATIVE)
+    while found >= 0:
+        if found >= 8 and found + 16 <= len(data):
+            (place,), (value,) = struct.unpack_from("<Q", data, found - 8), struct.unpack_from("<Q", data, found + 8)
+            start = int(place) - base_at
+            if (
+                (value - first) % placement.ADDRESSES == start
+                and start % placement.GRANULE == 0
+                and start >> 48 == 0xFFFF
+            ):
+                return start
+        found = data.find(_RELATIVE, found + 1)
+    return 0
+
+
+def sized(symbols: Sequence[KernelSymbol]) -> list[Symbol]:
+    """Symbols as a table takes them, each reaching to the next address that has one in the same module.
+
+    So kallsyms_lookup_size_offset() counts too: padding behind a function is part of it. The last has no size.
+    """
+    found = []
+    following: dict[str, tuple[int, int]] = {}
+    for symbol in sorted(symbols, key=lambda each: each.address, reverse=True):
+        here, after = following.get(symbol.module, (-1, -1))
+        if symbol.address != here:
+            after, here = here, symbol.address
+            following[symbol.module] = here, after
+        size = after - here if after >= 0 else 0
+        found.append(Symbol(symbol.name, symbol.address, size, symbol.module))
+    found.reverse()
+    return found

@@ -1,0 +1,64 @@
+"""open_target for all kinds of targets, Linux kernels and their names included.
+
+May know: target/, the errors, image.py, symbols.py.
+Read on: ../target/__init__.py opens what needs no knowledge of Linux; symbols.py for where names come from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from a64patch import target as targets
+from a64patch.errors import FormatError, RequestError
+from a64patch.target.base import Target
+
+_NOT_A_PATH = re.compile(r"(?:sim|pid|gdb)(?:\+\w+)?:")
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x04\x22\x4d\x18": "unlz4",
+    b"\x02\x21\x4c\x18": "unlz4",
+    b"BZh": "bunzip2",
+}
+
+
+def open_target(
+    spec: str | os.PathLike[str], *, symbols: str | os.PathLike[str] | None = None, **options: Any
+) -> Target:
+    """The target that a person names: as `target.open_target`, and the path of a raw arm64 Image.
+
+    `symbols` is where a kernel's names come from: a path, or "kallsyms" for its own memory (see symbols.attach, also
+    for the errors). `options` are those of the kind of target; an Image has none but takes those of ELF files.
+    """
+    target = _open(spec, options)
+    if symbols is not None:
+        from a64patch.kernel.symbols import attach
+
+        try:
+            attach(target, symbols)
+        except BaseException:
+            target.close()
+            raise
+    return target
+
+
+def _open(spec: str | os.PathLike[str], options: dict[str, Any]) -> Target:
+    text = os.fspath(spec)
+    if not (isinstance(spec, str) and _NOT_A_PATH.match(text)) and os.path.isfile(text):
+        from a64patch.kernel.image import KernelImage, is_image
+        from a64patch.target.replace import FileOnDisk
+
+        head = FileOnDisk(text).head(64)
+        if is_image(head):
+            if unknown := options.keys() - {"drop_relocations"}:
+                raise RequestError(f"an Image file has no option {', '.join(sorted(unknown))}")
+            return KernelImage(text)
+        for magic, program in _COMPRESSED.items():
+            if head.startswith(magic):
+                raise FormatError(f"{text} is compressed: decompress it first ({program})")
+        if head[:2] == b"MZ" and head[4:8] == b"zimg":
+            raise FormatError(f"{text} is an EFI program that holds a compressed kernel: take the Image it was made of")
+    return targets.open_target(spec, **options)

@@ -1,0 +1,349 @@
+"""Names for a kernel: from System.map, a saved /proc/kallsyms, a vmlinux, an Image, or its own memory.
+
+May know: a64/, target/, the errors, kallsyms.py, image.py, notes.py, placement.py.
+Read on: placement.py, which checks each source against the code; kallsyms.py for what a kernel carries inside itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from a64patch.errors import FormatError, SymbolError, TargetError
+from a64patch.kernel import notes, placement
+from a64patch.kernel.image import KernelImage, is_image, sized
+from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
+from a64patch.target.base import Target
+from a64patch.target.elf_image import ElfImage
+from a64patch.target.replace import FileOnDisk
+from a64patch.target.symbols import SymbolTable
+
+LIVE = "kallsyms"
+"""The source that means: the tables in the memory of the kernel itself."""
+
+LINKED_TO = (0xFFFF800080000000, 0xFFFF800008000000, 0xFFFF800010000000, 0xFFFFFFC008000000, 0xFFFFFFC080000000)
+"""Where kernels without KASLR stand: 4 KiB pages, 48 or 39 bits, since 5.4 (KIMAGE_VADDR in asm/memory.h)."""
+
+_MOST_LISTING_BYTES = 1 << 28
+_MOST_LISTED = 4 * MOST_SYMBOLS
+_LINE = re.compile(rb"([0-9a-fA-F]{8,16}) ([!-~]) ([!-~]{1,1024})(?:[ \t]+\[([!-Z^-~]{1,64})\])?\s*")
+_MADE_AT_RUN_TIME = re.compile(r"bpf|ftrace|kprobe|__builtin__\w+")
+"""What /proc/kallsyms lists as modules and are none: names of code that comes and goes."""
+
+_PIECE = 1 << 20
+_PROBE = 1 << 10
+_LONGEST_TOKEN_TABLE = 1 << 14
+_BEHIND_TABLES = 1 << 22
+_SMALLEST_PIECE = 1 << 16
+_MOST_KERNEL = 1 << 27
+_WIDEST_GAP = 1 << 22
+_MOST_HINTS = 64
+_TRIES = 50
+_WINDOW = 1 << 15
+
+
+class Source(NamedTuple):
+    """Symbols as somebody wrote them down, at the addresses that stood there."""
+
+    name: str
+    symbols: list[KernelSymbol]
+    build_id: str = ""
+
+
+def read_source(path: str | os.PathLike[str]) -> Source:
+    """The symbols in a file: System.map, a saved /proc/kallsyms, a vmlinux with symbols, a raw Image.
+
+    FormatError when it is none of these, or one that cannot be meant: all addresses zero, no _stext and _etext, more
+    than 256 MiB of text. TargetError when it cannot be read.
+    """
+    file = FileOnDisk(os.fspath(path))
+    head = file.head(64)
+    build_id = ""
+    if head[:4] == b"\x7fELF":
+        elf = ElfImage(file.content, file.path)
+        # ELF symbols have no letter; those in executable ranges are text.
+        symbols = [
+            KernelSymbol(s.address, "t" if _within(elf.code, s.address) else "d", s.name)
+            for s in elf.symbols(absolute=False)
+        ]
+        build_id = elf.build_id
+    elif is_image(head):
+        with KernelImage(path) as image:
+            symbols, build_id = image.kernel_symbols(), image.identity().build_id
+    else:
+        if file.size > _MOST_LISTING_BYTES:
+            raise FormatError(f"{file.path} has {file.size} bytes, more than a list of symbols can have")
+        symbols = parse_listing(file.content, file.path)
+    _bounds(symbols, file.path)
+    return Source(file.path, symbols, build_id)
+
+
+def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
+    """The lines `ADDRESS TYPE NAME [MODULE]` of System.map or /proc/kallsyms, ascending by address.
+
+    Left out: names of code made at run time (bpf, ftrace, kprobes). FormatError at the first line that is none of
+    these, for more than 4 million lines, and where every address is zero.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None or number > _MOST_LISTED:
+            raise FormatError(f"line {number} of {name} is not a symbol: System.map and /proc/kallsyms have none such")
+        address, kind, symbol, module = match.groups()
+        owner = module.decode() if module else ""
+        if not _MADE_AT_RUN_TIME.fullmatch(owner):
+            found.append(KernelSymbol(int(address, 16), kind.decode(), symbol.decode(), owner))
+    if found and not any(symbol.address for symbol in found):
+        raise FormatError(
+            f"every address in {name} is zero, since the kernel hides them: "
+            f"set kernel.kptr_restrict to 0 and save /proc/kallsyms as root"
+        )
+    return sorted(found, key=lambda symbol: symbol.address)
+
+
+def attach(target: Target, source: str | os.PathLike[str] | None = None) -> SymbolTable:
+    """Give a target that holds a Linux kernel its names, checked against its code; the table is also returned.
+
+    `source` is the path of a file as `read_source` takes it, or "kallsyms" for the tables that the target's memory
+    holds; None leaves the names that the target brought along. Addresses in the file are moved by what KASLR moved the
+    kernel by: that is found out from the code. Modules are not moved by it, so a file that names modules must be from
+    this boot.
+
+    Fills in `symbols`; where the target has them, `base` (the slide in bytes), `build_id` and `release`; and `code`,
+    if the file is a /proc/kallsyms, so that nothing but the text of kernel and modules can be written.
+
+    FormatError for a source that does not belong to this kernel or cannot be read, SymbolError when no CPU was seen
+    to execute the kernel and it does not stand where kernels without KASLR do. Reads only.
+    """
+    if source is None or (source == LIVE and isinstance(target, KernelImage)):
+        return target.symbols
+    if source == LIVE:
+        found = _live(target)
+        symbols, shift = found.symbols, 0
+        facts = {"build_id": found.build_id, "release": found.release}
+    else:
+        read = read_source(source)
+        shift = _find_place(target, read)
+        symbols = [s._replace(address=(s.address + shift) % placement.ADDRESSES) for s in read.symbols]
+        facts = {"build_id": read.build_id}
+    target.symbols = SymbolTable(lambda: sized(symbols))
+    for name, value in {**facts, "base": shift}.items():
+        if value and hasattr(target, name):
+            setattr(target, name, value)
+    modules = {symbol.module for symbol in symbols if symbol.module}
+    if modules and hasattr(target, "code"):
+        target.code = [_bounds(symbols, "")] + [_module_text(symbols, module) for module in sorted(modules)]
+    return target.symbols
+
+
+def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol]:
+    """The kallsyms tables in the memory of a kernel, decoded and checked against its text; modules have none there.
+
+    Looks upwards from where CPUs execute the kernel (`hints` go first), since read-only data follows the text; up to
+    128 MiB are read. Errors as `attach`.
+    """
+    return _live(target, hints).symbols
+
+
+class _Live(NamedTuple):
+    symbols: list[KernelSymbol]
+    build_id: str
+    release: str
+
+
+def _live(target: Target, hints: Iterable[int] = ()) -> _Live:
+    problem: Exception = _no_kernel()
+    seen: list[tuple[int, int]] = []
+    for hint in islice(_kernel_addresses(target, hints), _MOST_HINTS):
+        if any(start <= hint < end for start, end in seen):
+            continue
+        below = hint // _SMALLEST_PIECE * _SMALLEST_PIECE
+        start = _after_text(target, below)
+        data, symbols, error = _read_tables(target, start)
+        seen.append((below, start + len(data)))
+        if not symbols:
+            if data:
+                problem = FormatError(
+                    f"{error}; save /proc/kallsyms on that machine and give it as the source of symbols"
+                )
+            continue
+        what = "what looks like the kallsyms tables in memory"
+        first, last = _bounds(symbols, what)
+        placement.require_fit(target.read, _text_starts(symbols), first, last, what)
+        return _Live(symbols, notes.build_id_of(data), notes.release_of(data))
+    raise problem
+
+
+def _after_text(target: Target, start: int) -> int:
+    """An address near the end of the text that `start` lies in: read-only data begins no earlier."""
+    for address in range(start, min(start + _MOST_KERNEL, 1 << 64), _PIECE):
+        probes = [(place, _PROBE) for place in range(address, address + _PIECE, _SMALLEST_PIECE)]
+        try:
+            if not all(map(placement.looks_like_code, target.read_many(probes))):
+                return address
+        except TargetError:
+            return address
+    return start
+
+
+def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol], str]:
+    """What was read from `start` on, the symbols in it, and why there are none."""
+    data = bytearray()
+    symbols: list[KernelSymbol] = []
+    tables = -1
+    why = ""
+    for piece in _mapped(target, start):
+        data += piece
+        if tables < 0:
+            overlap = max(0, len(data) - len(piece) - _LONGEST_TOKEN_TABLE)
+            tables = next((table for table, _ in find_token_tables(data, overlap)), -1)
+        if tables >= 0 and not symbols:
+            try:
+                symbols = decode(bytes(data), start).symbols
+            except FormatError as error:  # some tables may come later
+                why = str(error)
+        # The kernel's notes come after its tables, not far.
+        behind = len(data) - tables
+        if tables >= 0 and behind > (_BEHIND_TABLES if symbols else REACH):
+            break
+        if symbols and notes.build_id_of(bytes(data)):
+            break
+    return bytes(data), symbols, why or "no kallsyms tables were found in the memory of this kernel"
+
+
+def _no_kernel() -> SymbolError:
+    return SymbolError(
+        "no CPU was seen to execute a Linux kernel, and none stands where kernels without KASLR do: "
+        "try again while the machine does something"
+    )
+
+
+def _mapped(target: Target, start: int) -> Iterator[bytes]:
+    """What can be read from `start` on without a gap, and after gaps of up to 4 MiB, which read as zeros."""
+    address, gap = start, 0
+    while address < min(start + _MOST_KERNEL, 1 << 64) and gap <= _WIDEST_GAP:
+        piece = _readable(target, address, _PIECE)
+        if not piece:
+            gap += _SMALLEST_PIECE
+            address += _SMALLEST_PIECE
+            continue
+        if address > start:
+            yield bytes(gap)
+        gap = 0
+        yield piece
+        address += len(piece)
+
+
+def _readable(target: Target, address: int, size: int) -> bytes:
+    """As much of `size` bytes as can be read from `address` on, in halves and halves of halves."""
+    try:
+        return target.read(address, size)
+    except TargetError:
+        if size <= _SMALLEST_PIECE:
+            return b""
+    first = _readable(target, address, size // 2)
+    return first + _readable(target, address + size // 2, size // 2) if len(first) == size // 2 else first
+
+
+def _kernel_addresses(target: Target, hints: Iterable[int] = ()) -> Iterator[int]:
+    """Addresses where the kernel's text may be: hints, where CPUs stand and return to, where it is linked to."""
+    yield from hints
+    found = False
+    if target.capabilities.can_stop and target.capabilities.sees_pcs:
+        for _ in range(_TRIES):
+            with target.stop() as cpus:
+                states = cpus.states()
+            addresses = [address for state in states for address in (state.pc, *state.return_addresses)]
+            # The upper half of the address space is the kernel's (TTBR1_EL1), whatever its size.
+            for address in dict.fromkeys(address for address in addresses if address >> 52 == 0xFFF):
+                found = True
+                yield address
+            if found or not states:
+                break
+            time.sleep(0.01)
+    for address in LINKED_TO:
+        yield address + (1 << 20)
+
+
+def _find_place(target: Target, source: Source) -> int:
+    """What has to be added to the addresses of a source; FormatError when there is no such number."""
+    identity = target.identity()
+    if source.build_id and identity.build_id and source.build_id != identity.build_id:
+        raise FormatError(
+            f"{source.name} does not belong to this kernel: its build id is {source.build_id}, "
+            f"the kernel's {identity.build_id}"
+        )
+    first, last = _bounds(source.symbols, source.name)
+    own = [symbol.address for symbol in source.symbols if symbol.is_text and first <= symbol.address < last]
+    problem: Exception = _no_kernel()
+    for called in _called(target):
+        try:
+            shift = placement.find_shift(own, called, source.name)
+            *moved, start, end = [(address + shift) % placement.ADDRESSES for address in (*own, first, last)]
+            placement.require_fit(target.read, moved, start, end, source.name)
+        except FormatError as error:
+            problem = error
+            continue
+        _require_modules(target, source, shift)
+        return shift
+    raise problem
+
+
+def _called(target: Target) -> Iterator[placement.Calls]:
+    """Addresses that are called by code at hand: all over a file, around each place where a CPU executes the kernel."""
+    import numpy
+
+    ranges = target.code_ranges()
+    if ranges:
+        start, end = max(ranges, key=lambda each: each[1] - each[0])
+        read = [(at, target.read(at, min(placement.SPOT, end - at))) for at in placement.spots(start, end)]
+        yield numpy.concatenate([placement.calls(data, at) for at, data in read])
+        return
+    for address in islice(_kernel_addresses(target), _MOST_HINTS):
+        start = address // _WINDOW * _WINDOW
+        if data := _readable(target, start, 2 * _WINDOW):
+            yield placement.calls(data, start)
+
+
+def _require_modules(target: Target, source: Source, shift: int) -> None:
+    """FormatError unless the modules that a source names are where it says."""
+    modules = sorted({symbol.module for symbol in source.symbols if symbol.module})
+    if modules and shift:
+        raise FormatError(
+            f"{source.name} was saved in another boot, since when KASLR moved modules elsewhere: save it again"
+        )
+    for module in modules:
+        start, end = _module_text(source.symbols, module)
+        starts = [symbol.address for symbol in source.symbols if symbol.module == module and symbol.is_text]
+        if starts and not placement.fits_somewhat(target.read, starts, start, end):
+            raise FormatError(f"{source.name} does not say where module {module} is now: save /proc/kallsyms again")
+
+
+def _module_text(symbols: Sequence[KernelSymbol], module: str) -> tuple[int, int]:
+    """[start, end) of a module's text, in whole pages: nothing says where it ends exactly."""
+    texts = [symbol.address for symbol in symbols if symbol.module == module and symbol.is_text]
+    if not texts:
+        return 0, 0
+    return min(texts) // 4096 * 4096, (max(texts) // 4096 + 1) * 4096
+
+
+def _bounds(symbols: Iterable[KernelSymbol], name: str) -> tuple[int, int]:
+    """_stext and _etext, without which it is not a kernel."""
+    ends = {symbol.name: symbol.address for symbol in symbols if symbol.name in ("_stext", "_etext")}
+    if len(ends) < 2 or not ends["_stext"] < ends["_etext"] <= ends["_stext"] + _MOST_KERNEL:
+        raise FormatError(f"{name} does not say where a kernel's text begins and ends (_stext, _etext)")
+    return ends["_stext"], ends["_etext"]
+
+
+def _text_starts(symbols: Iterable[KernelSymbol]) -> list[int]:
+    return [symbol.address for symbol in symbols if symbol.is_text]
+
+
+def _within(ranges: Sequence[tuple[int, int]], address: int) -> bool:
+    index = bisect_left(ranges, address + 1, key=lambda each: each[0])
+    return bool(index) and address < ranges[index - 1][1]

@@ -1,0 +1,260 @@
+"""Names come from files and from memory, are moved to where the kernel is, and are refused when they are another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a64patch.errors import FormatError, MappingError, SymbolError
+from a64patch.kernel.image import KernelImage
+from a64patch.kernel.kallsyms import KernelSymbol
+from a64patch.kernel.open import open_target
+from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, parse_listing, read_source
+from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.target.symbols import SymbolTable
+from tests.kernel.kernels import BUILD_ID, FUNCTION, LINKED, TEXT_AT, Kernel, Named, build_kernel, call_each_other
+
+SLIDE = 0x3A57_F760_0000
+MODULE_AT = 0xFFFF_8000_0012_3000
+
+
+class Machine(Target):
+    """A machine that runs a kernel, moved by KASLR: what a stub shows of it. Its first page is not mapped."""
+
+    def __init__(self, kernel: Kernel, slide: int = 0, pc: int | None = None) -> None:
+        self.capabilities = Capabilities("machine", 1, True, True, True, True)
+        self.symbols = SymbolTable()
+        self.build_id = self.release = ""
+        self.base = 0
+        self.code: list[tuple[int, int]] = []
+        start = kernel.linked + slide
+        mapped = bytes(kernel.data[TEXT_AT:])
+        self.memory = [(start + TEXT_AT, mapped + bytes(-len(mapped) % 0x10000))]
+        self.pcs = [start + TEXT_AT + 0x100 if pc is None else pc]
+        self.reads = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        self.reads += 1
+        for start, data in self.memory:
+            if start <= address and address + size <= start + len(data):
+                return data[address - start : address - start + size]
+        raise MappingError(f"nothing is mapped at {address:#x}")
+
+    def identity(self) -> Identity:
+        return Identity("machine", self.build_id, self.release, self.base)
+
+    def code_ranges(self) -> Sequence[tuple[int, int]]:
+        return self.code
+
+    @contextmanager
+    def stop(self) -> Iterator[Machine]:
+        self.rendezvous = Rendezvous(())
+        yield self
+
+    def states(self) -> Sequence[CpuState]:
+        return [CpuState(0, self.pcs.pop(0) if len(self.pcs) > 1 else self.pcs[0])]
+
+    def write(self, address: int, data: bytes) -> None:
+        raise NotImplementedError
+
+    def publish(self, start: int, end: int) -> None:
+        raise NotImplementedError
+
+    def kick(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def load_module(self, functions: int = 100) -> list[Named]:
+        self.memory.append((MODULE_AT, call_each_other(functions, 9).ljust(0x2000, b"\0")))
+        return [(MODULE_AT + FUNCTION * number, "t", f"module_{number}") for number in range(functions)]
+
+
+def listing(symbols: Sequence[Named], slide: int = 0, module: str = "") -> str:
+    owner = f"\t[{module}]" if module else ""
+    return "".join(f"{address + slide:016x} {kind} {name}{owner}\n" for address, kind, name in symbols)
+
+
+@pytest.mark.parametrize("slide", [0, SLIDE, -0x20_0000])
+def test_system_map_is_moved_to_where_the_kernel_is(tmp_path: Path, slide: int) -> None:
+    kernel = build_kernel()
+    path = tmp_path / "System.map"
+    path.write_text(listing(kernel.symbols))
+    machine = Machine(kernel, slide)
+    table = attach(machine, path)
+    address, _, name = kernel.symbols[20]
+    assert machine.symbols is table
+    assert table[name] == address + slide
+    assert table.find(name).size == FUNCTION
+    assert machine.base == slide
+    assert machine.code == []  # a System.map knows of no modules, which are code as well
+
+
+@pytest.mark.parametrize("layout", ["relative", "sequences", "tables first", "packed", "own place", "absolute last"])
+def test_memory_without_any_file(layout: str) -> None:
+    kernel = build_kernel(layout)
+    slide = 0 if layout == "absolute last" else SLIDE
+    if layout not in ("own place", "absolute last"):  # what the kernel does itself as it is moved
+        kernel = move(kernel, layout, slide)
+    machine = Machine(kernel, slide)
+    table = attach(machine, "kallsyms")
+    address, _, name = kernel.symbols[20]
+    assert table[name] == address + (slide if layout == "own place" else 0)
+    assert (machine.build_id, machine.release) == (BUILD_ID.hex(), "Linux 6.6.6-test")
+    assert len(live_symbols(machine)) == len(kernel.symbols)
+
+
+def move(kernel: Kernel, layout: str, slide: int) -> Kernel:
+    """A kernel whose base was moved when it booted."""
+    base = kernel.symbols[0][0]
+    place = kernel.data.rfind(base.to_bytes(8, "little"))
+    kernel.data[place : place + 8] = (base + slide).to_bytes(8, "little")
+    return Kernel(kernel.data, [(address + slide, *rest) for address, *rest in kernel.symbols], kernel.tables_at)  # type: ignore[misc]
+
+
+def test_cpu_in_user_space_is_waited_for() -> None:
+    kernel = move(build_kernel(), "relative", SLIDE)
+    machine = Machine(kernel, SLIDE)
+    machine.pcs = [0x400000, 0x400100, machine.pcs[0]]
+    assert len(live_symbols(machine)) == len(kernel.symbols)
+
+
+def test_kernel_without_kaslr_is_found_though_no_cpu_executes_it() -> None:
+    kernel = build_kernel(functions=17000)  # more than a MiB
+    assert kernel.linked in LINKED_TO
+    assert len(live_symbols(Machine(kernel, pc=0x400000))) == len(kernel.symbols)
+
+
+def test_no_kernel_is_an_error() -> None:
+    machine = Machine(build_kernel(), pc=0x400000)
+    machine.memory = [(0x400000, bytes(0x10000))]
+    for source in ("kallsyms", None):
+        with pytest.raises(SymbolError, match="no CPU was seen to execute a Linux kernel"):
+            attach(machine, source) if source else live_symbols(machine)
+    assert machine.reads < 10000
+
+
+def test_tables_in_memory_that_do_not_fit_the_text_are_refused() -> None:
+    kernel = move(build_kernel(), "relative", 8)  # says that it is elsewhere
+    with pytest.raises(FormatError, match="what looks like the kallsyms tables in memory"):
+        attach(Machine(kernel), "kallsyms")
+
+
+def test_symbols_of_another_build_are_refused(tmp_path: Path) -> None:
+    kernel, other = build_kernel(), build_kernel(seed=2)
+    path = tmp_path / "System.map"
+    shifted = [(address + 8 * (number > 300), *rest) for number, (address, *rest) in enumerate(other.symbols)]
+    path.write_text(listing(shifted))  # type: ignore[arg-type]
+    machine = Machine(kernel, SLIDE)
+    before = machine.symbols
+    with pytest.raises(FormatError, match=r"System\.map does not belong to this kernel"):
+        attach(machine, path)
+    assert machine.symbols is before
+
+
+def test_symbols_with_another_build_id_are_refused(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    path = tmp_path / "Image"
+    path.write_bytes(kernel.data)
+    machine = Machine(kernel)
+    machine.build_id = "12" * 20
+    with pytest.raises(FormatError, match="its build id is 000102"):
+        attach(machine, path)
+    machine.build_id = BUILD_ID.hex()
+    assert attach(machine, path)[kernel.symbols[3][2]] == kernel.symbols[3][0]
+
+
+def test_modules(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    machine = Machine(kernel)
+    module = machine.load_module()
+    path = tmp_path / "kallsyms"
+    path.write_text(listing(kernel.symbols) + listing(module, 0, "ext4") + listing(module[:1], 0, "bpf"))
+    table = attach(machine, path)
+    assert table.resolve("ext4:module_5+0x4") == module[5][0] + 4
+    assert table.lookup(module[5][0] + 4) == (table.find("module_5"), 4)
+    assert table.describe(module[5][0]) == "module_5"
+    assert machine.code == [(LINKED + TEXT_AT, kernel.symbols[-1][0]), (MODULE_AT, MODULE_AT + 0x2000)]
+
+
+def test_modules_that_are_elsewhere_now_are_refused(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    machine = Machine(kernel)
+    module = machine.load_module()
+    path = tmp_path / "kallsyms"
+    for moved in (listing(module, 0x10_0000, "ext4"), listing([(a + 8, *rest) for a, *rest in module], 0, "ext4")):  # type: ignore[misc]
+        path.write_text(listing(kernel.symbols) + moved)
+        with pytest.raises(FormatError, match="does not say where module ext4 is now"):
+            attach(machine, path)
+    path.write_text(listing(kernel.symbols) + listing(module, 0, "ext4"))
+    with pytest.raises(FormatError, match="saved in another boot"):
+        attach(Machine(kernel, SLIDE), path)
+
+
+def test_image_with_names_from_a_file(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    names = tmp_path / "System.map"
+    names.write_text(listing(kernel.symbols))
+    path = tmp_path / "Image"
+    path.write_bytes(kernel.data[: kernel.tables_at])
+    with open_target(path, symbols=names) as image:
+        assert isinstance(image, KernelImage)
+        assert image.symbols[kernel.symbols[3][2]] == kernel.symbols[3][0] - LINKED
+    path.write_bytes(kernel.data)
+    with open_target(path, symbols="kallsyms") as image:
+        assert image.symbols[kernel.symbols[3][2]] == kernel.symbols[3][0]
+    names.write_text("nonsense\n")
+    with pytest.raises(FormatError, match=r"line 1 of .* is not a symbol"):
+        open_target(path, symbols=names)
+
+
+def test_listing() -> None:
+    text = b"ffff800008010000 T _stext\nffff800008010040 t f.cold\t[ext4]\n0000000000000000 A percpu\n"
+    assert parse_listing(text, "it") == [
+        KernelSymbol(0, "A", "percpu"),
+        KernelSymbol(0xFFFF800008010000, "T", "_stext"),
+        KernelSymbol(0xFFFF800008010040, "t", "f.cold", "ext4"),
+    ]
+    assert parse_listing(b"0000000000001000 t x\t[bpf]\n0000000000002000 t y [__builtin__ftrace]\n", "it") == []
+
+
+def test_hidden_addresses_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"every address in kallsyms is zero.*kptr_restrict"):
+        parse_listing(b"0000000000000000 T _stext\n0000000000000000 T _etext\n", "kallsyms")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"ffffffffffffffff B The real System.map is in the package\n",
+        b"ffff800008010000 T _stext\nffff800008010000 T _etext\n",
+        b"ffff800008010000 T _stext\nffff80f008010000 T _etext\n",
+        b"ffff800008010000 T main\n",
+        b"",
+        b"ffff800008010000 T _st\x1b[31mext\n",
+        b"ffff800008010000 T " + b"x" * 2000,
+        b"\xff\xfe\0\0",
+        b"\x7fELF" + bytes(60),
+        bytes(0x38) + b"ARM\x64" + bytes(4),
+    ],
+)
+def test_what_names_no_kernel_is_refused(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "symbols"
+    path.write_bytes(text)
+    with pytest.raises(FormatError):
+        read_source(path)
+
+
+@given(st.binary(max_size=300))
+def test_any_text_is_refused_or_read(text: bytes) -> None:
+    try:
+        symbols = parse_listing(text, "it")
+    except FormatError:
+        return
+    assert len(symbols) <= text.count(b"\n") + 1
