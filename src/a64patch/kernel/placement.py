@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 GRANULE = 4096
 """Bytes: kernels are moved by multiples of a page at least (Documentation/arch/arm64/booting.rst)."""
 
+ADDRESSES = 1 << 64
+"""Addresses wrap around there, and so does what is added to them."""
+
 SPOT = 4096
 """Bytes of text that are looked at in one place."""
 
@@ -55,7 +58,7 @@ def looks_like_code(data: bytes) -> bool:
 
 
 def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
-    """Bytes to add to `starts`, where functions begin, so that the called addresses are among them.
+    """Bytes to add to `starts`, where functions begin, modulo 2**64, so that the called addresses are among them.
 
     FormatError, which calls the symbols `what`, when fewer than nine in ten calls agree on one shift, or there are too
     few calls to tell. The shift is a multiple of 4096, and may be negative.
@@ -79,7 +82,7 @@ def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
             f"go to its functions"
         )
     shift = int(shifts[counts.argmax()])
-    return shift - (1 << 64) if shift >> 63 else shift
+    return shift - ADDRESSES if shift >> 63 else shift
 
 
 def require_fit(read: Reader, starts: Iterable[int], start: int, end: int, what: str) -> None:
