@@ -40,7 +40,7 @@ def name_symbols(count: int, start: int, seed: int = 1) -> list[Named]:
     symbols: list[Named] = [(start, "T", "_stext")]
     for number in range(count):
         length = 200 if number == 7 else chosen.randint(3, 24)
-        name = f"{''.join(chosen.choices(letters, k=length))}_{number}"
+        name = f"f{''.join(chosen.choices(letters, k=length))}_{number}"
         symbols.append((start + number * FUNCTION, chosen.choice("tT"), name))
     return [*symbols, (start + count * FUNCTION, "T", "_etext")]
 

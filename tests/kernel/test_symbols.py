@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a64patch.errors import FormatError, MappingError, SymbolError
+from a64patch.errors import FormatError, MappingError, RequestError, SymbolError
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.kallsyms import KernelSymbol
 from a64patch.kernel.open import open_target
-from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, parse_listing, read_source
+from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, names_a_kernel, parse_listing, read_source
 from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.symbols import SymbolTable
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LINKED, TEXT_AT, Kernel, Named, build_kernel, call_each_other
+from tests.support import assemble, link
 
 SLIDE = 0x3A57_F760_0000
 MODULE_AT = 0xFFFF_8000_0012_3000
@@ -212,6 +213,26 @@ def test_image_with_names_from_a_file(tmp_path: Path) -> None:
     names.write_text("nonsense\n")
     with pytest.raises(FormatError, match=r"line 1 of .* is not a symbol"):
         open_target(path, symbols=names)
+
+
+def test_elf_file_that_is_no_kernel_is_left_to_the_target(tmp_path: Path) -> None:
+    elf = link(assemble(".globl _start\n_start: nop", tmp_path / "o"), tmp_path / "firmware")
+    assert not names_a_kernel(elf)
+    assert names_a_kernel("kallsyms")
+    with pytest.raises(RequestError, match="names no kernel"):
+        open_target(elf, symbols=elf)
+
+
+def test_vmlinux(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    machine = Machine(kernel, SLIDE)
+    labels = "".join(
+        f".globl {name}\n{name} = . + {place - kernel.symbols[0][0]}\n" for place, _, name in kernel.symbols
+    )
+    text = ".text\n" + labels + f".skip {600 * FUNCTION + 4}\n"
+    linked = link(assemble(text, tmp_path / "o"), tmp_path / "vmlinux", f"-Ttext={LINKED + TEXT_AT:#x}", "-e", "0")
+    assert names_a_kernel(linked)
+    assert attach(machine, linked)[kernel.symbols[9][2]] == kernel.symbols[9][0] + SLIDE
 
 
 def test_listing() -> None:

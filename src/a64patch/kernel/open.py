@@ -31,12 +31,16 @@ def open_target(
     """The target that a person names: as `target.open_target`, and the path of a raw arm64 Image.
 
     `symbols` is where a kernel's names come from: a path, or "kallsyms" for its own memory (see symbols.attach, also
-    for the errors). `options` are those of the kind of target; an Image has none but takes those of ELF files.
+    for the errors). An ELF file that is no kernel is an option of the target, as `options` are; an Image has none but
+    takes those of ELF files.
     """
-    target = _open(spec, options)
-    if symbols is not None:
-        from a64patch.kernel.symbols import attach
+    if symbols is None:
+        return _open(spec, options)
+    from a64patch.kernel.symbols import attach, names_a_kernel
 
+    attached = names_a_kernel(symbols)
+    target = _open(spec, options if attached else {**options, "symbols": symbols})
+    if attached:
         try:
             attach(target, symbols)
         except BaseException:
@@ -51,6 +55,8 @@ def _open(spec: str | os.PathLike[str], options: dict[str, Any]) -> Target:
         from a64patch.kernel.image import KernelImage, is_image
         from a64patch.target.replace import FileOnDisk
 
+        if "symbols" in options:
+            raise RequestError(f"{options['symbols']} names no kernel, so {text} has no use for it: leave it out")
         head = FileOnDisk(text).head(64)
         if is_image(head):
             if unknown := options.keys() - {"drop_relocations"}:

@@ -83,6 +83,14 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     return Source(file.path, symbols, build_id)
 
 
+def names_a_kernel(source: str | os.PathLike[str]) -> bool:
+    """Whether a source of symbols is for `attach`: all but ELF files without _stext and _etext, such as firmware's."""
+    if source == LIVE:
+        return True
+    file = FileOnDisk(os.fspath(source))
+    return file.head(4) != b"\x7fELF" or (b"\0_stext\0" in file.content and b"\0_etext\0" in file.content)
+
+
 def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
     """The lines `ADDRESS TYPE NAME [MODULE]` of System.map or /proc/kallsyms, ascending by address.
 
