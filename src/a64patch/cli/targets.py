@@ -1,7 +1,7 @@
 """TARGET on the command line: how it is written, which options it takes, and how it is opened.
 
-May know: target/.
-Read on: show.py, poke.py; ../target/__init__.py picks what is opened.
+May know: target/, kernel/.
+Read on: show.py, poke.py; ../kernel/open.py picks what is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from a64patch.errors import RequestError
 if TYPE_CHECKING:
     from a64patch.target.base import Target
 
-HELP = "path of an ELF file, gdb://HOST:PORT, gdb+unix:PATH, gdb+serial:DEVICE, or sim:PATH?cpus=4&seed=1"
+HELP = (
+    "path of an ELF file or a raw Image, gdb://HOST:PORT, gdb+unix:PATH, gdb+serial:DEVICE, or sim:PATH?cpus=4&seed=1"
+)
 
 
 def add_target_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -29,7 +31,12 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         "--remote", action="store_true",
         help="the GDB stub may be on another machine: the network is trusted, since the protocol has no authentication",
     )  # fmt: skip
-    parser.add_argument("--symbols", metavar="FILE", help="where a GDB stub's target has its names: an ELF file")
+    parser.add_argument(
+        "--symbols",
+        metavar="FILE",
+        help="names for a GDB stub's target: an ELF file, vmlinux, Image, System.map or saved /proc/kallsyms, or"
+        " `kallsyms` for the tables in the memory of the Linux kernel that runs there",
+    )
 
 
 def open_named_target(arguments: argparse.Namespace, **options: Any) -> Target:
@@ -39,7 +46,7 @@ def open_named_target(arguments: argparse.Namespace, **options: Any) -> Target:
 
 def open_location(location: str, arguments: argparse.Namespace, **options: Any) -> Target:
     """The target at a location, opened with the arguments' options; else as `open_named_target`."""
-    from a64patch.target import open_target
+    from a64patch.kernel.open import open_target
     from a64patch.target.wire import is_location
 
     given = {name: value for name in ("remote", "symbols") if (value := getattr(arguments, name))}
