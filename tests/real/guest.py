@@ -155,7 +155,7 @@ class Guest:
     `files` are put into the guest by their absolute path there: programs (see `compile_program`), .ko files.
     `modules` are loaded at boot, with what they depend on; `insmod` works in the guest as well. `kaslr` places the
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
-    `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH.
+    `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `kernel` is another Image than Debian's.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
     bounded by `seconds`; after a wait that was too long the guest cannot be used any more. Commands run one at a time;
@@ -170,10 +170,11 @@ class Guest:
         kaslr: bool = True,
         gdb_tcp: bool = False,
         command_line: str = "",
+        kernel: Path | None = None,
         seconds: float = BOOT_SECONDS,
     ) -> None:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
-        kernel = packages.file_of(packages.KERNEL, "boot/vmlinuz-*")
+        kernel = kernel or packages.file_of(packages.KERNEL, "boot/vmlinuz-*")
         # A temporary directory of its own: the path of a unix socket may have 107 bytes only.
         self.directory = Path(tempfile.mkdtemp(prefix="a64patch-guest-"))
         self._console = bytearray()
