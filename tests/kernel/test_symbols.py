@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from a64patch.errors import FormatError, MappingError, RequestError, SymbolError
@@ -17,6 +17,7 @@ from a64patch.kernel.open import open_target
 from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, names_a_kernel, parse_listing, read_source
 from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.symbols import SymbolTable
+from tests.kernel import kernels
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LINKED, TEXT_AT, Kernel, Named, build_kernel, call_each_other
 from tests.support import assemble, link
 
@@ -242,7 +243,8 @@ def test_listing() -> None:
         KernelSymbol(0xFFFF800008010000, "T", "_stext"),
         KernelSymbol(0xFFFF800008010040, "t", "f.cold", "ext4"),
     ]
-    assert parse_listing(b"0000000000001000 t x\t[bpf]\n0000000000002000 t y [__builtin__ftrace]\n", "it") == []
+    left_out = ("x\t[bpf]", "$x\t[ext4]", "$d.5\t[ext4]", "y [__builtin__ftrace]")
+    assert parse_listing("".join(f"0000000000001000 t {name}\n" for name in left_out).encode(), "it") == []
 
 
 def test_hidden_addresses_are_refused() -> None:
@@ -279,3 +281,20 @@ def test_any_text_is_refused_or_read(text: bytes) -> None:
     except FormatError:
         return
     assert len(symbols) <= text.count(b"\n") + 1
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_damaged_memory_is_refused_or_fits(data: st.DataObject) -> None:
+    kernel = build_kernel(data.draw(st.sampled_from(kernels.LAYOUTS)), functions=300)
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(kernel.tables_at, len(kernel.data) - 8))
+        kernel.data[place : place + 8] = data.draw(st.binary(min_size=8, max_size=8))
+    machine = Machine(kernel)
+    try:
+        symbols = live_symbols(machine)
+    except (FormatError, SymbolError):
+        return
+    ends = {symbol.name: symbol.address for symbol in symbols}
+    assert LINKED <= ends["_stext"] < ends["_etext"] < LINKED + len(kernel.data)
+    assert machine.reads < 10000

@@ -35,6 +35,8 @@ _LINE = re.compile(rb"([0-9a-fA-F]{8,16}) ([!-~]) ([!-~]{1,1024})(?:[ \t]+\[([!-
 _MADE_AT_RUN_TIME = re.compile(r"bpf|ftrace|kprobe|__builtin__\w+")
 """What /proc/kallsyms lists as modules and are none: names of code that comes and goes."""
 
+_MAPPING = re.compile(rb"\$[xd](?:\..*)?")
+
 _PIECE = 1 << 20
 _PROBE = 1 << 10
 _LONGEST_TOKEN_TABLE = 1 << 14
@@ -94,7 +96,8 @@ def names_a_kernel(source: str | os.PathLike[str]) -> bool:
 def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
     """The lines `ADDRESS TYPE NAME [MODULE]` of System.map or /proc/kallsyms, ascending by address.
 
-    Left out: names of code made at run time (bpf, ftrace, kprobes). FormatError at the first line that is none of
+    Left out: names of code made at run time (bpf, ftrace, kprobes), and the mapping symbols $x and $d of modules
+    (AAELF64 5.5.5), which say where code begins, not whose. FormatError at the first line that is none of
     these, for more than 4 million lines, and where every address is zero.
     """
     found = []
@@ -104,7 +107,7 @@ def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
             raise FormatError(f"line {number} of {name} is not a symbol: System.map and /proc/kallsyms have none such")
         address, kind, symbol, module = match.groups()
         owner = module.decode() if module else ""
-        if not _MADE_AT_RUN_TIME.fullmatch(owner):
+        if not _MADE_AT_RUN_TIME.fullmatch(owner) and not _MAPPING.fullmatch(symbol):
             found.append(KernelSymbol(int(address, 16), kind.decode(), symbol.decode(), owner))
     if found and not any(symbol.address for symbol in found):
         raise FormatError(
