@@ -126,6 +126,20 @@ def test_within_its_function_both_the_distance_and_the_offset_may_hold() -> None
     assert words_by_meaning(made, place(offset=8)) == (moved, made.word)
 
 
+def test_a_context_line_may_lead_anywhere_in_its_function() -> None:
+    for found, sign, taken in (
+        ("b f+0x60", " ", True),
+        ("b f+0x60", "-", False),
+        ("b f+0x90", " ", False),
+        ("b g", " ", False),
+    ):
+        stands = word(found, F + 0x18)
+        words = words_by_meaning(line("b f+0x40", sign=sign), place(offset=8), stands)  # type: ignore[arg-type]
+        assert (stands in words) is taken
+    elsewhere = word("b.eq f+0x60", F + 0x18)
+    assert elsewhere not in words_by_meaning(line("b.ne f+0x40", sign=" "), place(offset=8), elsewhere)
+
+
 def test_a_distance_into_this_function_does_not_make_a_call_of_another_one_local() -> None:
     assert words_by_meaning(line("bl g", word("bl .+16")), place(offset=8)) == (word("bl g", F + 0x18),)
 

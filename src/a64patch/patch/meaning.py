@@ -5,7 +5,8 @@ Read on: plan.py asks this for every line.
 
 The rule: a word of the build that the patch was made for is exact. On another build the distance inside a PC-relative
 word is stale, and its text says what it refers to; what the text assembles to there is the same instruction by meaning.
-Within one function nothing says how far its parts have moved: there the distance, and the text's offset, both may hold.
+Within one function nothing says how far its parts have moved: there the distance, and the text's offset, both may hold,
+and in a context line any other.
 """
 
 from __future__ import annotations
@@ -103,11 +104,13 @@ def comparable_word(line: Line) -> int:
     return word
 
 
-def words_by_meaning(line: Line, place: Place) -> tuple[int, ...]:
+def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tuple[int, ...]:
     """The words that mean on this build what the line meant on its own, the likeliest first; never empty.
 
-    PatchFormatError as `exact_word`. SymbolError when the text names what the target does not have. A word without a
-    text, or without a symbol in it, means just itself.
+    In a context line that names its own function `found`, the word that stands there, is one of them wherever in the
+    function it leads: nothing is written for it. A word without a text, or without a symbol in it, means just itself.
+
+    PatchFormatError as `exact_word`. SymbolError when the text names what the target does not have.
     """
     word = _known(line)
     if not line.text:
@@ -126,7 +129,12 @@ def words_by_meaning(line: Line, place: Place) -> tuple[int, ...]:
         there = _symbolic(line, place._replace(address=place.address - place.offset))
         if there != word:
             raise _disagreement(line, word, assembled if there is None else there)
-        return (assembled,) if assembled == word else (assembled, word)
+        words = dict.fromkeys((assembled, word))
+        if line.sign == " " and found is not None and (found ^ word) & mask == 0:
+            target = _target(found, place.address)
+            if target is not None and _lies_in(place.symbol, target):
+                words[found] = None
+        return tuple(words)
     return (assembled,)
 
 

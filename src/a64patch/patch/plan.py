@@ -215,7 +215,9 @@ class _Finder:
     def __init__(self, target: Target, by_meaning: bool, fuzz: bool) -> None:
         self._target, self._by_meaning, self._fuzz = target, by_meaning, fuzz
         self._code = list(target.code_ranges())
-        self._words_of: Callable[[Line, Place], tuple[int, ...]] = words_by_meaning if by_meaning else _exactly
+        self._words_of: Callable[[Line, Place, int | None], tuple[int, ...]] = (
+            words_by_meaning if by_meaning else _exactly
+        )
 
     def plan(self, hunks: Sequence[Hunk]) -> Iterator[PlannedHunk]:
         """Each hunk in its order. All words are read at once."""
@@ -258,10 +260,11 @@ class _Finder:
         end = address + INSN_SIZE * len(found)
         places = [Place(symbols, each, offset, symbol, address, end) for each in range(address, end, INSN_SIZE)]
         old_lines, new_lines = hunk.old, hunk.new
-        olds = [words_of(line, place) for line, place in zip(old_lines, places, strict=True)]
+        olds = [words_of(line, place, word) for line, place, word in zip(old_lines, places, found, strict=True)]
         # A context line stays as it is, whichever of its words that is.
         news = [
-            olds[index] if line.sign == " " else words_of(line, places[index]) for index, line in enumerate(new_lines)
+            olds[index] if line.sign == " " else words_of(line, places[index], None)
+            for index, line in enumerate(new_lines)
         ]
         words = tuple(found)
         padding = len(new_lines) - sum(line.sign in " +" for line in hunk.lines)
@@ -329,7 +332,7 @@ class _Finder:
         return start & -INSN_SIZE, end & -INSN_SIZE
 
 
-def _exactly(line: Line, place: Place) -> tuple[int, ...]:
+def _exactly(line: Line, place: Place, _: int | None) -> tuple[int, ...]:
     return (exact_word(line, place),)
 
 
