@@ -119,12 +119,14 @@ def named(theirs: Any, symbol: Any) -> Iterator[Symbol]:
         return
     if mapping and (symbol["st_info"]["bind"], kind) == ("STB_LOCAL", "STT_NOTYPE"):
         return
+    is_function = kind in ("STT_FUNC", "STT_LOOS")  # pyelftools' name for STT_GNU_IFUNC
     if theirs["e_type"] != "ET_REL":
-        yield Symbol(symbol.name, symbol["st_value"], symbol["st_size"])
+        yield Symbol(symbol.name, symbol["st_value"], symbol["st_size"], "", is_function)
     elif home != "SHN_ABS":
         section = theirs.get_section(home)
         if section["sh_flags"] & 2 and section["sh_type"] != "SHT_NOBITS":
-            yield Symbol(symbol.name, section["sh_offset"] + symbol["st_value"], symbol["st_size"], section.name)
+            place = section["sh_offset"] + symbol["st_value"]
+            yield Symbol(symbol.name, place, symbol["st_size"], section.name, is_function)
 
 
 def test_build_id_is_read_as_pyelftools_reads_it(path: Path) -> None:

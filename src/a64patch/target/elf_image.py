@@ -26,7 +26,7 @@ SHT_SYMTAB_SHNDX, SHT_RELR = 18, 19
 SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA, SHT_ANDROID_RELR = 0x40000014, 0x60000001, 0x60000002, 0x6FFFFF00
 SHF_ALLOC, SHF_EXECINSTR = 2, 4
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON, SHN_XINDEX = 0, 0xFF00, 0xFFF1, 0xFFF2, 0xFFFF
-STT_NOTYPE, STT_SECTION, STT_FILE, STT_TLS = 0, 3, 4, 6
+STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4, 6, 10
 STB_LOCAL = 0
 NT_GNU_BUILD_ID = 3
 DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
@@ -327,9 +327,9 @@ class ElfImage:
             end = load.address + load.file_size
             if load.file_size > load.memory_size or load.address + load.memory_size > _ADDRESSES:
                 raise self.bad(f"the segment at address {load.address:#x} has impossible sizes")
-            self._require(load.offset, load.file_size, f"the segment at address {load.address:#x}")
-            if not load.file_size:
+            if not load.file_size:  # then GNU ld may write an offset beyond the end of the file
                 continue
+            self._require(load.offset, load.file_size, f"the segment at address {load.address:#x}")
             last = pieces[-1] if pieces else None
             if last is not None and load.address < last.end:
                 if load.address - load.offset != last.start - last.offset:
@@ -610,9 +610,10 @@ class ElfImage:
                 # AAELF64 5.5.5: local symbols $x and $d, with or without a suffix, say where code and data begin.
                 if name[:2] in ("$x", "$d") and name[2:3] in ("", ".") and info == STB_LOCAL << 4 | STT_NOTYPE:
                     continue
+                is_function = kind in (STT_FUNC, STT_GNU_IFUNC)
                 if not self.relocatable:
                     if absolute or home != SHN_ABS:
-                        found.append(Symbol(name, value, size))
+                        found.append(Symbol(name, value, size, "", is_function))
                     continue
                 if home == SHN_XINDEX:
                     home = self._extended_index(index, number)
@@ -622,7 +623,7 @@ class ElfImage:
                     raise self.bad(f"symbol {number} lies in section {home}, which does not exist")
                 place = homes[home]
                 if place is not None and value <= place.end - place.start:
-                    found.append(Symbol(name, place.start + value, size, place.name))
+                    found.append(Symbol(name, place.start + value, size, place.name, is_function))
         return list(dict.fromkeys(found)) if len(tables) > 1 else found
 
     def _homes(self) -> list[Space | None]:

@@ -28,6 +28,8 @@ class Symbol(NamedTuple):
     size: int = 0
     module: str = ""
     """The section (relocatable file) or kernel module it lies in; empty where names are global."""
+    is_function: bool = False
+    """It is known to be code that is called by this name (ELF: STT_FUNC, STT_GNU_IFUNC)."""
 
 
 class Space(NamedTuple):
@@ -70,6 +72,10 @@ class SymbolTable:
             self._by_address = sorted(every, key=lambda symbol: (symbol.address, symbol.size, symbol.name))
             self._addresses = [symbol.address for symbol in self._by_address]
         return self._by_address
+
+    def ascending(self) -> Sequence[Symbol]:
+        """All symbols by address."""
+        return self._sorted()
 
     def find(self, name: str, module: str = "") -> Symbol:
         """The one symbol of that name; SymbolError when there is none, or several at different addresses."""
