@@ -1,0 +1,357 @@
+"""Two builds of a program make a patch: what changed in their functions, as an assembly diff for the older one.
+
+May know: a64/, asmdiff.py, target/base.py, target/symbols.py, the errors.
+Read on: asmdiff.py for the patch, meaning.py for how it finds its place in yet another build.
+
+Functions are matched by name. Words are compared by meaning: what a new word refers to is looked up by name in the old
+build, and the word becomes the one that refers to it from there. Data is not compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from os.path import basename
+
+from a64patch.a64.assembler import assemble_one
+from a64patch.a64.disassembler import disassemble
+from a64patch.a64.fields import PAGE_SIZE
+from a64patch.a64.predicates import decode
+from a64patch.a64.references import reference
+from a64patch.a64.row import Encoding, Flow
+from a64patch.a64.words import INSN_SIZE, from_bytes
+from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
+from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
+from a64patch.target.base import Target
+from a64patch.target.symbols import Symbol
+
+CONTEXT = 3
+"""Unchanged words shown before and behind a change."""
+_LONGEST_TEXT = 200
+_COMPARED = 16
+"""Bytes that must be equal for two places without a name to be taken for the same."""
+_SCALE = re.compile(r"<u?offset_?(\d+):imm12>")
+_WRITTEN = re.compile(r"<(?:X|W|R|SP|XSP|WSP|RSP)(?::\w+)*?:(rd|rt|rt2)>")
+_CLOBBERED_BY_CALLS = (*range(19), 30)
+"""Registers that a call may change (AAPCS64, 6.1.1)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one build becomes the other, as far as a patch can say it."""
+
+    diff: AsmDiff
+    """Applied to OLD it gives every function that it changes the meaning that it has in NEW. May have no hunks."""
+    not_expressed: tuple[str, ...]
+    """What differs and is not in the patch, a sentence each."""
+
+
+class _NotExpressedError(Exception):
+    """Why a word of NEW has no word in OLD."""
+
+
+def compare(old: Target, new: Target) -> Comparison:
+    """The patch that makes OLD's functions do what NEW's do, for functions of one name and size.
+
+    A function that cannot be expressed completely is left out completely, and listed: in one build only, another
+    size, a name that stands for several, a reference to what OLD has no name for, another relocation. **Not
+    compared:** data, and code outside of functions that have a name and a size.
+
+    What the targets raise.
+    """
+    same_layout = old.symbols.ascending() == new.symbols.ascending()
+    hunks: list[Hunk] = []
+    missing: list[str] = []
+    olds, news = _functions(old), _functions(new)
+    done: dict[int, int] = {}
+    """Address in OLD -> in NEW: names may stand for one function."""
+    end = 0
+    for key, of_old in olds.items():
+        name, of_new = _called(key), news.get(key, [])
+        if not of_new:
+            missing.append(f"{name} is in OLD only")
+        elif len(of_old) > 1 or len(of_new) > 1:
+            if not _same_bytes(old, new, of_old, of_new):
+                missing.append(f"{name} stands for {len(of_old)} functions in OLD and {len(of_new)} in NEW")
+        elif of_old[0].size != of_new[0].size:
+            missing.append(f"{name} has {of_old[0].size} bytes in OLD and {of_new[0].size} in NEW")
+        elif done.setdefault(of_old[0].address, of_new[0].address) != of_new[0].address:
+            missing.append(f"{name} is one with another function in OLD, and not in NEW")
+        elif of_old[0].address >= end:  # what lies inside another function is compared with it
+            end = of_old[0].address + of_old[0].size
+            try:
+                hunks += _Function(old, of_old[0], new, of_new[0]).hunks(same_layout)
+            except _NotExpressedError as reason:
+                missing.append(f"{name}: {reason}")
+    missing += [f"{_called(key)} is in NEW only" for key in news if key not in olds]
+    return Comparison(AsmDiff(tuple(hunks), (), _headers(old)), tuple(missing))
+
+
+def _headers(old: Target) -> tuple[tuple[str, str], ...]:
+    identity = old.identity()
+    named = ((TARGET, identity.release or basename(identity.location)), (BUILD_ID, identity.build_id))
+    return tuple((name, value) for name, value in named if value)
+
+
+def _functions(target: Target) -> dict[tuple[str, str], list[Symbol]]:
+    """Functions by module and name, ascending; those of one name at different places together."""
+    ranges = target.code_ranges()
+    functions: dict[tuple[str, str], list[Symbol]] = {}
+    for symbol in target.symbols.ascending():
+        size = symbol.size
+        if not symbol.is_function or not size or symbol.address % INSN_SIZE or size % INSN_SIZE:
+            continue
+        if any(start <= symbol.address and symbol.address + size <= end for start, end in ranges):
+            functions.setdefault((symbol.module, symbol.name), []).append(symbol)
+    return functions
+
+
+def _called(key: tuple[str, str]) -> str:
+    module, name = key
+    return f"{module}:{name}" if module else name
+
+
+def _same_bytes(old: Target, new: Target, of_old: Sequence[Symbol], of_new: Sequence[Symbol]) -> bool:
+    if [symbol[1:3] for symbol in of_old] != [symbol[1:3] for symbol in of_new]:
+        return False
+    return all(old.read(one.address, one.size) == new.read(one.address, one.size) for one in of_old)
+
+
+class _Function:
+    """One function in both builds."""
+
+    def __init__(self, old: Target, of_old: Symbol, new: Target, of_new: Symbol) -> None:
+        self._old, self._new = old, new
+        self._here, self._there, self._size = of_old.address, of_new.address, of_old.size
+        self._words = from_bytes(old.read(self._here, self._size))
+        self._new_words = from_bytes(new.read(self._there, self._size))
+
+    def hunks(self, same_layout: bool) -> Iterator[Hunk]:
+        """What changes in OLD; _NotExpressedError."""
+        if same_layout and self._words == self._new_words:
+            return
+        owned = self._owned()
+        references = _references(self._new_words, self._there, owned)
+        goals = {index: self._goal(index, *refers) for index, refers in references.items()}
+        for index, (_, adrp) in references.items():
+            if adrp is not None and goals[index] // PAGE_SIZE != goals[adrp] // PAGE_SIZE:
+                raise _NotExpressedError(f"{self._site(index)} and {self._site(adrp)} need different pages in OLD")
+        words = [
+            word if index in owned else self._word(index, goals.get(index))
+            for index, word in enumerate(self._new_words)
+        ]
+        changed = [index for index, (one, other) in enumerate(zip(self._words, words, strict=True)) if one != other]
+        if not changed:
+            return
+        before = {index: goal for index, (goal, _) in _references(self._words, self._here, owned).items()}
+        for first, last in _pieces(changed, len(words)):
+            yield Hunk(self._site(first), tuple(self._lines(first, last, words, before, goals, set(changed))))
+
+    def _owned(self) -> frozenset[int]:
+        """The words that relocations will overwrite, the same ones in both builds; they refer to nothing yet."""
+        owned = set()
+        for index in range(len(self._words)):
+            one = self._old.relocation_at(self._here + INSN_SIZE * index)
+            other = self._new.relocation_at(self._there + INSN_SIZE * index)
+            if one != other:
+                raise _NotExpressedError(
+                    f"{self._site(index)} belongs to {one or 'no relocation'} in OLD and {other or 'none'} in NEW"
+                )
+            if one is not None:
+                owned.add(index)
+        return frozenset(owned)
+
+    def _site(self, index: int) -> str:
+        return self._old.symbols.describe(self._here + INSN_SIZE * index)
+
+    def _lines(
+        self,
+        first: int,
+        last: int,
+        words: Sequence[int],
+        before: dict[int, int],
+        after: dict[int, int],
+        changed: set[int],
+    ) -> Iterator[Line]:
+        index = first
+        while index <= last:
+            if index not in changed:
+                yield Line(" ", self._words[index], self._text(index, self._words[index], before.get(index)))
+                index += 1
+                continue
+            end = index
+            while end in changed:
+                end += 1
+            for place in range(index, end):
+                yield Line("-", self._words[place], self._text(place, self._words[place], before.get(place)))
+            for place in range(index, end):
+                yield Line("+", words[place], self._text(place, words[place], after.get(place)))
+            index = end
+
+    def _text(self, index: int, word: int, goal: int | None) -> str:
+        """The text of a word of OLD, with the name of its goal where pages are counted."""
+        address = self._here + INSN_SIZE * index
+        text = disassemble(word, address, self._old.symbols)
+        if goal is not None:
+            found = _named(self._old, goal)
+            row = decode(word)
+            if found is not None and row is not None and ("adrp" in row.families or _low12(row) is not None):
+                text = _with_name(text, self._old.symbols.describe(goal), word, address, self._old) or text
+        return text if len(text) <= _LONGEST_TEXT else ""
+
+    def _goal(self, index: int, goal: int, adrp: int | None) -> int:
+        """Where in OLD stands what a word of NEW refers to."""
+        if adrp is None and self._there <= goal < self._there + self._size:
+            return goal - self._there + self._here
+        found = _named(self._new, goal)
+        if found is None:
+            content = _content(self._new, goal)
+            if content and _named(self._old, goal) is None and content == _content(self._old, goal):
+                return goal
+            raise _NotExpressedError(f"{self._site(index)} refers in NEW to {goal:#x}, which has no name")
+        symbol, distance = found
+        name = _called((symbol.module, symbol.name)) + (f"+{distance:#x}" if distance else "")
+        try:
+            if self._new.symbols.find(symbol.name, symbol.module).address != symbol.address:
+                raise _NotExpressedError(f"{self._site(index)} refers in NEW to one of several {symbol.name}")
+            counterpart = self._old.symbols.find(symbol.name, symbol.module)
+        except SymbolError:
+            raise _NotExpressedError(f"{self._site(index)} refers in NEW to {name}, which OLD has not once") from None
+        if distance and symbol.size != counterpart.size:
+            raise _NotExpressedError(
+                f"{self._site(index)} refers in NEW to {name}, and in OLD {symbol.name} has another size"
+            )
+        return counterpart.address + distance
+
+    def _word(self, index: int, goal: int | None) -> int:
+        """The word that does in OLD what that of NEW does there."""
+        word, address = self._new_words[index], self._here + INSN_SIZE * index
+        row = decode(word)
+        refers = reference(row) if row is not None else None
+        if row is None or goal is None:
+            if refers is not None and (word, address) != (self._words[index], self._there + INSN_SIZE * index):
+                raise _NotExpressedError(
+                    f"{self._site(index)} refers in NEW to a page, and it is not seen to what there"
+                )
+            return word
+        try:
+            if refers is not None:
+                return refers.encode(word, address, goal)
+            scale = _low12(row)
+            assert scale is not None
+            number, rest = divmod(goal % PAGE_SIZE, scale)
+            if rest:
+                raise EncodingError("not aligned")
+            return word & ~(0xFFF << 10) | number << 10
+        except EncodingError:
+            raise _NotExpressedError(f"{self._site(index)} cannot reach {goal:#x} in OLD") from None
+
+
+def _named(target: Target, address: int) -> tuple[Symbol, int] | None:
+    """The symbol at an address that surely holds it."""
+    found = target.symbols.lookup(address)
+    if found is None or (found[1] and found[1] >= found[0].size):
+        return None
+    return found
+
+
+def _content(target: Target, address: int) -> bytes:
+    try:
+        return target.read(address, _COMPARED)
+    except A64PatchError:
+        return b""
+
+
+def _references(words: Sequence[int], start: int, owned: Container[int]) -> dict[int, tuple[int, int | None]]:
+    """For each word that refers to something: where that stands, and the ADRP that gives its page, if one does.
+
+    An ADRP and the words that add the low bits to its register belong together, as far as the register is not
+    written in between, in the order of the words; what an ADRP without such refers to is not known.
+    """
+    found: dict[int, tuple[int, int | None]] = {}
+    pages: dict[int, tuple[int, int]] = {}
+    """Register -> the ADRP that wrote it, and its page."""
+    for index, word in enumerate(words):
+        row = decode(word)
+        if row is None:
+            pages.clear()
+            continue
+        refers = reference(row) if index not in owned else None
+        if refers is not None:
+            goal = refers.target(word, start + INSN_SIZE * index)
+            if refers.unit != PAGE_SIZE:
+                found[index] = goal, None
+            else:
+                pages[word & 31] = index, goal
+                continue
+        scale = _low12(row) if index not in owned else None
+        base = row.fields["rn"].get(word) if scale is not None else 32
+        if scale is not None and base in pages and not ("sh" in row.fields and row.fields["sh"].get(word)):
+            adrp, page = pages[base]
+            goal = page + scale * row.fields["imm12"].get(word)
+            found[index] = goal, adrp
+            found.setdefault(adrp, (goal, adrp))
+        for register in _written(row, word):
+            pages.pop(register, None)
+    return found
+
+
+def _written(row: Encoding, word: int) -> Sequence[int]:
+    """The general registers that may be another after this word, among those that hold a page."""
+    if row.flow is Flow.CALL:
+        return _CLOBBERED_BY_CALLS
+    return [row.fields[name].get(word) for name in _written_fields(row)]
+
+
+@cache
+def _written_fields(row: Encoding) -> tuple[str, ...]:
+    text = row.texts[0]
+    names = {name for spelling in row.texts for name in _WRITTEN.findall(spelling)}
+    written = {name for name in names if name == "rd" or not text.startswith("st")}
+    if "rs" in row.fields and text.startswith(("cas", "stx", "stlx")):
+        written.add("rs")
+    if "rn" in row.fields and ("]!" in text or "], " in text):
+        written.add("rn")
+    return tuple(sorted(written))
+
+
+@cache
+def _low12(row: Encoding) -> int | None:
+    """The bytes that the low half of an address is counted in by this row; None when it has none."""
+    if not {"rn", "imm12"} <= set(row.fields):
+        return None
+    if "add_imm" in row.families:
+        return 1
+    scale = _SCALE.search(row.texts[0])
+    return int(scale[1]) if scale is not None and "prfm" not in row.name else None
+
+
+def _with_name(text: str, name: str, word: int, address: int, target: Target) -> str | None:
+    """The text with a name for its last number, if that says the same."""
+    if text.startswith("adrp"):
+        text = re.sub(r"[^\s,]+$", name, text)
+    elif text.endswith("]"):
+        text = re.sub(r"(?:, #\w+)?\]$", f", :lo12:{name}]", text)
+    else:
+        text = re.sub(r"^mov (\S+, \S+)$", r"add \1, #0", text)
+        text = re.sub(r"#\w+$", f":lo12:{name}", text)
+    try:
+        return text if assemble_one(text, address, target.symbols) == word else None
+    except AssemblyError:
+        return None
+
+
+def _pieces(changed: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
+    """First and last word of each hunk: the changes with their context, those that meet together."""
+    first = last = -1
+    for index in changed:
+        if first >= 0 and index - CONTEXT > last + 1:
+            yield first, last
+            first = -1
+        if first < 0:
+            first = max(0, index - CONTEXT)
+        last = min(count - 1, index + CONTEXT)
+    if first >= 0:
+        yield first, last

@@ -1,0 +1,366 @@
+"""Two builds make a patch that turns the functions of one into those of the other.
+
+The programs are built by GNU binutils, and by gcc for the tests of a real one; qemu-aarch64 says what they do.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from a64patch.patch.asmdiff import AsmDiff, parse, reverse, to_text
+from a64patch.patch.compare import Comparison, compare
+from a64patch.patch.plan import State, make_plan
+from a64patch.patch.text import patch_text
+from a64patch.target.elf import ElfFile
+from tests.support import assemble, link, need, run
+
+Build = Callable[..., Path]
+
+
+def compared(old: Path, new: Path) -> Comparison:
+    with ElfFile(old) as one, ElfFile(new) as other:
+        found = compare(one, other)
+    if found.diff.hunks:
+        assert parse(to_text(found.diff)) == found.diff
+    return found
+
+
+def apply(diff: AsmDiff, path: Path, *, fuzz: bool = False) -> list[int]:
+    """Carry the patch out; the offsets that its hunks were found at."""
+    with ElfFile(path) as target:
+        plan = make_plan(diff, target, fuzz=fuzz)
+        assert plan.state is State.TO_DO, [hunk.difference for hunk in plan.hunks]
+        changes = plan.changes
+        patch_text(target, [c.address for c in changes], [c.new for c in changes], expected=[c.old for c in changes])
+        return [hunk.offset for hunk in plan.hunks]
+
+
+def code(path: Path, name: str) -> bytes:
+    with ElfFile(path) as target:
+        symbol = target.symbols.find(name)
+        return target.read(symbol.address, symbol.size)
+
+
+# Assembled programs
+
+SOURCE = """
+    .macro function name
+    .type \\name, %function
+\\name:
+    .endm
+    .macro end name
+    .size \\name, . - \\name
+    .endm
+    .globl _start
+    function _start
+    bl work
+    adrp x1, counter
+    ldr w2, [x1, :lo12:counter]
+    ret
+    end _start
+    function work
+    mov w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    add w0, w0, #1
+    mov w3, #2
+    ret
+    end work
+    function other
+    ret
+    end other
+    .section .rodata, "a"
+    .skip 64
+    .data
+    .type counter, %object
+counter: .word 7
+    .size counter, 4
+    .type second, %object
+second: .word 8
+    .size second, 4
+"""
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    numbers = iter(range(99))
+
+    def make(*replacements: tuple[str, str]) -> Path:
+        text = SOURCE
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / f"{next(numbers)}"
+        return link(assemble(text, path.with_suffix(".o")), path, "--build-id=0x0011")
+
+    return make
+
+
+MOVED = ("function work", ".skip 36\nfunction work")
+DATA_MOVED = ("counter: .word 7", ".skip 0x1240\ncounter: .word 7")
+
+
+def test_equal_builds_have_no_difference(build: Build) -> None:
+    assert compared(build(), build()) == Comparison(AsmDiff((), (), (("Target", "0"), ("Build-Id", "0011"))), ())
+
+
+def test_what_only_moved_is_no_difference(build: Build) -> None:
+    found = compared(build(), build(MOVED, DATA_MOVED))
+    assert (found.diff.hunks, found.not_expressed) == ((), ())
+
+
+def test_changes_with_context_near_ones_together(build: Build) -> None:
+    old, new = build(), build(("mov w0, #1", "mov w0, #9"), ("mov w3, #2", "mov w3, #3"), MOVED)
+    found = compared(old, new)
+    assert to_text(found.diff) == (
+        "Target: 0\nBuild-Id: 0011\n\n"
+        "@@ work @@\n-52800020  mov   w0, #1\n+52800120  mov   w0, #9\n"
+        + " 11000400  add   w0, w0, #1\n" * 3
+        + "\n@@ work+0x18 @@\n" + " 11000400  add   w0, w0, #1\n" * 3
+        + "-52800043  mov   w3, #2\n+52800063  mov   w3, #3\n d65f03c0  ret\n"
+    )  # fmt: skip
+    near = compared(old, build(("mov w3, #2", "mov w3, #3"), ("    add w0, w0, #1\n    mov w3", "    nop\n    mov w3")))
+    assert len(near.diff.hunks) == 1
+    before = old.read_bytes()
+    apply(found.diff, old)
+    assert code(old, "work") == code(new, "work")
+    assert compared(old, new).diff.hunks == ()
+    apply(reverse(found.diff), old)
+    assert old.read_bytes() == before
+
+
+@pytest.mark.parametrize("elsewhere", [(), (MOVED, DATA_MOVED)])
+def test_references_are_shown_and_translated_by_name(build: Build, elsewhere: tuple[tuple[str, str], ...]) -> None:
+    old = build()
+    changes = [("bl work", "bl other"), ("adrp x1, counter", "adrp x1, second"), (":lo12:counter", ":lo12:second")]
+    found = compared(old, build(*changes, *elsewhere))
+    lines = [(line.sign, line.text) for line in found.diff.hunks[0].lines if line.sign != "-"]
+    assert found.not_expressed == ()
+    assert ("+", "bl other") in lines
+    assert ("+", "ldr w2, [x1, :lo12:second]") in lines
+    apply(found.diff, old)
+    assert code(old, "_start") == code(build(*changes), "_start")
+
+
+def test_the_same_bits_for_another_function_are_a_difference(build: Build) -> None:
+    names = [("function work", "function x"), ("end work", "end x"), ("function other", "function work")]
+    names += [
+        ("end other", "end work"),
+        ("function x", "function other"),
+        ("end x", "end other"),
+        ("bl work", "bl other"),
+    ]
+    found = compared(build(), build(*names))
+    assert [(line.sign, line.text) for line in found.diff.hunks[0].lines[:2]] == [("-", "bl work"), ("+", "bl other")]
+
+
+@pytest.mark.parametrize(
+    ("replacements", "sentence"),
+    [
+        ([("function other", "function renamed"), ("end other", "end renamed")], "other is in OLD only"),
+        ([("function other", "function renamed"), ("end other", "end renamed")], "renamed is in NEW only"),
+        ([("mov w3, #2", "mov w3, #2\nnop")], "work has 44 bytes in OLD and 48 in NEW"),
+        ([("end other", "end other\nfunction other2\nret\nend other2"), ("bl work", "bl other2")],
+            "_start: _start refers in NEW to other2, which OLD has not once"),
+        ([("bl work", "bl 0x400028")], "_start: _start refers in NEW to 0x"),
+        ([(":lo12:counter", "0")], "_start: _start+0x8 refers in NEW to 0x"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_expressed_is_listed(build: Build, replacements: list[tuple[str, str]], sentence: str) -> None:
+    found = compared(build(), build(*replacements, MOVED))
+    assert any(each.startswith(sentence) for each in found.not_expressed), found.not_expressed
+    assert found.diff.hunks == ()
+
+
+def test_a_name_that_stands_for_two_functions(tmp_path: Path) -> None:
+    def program(name: str, number: int) -> Path:
+        objects = [
+            assemble(
+                f".type same, %function\nsame: mov w0, #{value}\n ret\n.size same, 8\n", tmp_path / f"{name}{at}.o"
+            )
+            for at, value in enumerate((1, number))
+        ]
+        start = assemble(".globl _start\n_start: nop\n", tmp_path / "start.o")
+        return link([start, *objects], tmp_path / name)
+
+    old = program("old", 2)
+    assert compared(old, program("equal", 2)).not_expressed == ()
+    assert compared(old, program("new", 3)).not_expressed == ("same stands for 2 functions in OLD and 2 in NEW",)
+
+
+def test_relocatable_files(tmp_path: Path) -> None:
+    text = ".type f, %function\nf: mov w0, #1\n bl g\n adrp x0, h\n add x0, x0, :lo12:h\n ret\n.size f, . - f\n"
+    old, new = assemble(text, tmp_path / "old.o"), assemble(text.replace("#1", "#2"), tmp_path / "new.o")
+    found = compared(old, new)
+    assert found.not_expressed == ()
+    assert [line.sign for line in found.diff.hunks[0].lines] == ["-", "+", " ", " ", " "]
+    apply(found.diff, old)
+    assert old.read_bytes() == new.read_bytes()
+    other = compared(new, assemble(text.replace("bl g", "bl k"), tmp_path / "other.o"))
+    assert other.not_expressed == (
+        ".text:f: f+0x4 belongs to R_AARCH64_CALL26 against g in OLD and R_AARCH64_CALL26 against k in NEW",
+    )
+
+
+# A real program by gcc
+
+PROGRAM = r"""
+typedef unsigned long size;
+static int counts[8];
+static const int weights[8] = {3, 1, 4, 1, 5, 9, 2, 6};
+static const char message[] = "what a patch is made for";
+static int seen, limit = LIMIT;
+
+#define APART __attribute__((noinline, noclone))
+
+#ifdef GROWN
+APART int added_before(int value) { seen += value; return value * 7 + seen; }
+#endif
+
+APART size length(const char *text) {
+    size count = 0;
+    while (text[count]) count++;
+    return count;
+}
+
+APART unsigned mix(const char *text, size count) {
+    unsigned hash = 2166136261u;
+    for (size at = 0; at < count; at++) hash = (hash ^ (unsigned char)text[at]) * 16777619u;
+    return hash;
+}
+
+APART int weigh(const int *values, int count) {
+    int sum = 0;
+    for (int at = 0; at < count; at++) sum += values[at] * weights[at & 7];
+    return sum;
+}
+
+APART void count(unsigned hash) {
+    for (int at = 0; at < 8; at++) counts[at] += hash >> (4 * at) & 15;
+    seen++;
+}
+
+APART int allowed(int value) {
+    if (value > limit) return 0;
+    if (seen > BOUND) return -1;
+    return weigh(counts, 8) % MODULUS;
+}
+
+APART int work(int start) {
+    int result = start;
+#ifdef GROWN
+    if (start < -77) return added_before(start);
+#endif
+    for (int round = 0; round < ROUNDS; round++) {
+        count(mix(message, length(message) - round));
+        result += allowed(result);
+        if (result < 0) return 1;
+    }
+    return result;
+}
+
+APART void leave(int status) {
+    register long number asm("x8") = 93;
+    register long argument asm("x0") = status;
+    asm volatile("svc #0" : : "r"(number), "r"(argument));
+}
+
+void _start(void) {
+    int status = work(START) & 127;
+#ifdef GROWN
+    status += added_before(0) & 0;
+#endif
+    leave(status);
+    for (;;) ;
+}
+"""
+OLD_VALUES = {"LIMIT": 9000, "BOUND": 100, "MODULUS": 97, "ROUNDS": 5, "START": 3}
+NEW_VALUES = OLD_VALUES | {"BOUND": 90, "ROUNDS": 6, "START": 11}
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Build:
+    gcc = need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+
+    def make(name: str, values: dict[str, int], *options: str) -> Path:
+        path = tmp_path / name
+        flags = [
+            "-O2",
+            "-static",
+            "-nostdlib",
+            "-ffreestanding",
+            "-fno-tree-loop-distribute-patterns",
+            "-Wl,--build-id",
+            "-fno-section-anchors",
+        ]
+        defined = [f"-D{macro}={value}" for macro, value in values.items()]
+        run(gcc, *flags, *options, *defined, "-x", "c", "-", "-o", path, stdin=PROGRAM)
+        return path
+
+    return make
+
+
+def status(path: Path) -> int:
+    """What the program exits with."""
+    qemu = need("qemu-aarch64", "qemu-user")
+    return subprocess.run([qemu, str(path)], check=False, timeout=60).returncode
+
+
+FUNCTIONS = ("length", "mix", "weigh", "count", "allowed", "work", "leave", "_start")
+
+
+def test_a_real_program_by_gcc_becomes_its_newer_build(real: Build) -> None:
+    old, new = real("old", OLD_VALUES), real("new", NEW_VALUES)
+    before, old_status, new_status = old.read_bytes(), status(old), status(new)
+    assert old_status != new_status
+    found = compared(old, new)
+    sizes = {name for name in FUNCTIONS if len(code(old, name)) == len(code(new, name))}
+    assert {sentence.split()[0] for sentence in found.not_expressed} == set(FUNCTIONS) - sizes
+    assert {"work", "_start"} <= sizes
+    apply(found.diff, old)
+    assert [name for name in FUNCTIONS if name in sizes and code(old, name) != code(new, name)] == []
+    if sizes == set(FUNCTIONS):
+        assert status(old) == new_status
+    apply(reverse(found.diff), old)
+    assert old.read_bytes() == before
+
+
+def test_a_patch_made_on_one_build_by_gcc_applies_on_another_by_meaning(real: Build) -> None:
+    """Code was added before the functions that are patched, and inside one of them."""
+    values = OLD_VALUES | {"ROUNDS": 6, "BOUND": 90}
+    old, new = real("old", OLD_VALUES), real("new", values)
+    grown, wanted = real("grown", OLD_VALUES, "-DGROWN"), real("wanted", values, "-DGROWN")
+    found = compared(old, new)
+    assert (found.not_expressed, len(found.diff.hunks)) == ((), 2)
+    offsets = apply(found.diff, grown, fuzz=True)
+    assert any(offsets)
+    for name in FUNCTIONS:
+        assert code(grown, name) == code(wanted, name), name
+    assert status(grown) == status(wanted)
+
+
+def test_position_independent_builds_by_gcc(real: Build) -> None:
+    old, new = real("old", OLD_VALUES, "-fpie", "-static-pie"), real("new", NEW_VALUES, "-fpie", "-static-pie")
+    found = compared(old, new)
+    apply(found.diff, old)
+    assert code(old, "_start") == code(new, "_start")
+
+
+def test_the_layout_does_not_matter_to_what_is_expressed(real: Build) -> None:
+    """The newer build lies elsewhere; its words are translated to where the old one has everything."""
+    # Constants of vectors have no names, so where they are elsewhere cannot be said.
+    plain = "-fno-tree-vectorize"
+    old, near = real("old", OLD_VALUES, plain), real("near", NEW_VALUES, plain)
+    far = real("far", NEW_VALUES, plain, "-Wl,-Ttext=0x7654000,-Tdata=0x8000120")
+    here, there = compared(old, near), compared(old, far)
+    assert here == there
+    assert here.diff.hunks
