@@ -21,6 +21,7 @@ DONE, REFUSED, WRONG, HALF_WAY = 0, 1, 2, 3
 COMMANDS = {
     "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
     "poke": "change a few instructions of a target, typed by hand",
+    "diff": "an assembly diff between two ELF files",
     "fmt": "print a patch with its words and texts filled in, operands aligned",
     "apply": "apply an assembly diff to a target: all of its hunks, or nothing",
     "status": "say of each hunk whether it is applied, not applied, or neither",

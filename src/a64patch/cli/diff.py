@@ -1,0 +1,46 @@
+"""An assembly diff between two ELF files: applied to OLD, it makes its functions do what NEW's do.
+
+May know: a64/, target/, patch/. Read on: ../patch/compare.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from a64patch.cli.text import print_json
+
+EPILOG = """\
+The patch goes to stdout; what differs and could not be expressed goes to stderr, a line each, and the exit status is
+then 1. Functions are compared by name, what they refer to as well; data is not compared.
+examples:
+  a64patch diff program.old program.new > program.patch
+  a64patch diff ext4.ko.old ext4.ko --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """OLD NEW."""
+    parser.add_argument("old", metavar="OLD", help="path of an ELF file: the patch is for this one")
+    parser.add_argument("new", metavar="NEW", help="path of an ELF file: another build of the same program")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the patch."""
+    from a64patch.patch.asmdiff import to_text
+    from a64patch.patch.compare import compare
+    from a64patch.target.elf import ElfFile
+
+    with ElfFile(arguments.old) as old, ElfFile(arguments.new) as new:
+        comparison = compare(old, new)
+    text = to_text(comparison.diff) if comparison.diff.hunks else ""
+    if arguments.json:
+        print_json({
+            "patch": text,
+            "hunks": [hunk.site for hunk in comparison.diff.hunks],
+            "not_expressed": comparison.not_expressed,
+        })  # fmt: skip
+    else:
+        sys.stdout.write(text)
+        for sentence in comparison.not_expressed:
+            print(f"a64patch: not in the patch: {sentence}", file=sys.stderr)
+    return 1 if comparison.not_expressed else 0
