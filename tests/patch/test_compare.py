@@ -181,6 +181,52 @@ def test_what_cannot_be_expressed_is_listed(build: Build, replacements: list[tup
     assert found.diff.hunks == ()
 
 
+APART = ("second: .word 8", ".skip 0x1240\nsecond: .word 8")
+TWIN = "end other\n.type twin, %function\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            [APART],
+            [("ret\n    end _start", "ldr w3, [x1, :lo12:second]\n    end _start")],
+            "_start: _start+0xc and _start+0x4 need different pages in OLD",
+        ),
+        (
+            [],
+            [("bl work", "bl work+4"), ("mov w3, #2", "mov w3, #2\nnop")],
+            "_start: _start refers in NEW to work+0x4, and in OLD work has another size",
+        ),
+        (
+            [],
+            [("bl work\n    adrp x1, counter\n", "adrp x1, counter\n    bl work\n")],
+            "_start: _start refers in NEW to a page, and it is not seen to what there",
+        ),
+        (
+            [("end other", TWIN + ".set twin, other\n.size twin, 4")],
+            [("end other", TWIN + "twin: ret\n.size twin, 4")],
+            "twin is one with another function in OLD, and not in NEW",
+        ),
+    ],
+)
+def test_what_would_be_expressed_wrongly_is_listed(
+    build: Build, old: list[tuple[str, str]], new: list[tuple[str, str]], sentence: str
+) -> None:
+    found = compared(build(*old), build(*new, MOVED))
+    assert sentence in found.not_expressed
+    assert found.diff.hunks == ()
+
+
+def test_a_function_inside_another_is_compared_once(build: Build) -> None:
+    inner = ".type inner, %function\ninner: mov w3, #{}\n.size inner, 4"
+    old, new = (build(("mov w3, #2", inner.format(number))) for number in (2, 3))
+    found = compared(old, new)
+    assert (len(found.diff.hunks), found.not_expressed) == (1, ())
+    apply(found.diff, old)
+    assert code(old, "work") == code(new, "work")
+
+
 def test_a_name_that_stands_for_two_functions(tmp_path: Path) -> None:
     def program(name: str, number: int) -> Path:
         objects = [
