@@ -16,6 +16,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+"""Where a test puts files that it makes by the thousand: fsync costs nothing there. None where there is no such place.
+"""
 
 
 def in_ci() -> bool:
