@@ -95,6 +95,8 @@ class FakeTarget(Target):
         finally:
             self.stopped = False
             self.calls.append("resume")
+            if self.calls.count("resume") == self.fail.get("resume", 0):
+                raise WriteError("resume failed")
 
     def identity(self) -> Identity:
         return Identity("fake")
