@@ -4,7 +4,8 @@ May know: a64/, text.py, target/base.py, the errors.
 Read on: transaction.py, which writes an entry before the first word and its result after the last.
 
 One SQLite file, readable and writable by its owner only (mode 0600). Every commit is on disk before the call returns
-(SQLite: synchronous=EXTRA, rollback journal), so an entry survives a power cut as soon as `begin` has returned.
+(SQLite: synchronous=EXTRA, rollback journal), so an entry survives a power cut as soon as `begin` has returned. Every
+entry carries a checksum and none is ever deleted, so that a damaged one, or one that is missing, is noticed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sqlite3
 import stat
 import struct
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,12 +36,18 @@ _VERSION = 1
 _WORD = struct.Struct("<QII")
 _AFTERMATH = struct.Struct("<QI")
 _MOST_BYTES = 512 << 20
+_ROOM_TO_FINISH = 1 << 20
 _WAIT_SECONDS = 10.0
 _TABLE = """CREATE TABLE entry (
     id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
-    reverts INTEGER NOT NULL, location TEXT NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
-    method TEXT NOT NULL, words BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL
+    reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
+    method TEXT NOT NULL, words BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
+    checksum INTEGER NOT NULL
 )"""
+_SCHEMA = [("table", "entry", _TABLE), ("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)")]
+_COLUMNS = 15
+_FAILURES = (sqlite3.Error, OverflowError, UnicodeError, MemoryError)
+"""Of sqlite3: UnicodeError when its own message quotes damage, OverflowError for a number beyond 64 bits."""
 
 
 class EntryState(Enum):
@@ -81,22 +89,32 @@ class Entry:
 
 
 def default_path() -> Path:
-    """`$XDG_STATE_HOME/a64patch/journal.sqlite`, by default below `~/.local/state` (XDG Base Directory 0.8)."""
+    """`$XDG_STATE_HOME/a64patch/journal.sqlite`, by default below `~/.local/state` (XDG Base Directory 0.8).
+
+    JournalError when this user has no home directory.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     # The specification: a relative path is to be ignored.
-    root = Path(state) if os.path.isabs(state) else Path.home() / ".local/state"
+    try:
+        root = Path(state) if os.path.isabs(state) else Path.home() / ".local/state"
+    except RuntimeError as error:
+        raise JournalError(f"there is no place for a journal: {error}; --journal names one") from error
     return root / "a64patch/journal.sqlite"
 
 
 class Journal:
     """The entries, newest last. A context manager; leaving the block closes it.
 
-    JournalError when the file is none, belongs to somebody else or may be written by others, cannot be read or
-    written (a full disk), or is held by another process for 10 s: never is a doubtful journal believed or replaced.
+    JournalError when the file is none, belongs to somebody else or may be read or written by others, is damaged, cannot
+    be read or written (a full disk), or is held by another process for 10 s: never is a doubtful journal believed or
+    replaced. Directories that are missing are made, with mode 0700.
+
+    Not guaranteed: a journal in a directory where others may put files is theirs to disturb.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
-        self.path = Path(path) if path is not None else default_path()
+        # Absolute: SQLite gives some names, such as ":memory:", a meaning of their own.
+        self.path = Path(os.path.abspath(path)) if path is not None else default_path()
         self._connection: sqlite3.Connection | None = None
         if read_only and not self.path.exists():
             return
@@ -104,28 +122,29 @@ class Journal:
         try:
             self._connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
             self._set_up()
-        except (sqlite3.Error, OverflowError) as error:
+        except (OSError, *_FAILURES) as error:
             self.close()
-            raise self._failure(error) from error
+            raise error if isinstance(error, JournalError) else self._failure(error) from error
         except BaseException:
             self.close()
             raise
 
     def _prepare_file(self) -> None:
-        """Make the file with mode 0600, or see that the one that is there can be trusted."""
+        """Make the file with mode 0600, or see that the one that is there can be trusted, and what SQLite puts beside.
+
+        The file itself is never opened and closed here: that would take away the locks that SQLite holds on it when
+        this process has it open already (POSIX locks belong to the process).
+        """
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
-            )
-        except OSError as error:
-            raise JournalError(
-                f"cannot open the journal {self.path}: {error.strerror}; --journal names another"
-            ) from error
-        try:
-            found = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
+            for folder in reversed(self.path.parents):
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            found = os.lstat(self.path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise JournalError(f"cannot open the journal {self.path}: {reason}; --journal names another") from error
         if not stat.S_ISREG(found.st_mode):
             raise JournalError(f"the journal {self.path} is not a regular file; --journal names another")
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
@@ -134,26 +153,59 @@ class Journal:
             )
         if found.st_size > _MOST_BYTES:
             raise JournalError(f"the journal {self.path} has more than {_MOST_BYTES >> 20} MiB: move it away")
+        for suffix in ("-journal", "-wal", "-shm"):
+            try:
+                beside = os.lstat(f"{self.path}{suffix}")
+            except OSError:
+                continue
+            if not stat.S_ISREG(beside.st_mode) or beside.st_uid != os.geteuid():
+                raise JournalError(f"{self.path}{suffix} is not yours, and would be believed: move it away")
 
     def _set_up(self) -> None:
         connection = self._open
-        for setting in ("trusted_schema=OFF", "cell_size_check=ON", "journal_mode=DELETE", "synchronous=EXTRA"):
+        for setting in ("trusted_schema=OFF", "cell_size_check=ON", "synchronous=EXTRA"):
             connection.execute(f"PRAGMA {setting}")
         connection.execute("BEGIN IMMEDIATE")
-        tables = connection.execute(
-            "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
-        ).fetchall()
+        schema = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if not tables and not application and not version:
+        # Not by its tables alone: SQLite takes what is left of a truncated file for an empty database.
+        if not schema and not application and not version and not os.stat(self.path).st_size:
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={_VERSION}")
-        elif application != _APPLICATION_ID or tables != [("table", "entry", _TABLE)]:
+            self._keep_directories()
+        elif application != _APPLICATION_ID:
             raise JournalError(f"{self.path} is no journal of a64patch; --journal names another")
         elif version != _VERSION:
             raise JournalError(f"the journal {self.path} is of version {version}, which this a64patch does not know")
+        elif schema != _SCHEMA:
+            raise JournalError(
+                f"the journal {self.path} is damaged: its tables are not its own; --journal names another"
+            )
+        self._require_complete()
         connection.execute("COMMIT")
+        if connection.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
+            raise JournalError(f"the journal {self.path} cannot be used without a write-ahead log; name another")
+
+    def _keep_directories(self) -> None:
+        """Put the directories that lead to the journal on disk, all of them: who made which is not known."""
+        for folder in self.path.parents:
+            with suppress(PermissionError):
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            if os.path.ismount(folder):
+                break
+
+    def _require_complete(self) -> None:
+        """No entry has vanished: they are numbered from 1, and SQLite keeps the last number apart from them."""
+        count, last = self._open.execute("SELECT count(*), coalesce(max(id), 0) FROM entry").fetchone()
+        counted = self._open.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+        if count != last or counted != ([("entry", count)] if count else []):
+            raise JournalError(f"the journal {self.path} is damaged: entries are missing; --journal names another")
 
     @property
     def _open(self) -> sqlite3.Connection:
@@ -218,29 +270,41 @@ class Journal:
         """Write down what is about to be done; the entry's id. When this returns it is on disk."""
         words = b"".join(_WORD.pack(change.address, change.old, change.new) for change in changes)
         besides = b"".join(_AFTERMATH.pack(each.offset, len(each.old)) + each.old + each.new for each in aftermath)
+        text = _storable(patch)
+        texts = [identity.build_id, identity.release, f"{identity.base:#x}", method]
         with self._transaction() as connection:
-            cursor = connection.execute(
-                "INSERT INTO entry (began, ended, state, reverts, location, build_id, release, base, method, words,"
-                " aftermath, patch, note) VALUES (?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '')",
-                (
-                    _now(), EntryState.OPEN.value, reverts, identity.location, identity.build_id, identity.release,
-                    f"{identity.base:#x}", method, words, besides, patch,
-                ),
-            )  # fmt: skip
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+            number: int = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM entry").fetchone()[0]
+            row = [
+                number, _now(), "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
+                *map(_storable, texts), words, besides, text, "",
+            ]  # fmt: skip
+            size = connection.execute(
+                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+            ).fetchone()
+            if size[0] + len(words) + len(besides) + len(text.encode()) > _MOST_BYTES - _ROOM_TO_FINISH:
+                raise JournalError(f"the journal {self.path} is full: move it away, or name another with --journal")
+            marks = ", ".join("?" * _COLUMNS)
+            connection.execute(f"INSERT INTO entry VALUES ({marks})", (*row, _checksum(row)))
+        return number
 
     def finish(self, entry: int, state: EntryState, note: str = "") -> None:
-        """Write down how it ended. An entry that reverts another, and is applied, makes that one REVERTED."""
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE entry SET state=?, ended=?, note=? WHERE id=?", (state.value, _now(), note, entry)
-            )
-            if state is EntryState.APPLIED:
-                connection.execute(
-                    "UPDATE entry SET state=? WHERE id=(SELECT reverts FROM entry WHERE id=?)",
-                    (EntryState.REVERTED.value, entry),
-                )
+        """Write down how it ended. An entry that reverts another, and is applied, makes that one REVERTED.
+
+        JournalError when it cannot be written down, there is no such entry, or it is damaged.
+        """
+        with self._transaction():
+            self._change(entry, state=state.value, ended=_now(), note=_storable(note))
+            reverted = self.entry(entry).reverts
+            if state is EntryState.APPLIED and reverted:
+                self._change(reverted, state=EntryState.REVERTED.value)
+
+    def _change(self, number: int, **values: str) -> None:
+        self.entry(number)  # what is damaged gets no fresh checksum
+        connection = self._open
+        settings = ", ".join(f"{name}=?" for name in values)
+        connection.execute(f"UPDATE entry SET {settings} WHERE id=?", (*values.values(), number))
+        row = connection.execute("SELECT * FROM entry WHERE id=?", (number,)).fetchone()
+        connection.execute("UPDATE entry SET checksum=? WHERE id=?", (_checksum(row[:-1]), number))
 
     def entries(self, *states: EntryState) -> list[Entry]:
         """The entries, oldest first; those in these states only, if any are given."""
@@ -258,7 +322,7 @@ class Journal:
             return []
         try:
             rows = self._open.execute(f"SELECT * FROM entry {condition} ORDER BY id", values).fetchall()
-        except (sqlite3.Error, OverflowError) as error:
+        except _FAILURES as error:
             raise self._failure(error) from error
         return [self._entry(row) for row in rows]
 
@@ -269,30 +333,38 @@ class Journal:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise self._failure(error) from error
+            if isinstance(error, _FAILURES):
+                raise self._failure(error) from error
+            raise
 
     def _failure(self, error: Exception) -> JournalError:
-        if "locked" in str(error):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return JournalError(f"another process holds the journal {self.path}: wait for it, or name another")
-        return JournalError(f"the journal {self.path} cannot be used: {error}; --journal names another")
+        # SQLite quotes what it cannot decode.
+        reason = "".join(letter if letter.isprintable() else " " for letter in str(error)[:100])
+        return JournalError(f"the journal {self.path} cannot be used: {reason}; --journal names another")
 
     def _entry(self, row: Sequence[Any]) -> Entry:
         try:
             (
                 number, began, ended, state, reverts, location, build_id, release, base, method, words, aftermath,
-                patch, note,
+                patch, note, checksum,
             ) = row  # fmt: skip
-            texts = (began, ended, location, build_id, release, method, patch, note)
+            if checksum != _checksum(row[:-1]):
+                raise ValueError("its checksum is wrong")
+            texts = (began, ended, build_id, release, method, patch, note)
             if not all(isinstance(text, str) for text in texts) or not isinstance(reverts, int):
                 raise ValueError("a field of another type")
+            if not 0 <= reverts < number:
+                raise ValueError("it reverts none that came before")
             changes = tuple(Change(*word) for word in _WORD.iter_unpack(words))
             addresses = {change.address for change in changes}
             if len(addresses) != len(changes) or any(address % INSN_SIZE for address in addresses):
                 raise ValueError("addresses that stand twice or are unaligned")
-            identity = Identity(location, build_id, release, int(base, 16))
+            identity = Identity(os.fsdecode(location), build_id, release, int(base, 16))
             return Entry(
                 number, began, ended, EntryState(state), identity, method, changes, _aftermath(aftermath), patch, note,
                 reverts,
@@ -311,6 +383,20 @@ def _aftermath(data: bytes) -> tuple[Aftermath, ...]:
         found.append(Aftermath(offset, data[place : place + size], data[place + size : place + 2 * size]))
         place += 2 * size
     return tuple(found)
+
+
+def _checksum(row: Sequence[Any]) -> int:
+    """Of every field of an entry, in the order of the columns."""
+    total = 0
+    for field in row:
+        data = field if isinstance(field, bytes) else str(field).encode()
+        total = zlib.crc32(b"%d:" % len(data) + data, total)
+    return total
+
+
+def _storable(text: str) -> str:
+    """As SQLite can keep it: a file name that is not UTF-8 has no such form, so it is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _now() -> str:
