@@ -90,7 +90,8 @@ def apply_plan(
     Errors of `require_acceptable`, before anything is touched; PlanError when an earlier patch of this target was cut
     off; JournalError when the journal cannot be written: then nothing was changed, unless the error's `target_changed`
     says that the patch is applied and only its result is missing there. Else as `patch_text`: the words are put back
-    and the entry is UNDONE, or PartialPatchError is raised and it is PARTIAL.
+    and the entry is UNDONE; or some are not known to be the old ones: then it is PARTIAL, says what stands where, and
+    `recover` tries again.
     """
     require_acceptable(plan, accept, sync)
     if not plan.changes:
@@ -106,8 +107,8 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
     """Undo an applied entry: every word that it wrote becomes what stood there before.
 
     Only where each word is the one that it wrote; MismatchError names the first that is not, and the later entry that
-    changed it. PlanError when the entry is not applied, or the target is not the one that it patched. Else as
-    `apply_plan`. The undoing is an entry of its own.
+    changed it. PlanError when the entry is not applied, or the target is not the one that it patched: another place,
+    build or base. Else as `apply_plan`. The undoing is an entry of its own.
     """
     with journal.held():
         entry = journal.entry(number)
@@ -179,23 +180,28 @@ def _carry_out(
     number = journal.begin(identity, changes, patch, method=method, aftermath=aftermath, reverts=reverts)
     try:
         result = _patch(target, changes, sync, profile)
-    except PartialPatchError as error:
-        with _noting(error):
-            journal.finish(number, EntryState.PARTIAL, _what_stands(target, changes, error))
-        error.add_note(f"The journal's entry {number} says what stands where; `a64patch recover` tries again.")
-        raise
     except BaseException as error:
+        # Not only PartialPatchError leaves new words: a stop may fail as it ends, a second Ctrl-C cut off putting back.
+        lost = error.unrestored if isinstance(error, PartialPatchError) else _not_old(target, changes)
+        note = str(error) or type(error).__name__
+        if lost:
+            error.add_note(f"The journal's entry {number} says what stands where; `a64patch recover` tries again.")
+            note = "\n".join([note, *_what_stands(target, changes, set(lost))])
         with _noting(error):
-            journal.finish(number, EntryState.UNDONE, str(error) or type(error).__name__)
-        raise
+            journal.finish(number, EntryState.PARTIAL if lost else EntryState.UNDONE, note)
+        if not lost or isinstance(error, PartialPatchError) or not isinstance(error, Exception):
+            raise
+        failure = PartialPatchError(
+            f"{error}; {len(lost)} of {len(changes)} words are not known to be the old ones", lost
+        )
+        failure.__notes__ = error.__notes__
+        raise failure from error
     try:
         journal.finish(number, EntryState.APPLIED, f"{result.method}: {result.reason}")
     except JournalError as error:
-        failure = JournalError(
-            f"the patch is applied, but the journal does not say so: {error}; run `a64patch recover`"
-        )
-        failure.target_changed = True
-        raise failure from error
+        unsaid = JournalError(f"the patch is applied, but the journal does not say so: {error}; run `a64patch recover`")
+        unsaid.target_changed = True
+        raise unsaid from error
     return Outcome(number, result)
 
 
@@ -234,6 +240,8 @@ def _require_nothing_open(journal: Journal, identity: Identity) -> None:
 def _require_same(entry: Entry, target: Target) -> None:
     """That this is the target that the entry is about, as far as it tells."""
     now, then = target.identity(), entry.identity
+    if now.location != then.location:
+        raise PlanError(f"entry {entry.id} patched {then.location}, not {now.location}; nothing was changed")
     if (now.build_id, now.release) != (then.build_id, then.release):
         raise PlanError(
             f"{then.location} is not what entry {entry.id} patched: it was {_name(then)}, and is {_name(now)}; nothing"
@@ -261,17 +269,25 @@ def _why_not(journal: Journal, entry: Entry, change: Change, word: int, target: 
     return f"{holds}; nothing was changed"
 
 
-def _what_stands(target: Target, changes: Sequence[Change], error: PartialPatchError) -> str:
-    by_address = {change.address: change for change in changes}
-    lines = [str(error)]
-    for address in error.unrestored:
-        change = by_address[address]
-        try:
-            word = f"{from_bytes(target.read(address, INSN_SIZE))[0]:08x}"
-        except Exception as failure:
-            word = f"unknown ({failure})"
-        lines.append(f"{target.symbols.describe(address)}: {word}; old {change.old:08x}, new {change.new:08x}")
-    return "\n".join(lines)
+def _not_old(target: Target, changes: Sequence[Change]) -> list[int]:
+    """The addresses whose word is not known to be the old one."""
+    try:
+        words = _read(target, changes)
+    except Exception:
+        return [change.address for change in changes]
+    return [change.address for change, word in zip(changes, words, strict=True) if word != change.old]
+
+
+def _what_stands(target: Target, changes: Sequence[Change], addresses: Collection[int]) -> Iterator[str]:
+    """A line for each of these addresses."""
+    for change in changes:
+        if change.address in addresses:
+            try:
+                word = f"{_read(target, [change])[0]:08x}"
+            except Exception as failure:
+                word = f"unknown ({failure})"
+            where = target.symbols.describe(change.address)
+            yield f"{where}: {word}; old {change.old:08x}, new {change.new:08x}"
 
 
 def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
@@ -293,7 +309,10 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
                 expected=[change.new for change in written],
             )
         except PartialPatchError as error:
-            return EntryState.PARTIAL, _what_stands(target, written, error)
+            lost = set(error.unrestored)
+            return EntryState.PARTIAL, "\n".join([str(error), *_what_stands(target, written, lost)])
+    # Old words, too: they may have been put back just before the crash, and never been published.
+    _publish(target, entry.changes)
     if foreign:
         places = ", ".join(target.symbols.describe(change.address) for change in foreign[:8])
         return (

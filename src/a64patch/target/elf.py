@@ -228,7 +228,8 @@ class ElfFile(Target):
         """Put relocations back that an earlier ElfFile dropped. MismatchError where other bytes stand."""
         self._require_open()
         for each in aftermath:
-            if bytes(self._data[each.offset : each.offset + len(each.new)]) != each.new:
+            # As they were, too: this ElfFile drops a relocation as it publishes, not in its copy.
+            if bytes(self._data[each.offset : each.offset + len(each.new)]) not in (each.new, each.old):
                 raise MismatchError(
                     f"the relocation at file offset {each.offset:#x} of {self.path} is not as it was left; nothing was"
                     " changed"

@@ -47,6 +47,7 @@ class FileOnDisk:
         if not stat.S_ISREG(status.st_mode):
             raise TargetError(f"{path} is not a regular file")
         self._identity = _Identity.of(status)
+        self._unsure = False
 
     @property
     def size(self) -> int:
@@ -113,7 +114,7 @@ class FileOnDisk:
         A killed process may leave a temporary file `.a64patch-…` beside it. Two processes that replace one file at the
         same moment are not kept apart.
         """
-        if data == self.content:
+        if data == self.content and not self._unsure:
             return
         data = bytes(data)
         self.require_replaceable()
@@ -124,13 +125,17 @@ class FileOnDisk:
         except OSError as error:
             raise self._cannot_replace(error) from error
         try:
+            # Ctrl-C may come between the replacement and our knowing of it; what stands there is found out next time.
+            unsure, self._unsure = self._unsure, True
             try:
                 status = self._write_beside(folder, name, temporary, data)
-            except BaseException:
+            except BaseException as error:
+                self._unsure = unsure or not isinstance(error, WriteError)
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
             self._identity, self.content = _Identity.of(status), data
+            self._unsure = False
             try:
                 os.fsync(folder)
             except OSError as error:
