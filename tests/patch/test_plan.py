@@ -6,6 +6,7 @@ The programs are assembled and linked by GNU binutils.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from a64patch.errors import (
     PlanError,
     SymbolError,
 )
-from a64patch.patch.asmdiff import AsmDiff, parse, reverse, to_text
+from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, parse, reverse, to_text
 from a64patch.patch.plan import Plan, State, fill, make_plan
 from a64patch.patch.text import Change, patch_text
 from a64patch.target.elf import ElfFile
@@ -94,7 +95,9 @@ def build(tmp_path: Path) -> Build:
 
 def patch(text: str, target: ElfFile, identity: str = BUILD) -> AsmDiff:
     """The patch with all its words, as `fmt` makes it on the build that it is for."""
-    return fill(parse((f"Build-Id: {identity}\n\n" if identity else "") + text), target)
+    filled = fill(parse(text), target)
+    assert filled.build_id == target.build_id
+    return replace(filled, headers=((BUILD_ID, identity),) if identity else ())
 
 
 CHANGE = """
@@ -410,7 +413,8 @@ def test_fill_with_a_target_finds_words_and_texts(build: Build) -> None:
     new = assemble_one("bl rest", start + 12, target.symbols)
     old = word_at(target, "main+12")
     assert to_text(made) == (
-        f"@@ main+0x8 @@\n 528000a0  mov   w0, #5\n-{old:08x}  bl    work\n+{new:08x}  bl    rest\n"
+        f"Build-Id: {BUILD}\n\n@@ main+0x8 @@\n 528000a0  mov   w0, #5\n"
+        f"-{old:08x}  bl    work\n+{new:08x}  bl    rest\n"
     )
     assert fill(made, target) == made == fill(made)
     with pytest.raises(PatchFormatError, match="neither word nor text"):
