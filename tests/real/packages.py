@@ -25,7 +25,8 @@ KERNEL = "linux-image-arm64"
 
 NEEDED = ("libc6", "coreutils", "hello", "busybox-static", "libssl3", KERNEL)
 
-SYSROOT = ("libc6", "coreutils")
+TREES = {"sysroot": ("libc6", "coreutils"), "gdbserver-root": ("gdbserver",)}
+"""Packages that are unpacked into one tree, together with all that they depend on."""
 
 _OTHER_NAMES = {"libssl3": "libssl3t64"}
 """Packages that newer releases renamed."""
@@ -43,12 +44,17 @@ def unpacked(package: str) -> Path:
         unavailable(str(error))
 
 
-def sysroot() -> Path:
-    """A tree for `qemu-aarch64 -L`: libc6 and coreutils with all that they depend on. Shared by all tests."""
+def tree(name: str) -> Path:
+    """The root of one of TREES, which `qemu-aarch64 -L` takes. Shared by all tests."""
     try:
-        return fetch_sysroot()
+        return fetch_tree(name)
     except MissingPackageError as error:
         unavailable(str(error))
+
+
+def sysroot() -> Path:
+    """The tree with libc6 and coreutils."""
+    return tree("sysroot")
 
 
 def file_of(package: str, pattern: str) -> Path:
@@ -87,12 +93,17 @@ def fetch(package: str) -> Path:
 
 def fetch_sysroot() -> Path:
     """As `sysroot`, but MissingPackageError is for the caller."""
-    with _tree("sysroot") as (root, building):
+    return fetch_tree("sysroot")
+
+
+def fetch_tree(name: str) -> Path:
+    """As `tree`, but MissingPackageError is for the caller."""
+    with _tree(name) as (root, building):
         if building:
-            _unpack(_apt().download(_apt().with_dependencies(SYSROOT)), building)
-            for name in ("bin", "lib", "sbin"):  # the links of a release with merged /usr, where libc6 has none
-                if not (building / name).exists():
-                    (building / name).symlink_to(f"usr/{name}")
+            _unpack(_apt().download(_apt().with_dependencies(TREES[name])), building)
+            for folder in ("bin", "lib", "sbin"):  # the links of a release with merged /usr, where libc6 has none
+                if not (building / folder).exists():
+                    (building / folder).symlink_to(f"usr/{folder}")
     return root
 
 
@@ -211,9 +222,9 @@ def _complaint(done: subprocess.CompletedProcess[str]) -> str:
 def main() -> int:
     """Get all that the tests need; 1 and one sentence when something could not be had."""
     missing = {}
-    for name in ("sysroot", *NEEDED):
+    for name in (*TREES, *NEEDED):
         try:
-            fetch_sysroot() if name == "sysroot" else fetch(name)
+            fetch_tree(name) if name in TREES else fetch(name)
         except MissingPackageError as error:
             missing[name] = str(error)
     if missing:
