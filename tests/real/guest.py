@@ -1,6 +1,6 @@
 """A real arm64 Linux in a virtual machine: Debian's kernel, its modules and busybox under qemu-system-aarch64.
 
-Kernel messages and commands have a channel each, so that none garbles the other.
+Kernel messages, commands and gdbserver have a channel each, so that none garbles another.
 Read on: packages.py for where the files come from; conftest.py for the fixtures that boot as few guests as possible.
 """
 
@@ -156,6 +156,7 @@ class Guest:
     `modules` are loaded at boot, with what they depend on; `insmod` works in the guest as well. `kaslr` places the
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
     `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `kernel` is another Image than Debian's.
+    `gdbserver` serves one process of the guest.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
     bounded by `seconds`; after a wait that was too long the guest cannot be used any more. Commands run one at a time;
@@ -185,7 +186,8 @@ class Guest:
             archive = build_initramfs(files or {}, self.directory / "initramfs", modules=modules)
             listener, self.gdb = self._listen("stub", tcp=gdb_tcp)
             append = f"console=ttyAMA0 panic=-1 {'' if kaslr else 'nokaslr '}{command_line}".strip()
-            with far, listener:
+            server, self._gdbserver = self._listen("gdbserver", tcp=False)
+            with far, listener, server:
                 self._process = subprocess.Popen(
                     [
                         # The kernel ends it when this process dies, however that happens.
@@ -198,11 +200,13 @@ class Guest:
                         *("-device", "virtio-serial-device"),
                         *("-chardev", f"socket,id=control,fd={far.fileno()}"),
                         *("-device", "virtserialport,nr=1,chardev=control"),
+                        *("-chardev", f"socket,id=gdbserver,fd={server.fileno()},server=on,wait=off"),
+                        *("-device", "virtserialport,nr=2,chardev=gdbserver"),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(listener.fileno(), far.fileno()),
+                    pass_fds=(listener.fileno(), far.fileno(), server.fileno()),
                 )
             self._reader = threading.Thread(target=self._collect, daemon=True)
             self._reader.start()
@@ -291,6 +295,24 @@ class Guest:
             for group in groups:
                 self.run(f"kill -KILL -{group}", check=False)
 
+    @contextlib.contextmanager
+    def gdbserver(self, program: str, *, options: str = "") -> Iterator[str]:
+        """Debian's gdbserver in the guest, for a program with its arguments or `--attach PID`; yields a gdb+unix: spec.
+
+        It starts with the first client that connects, and ends when that one detaches; a client that only disconnects
+        leaves it waiting for the next one, the process stopped. The block ends it in any case. What it and a program
+        of its own say is in /tmp/gdbserver.log of the guest. The guest must have been made with
+        `files=gdbserver_files()` and the program, static ones best.
+        """
+        connected = "grep -qs 'host_connected: 1' /sys/kernel/debug/virtio-ports/vport0p2"
+        script = f"until {connected}; do sleep 0.02; done; exec gdbserver {options} /dev/vport0p2 {program}"
+        command = f"setsid sh -c {shlex.quote(script)} </dev/null >/tmp/gdbserver.log 2>&1 & echo $!"
+        group = self.run(command).strip()
+        try:
+            yield self._gdbserver
+        finally:
+            self.run(f"kill -KILL -{group}", check=False)
+
     def _send(self, data: bytes) -> None:
         try:
             self._control.settimeout(max(0.001, self._deadline - time.monotonic()))
@@ -350,6 +372,15 @@ class Guest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def gdbserver_files() -> dict[str, bytes | Path]:
+    """Debian's arm64 gdbserver and the libraries that it needs, for `Guest(files=...)`."""
+    root = packages.tree("gdbserver-root")
+    found: dict[str, bytes | Path] = {"/bin/gdbserver": root / "usr/bin/gdbserver"}
+    for name in ("ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libstdc++.so.6"):
+        found[f"/lib/{name}"] = next(root.rglob(f"aarch64-linux-gnu/{name}"))
+    return found
 
 
 def compile_program(source: str, path: Path, *options: str) -> Path:

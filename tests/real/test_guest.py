@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.real import packages
-from tests.real.guest import CPUS, Guest, GuestError, build_initramfs, compile_program
+from tests.real.guest import CPUS, Guest, GuestError, build_initramfs, compile_program, gdbserver_files
 from tests.support import ROOT, need
 
 
@@ -59,6 +59,43 @@ def test_guest_of_its_own(boot: Callable[..., Guest], tmp_path: Path) -> None:
     guest.require_healthy()
     guest.power_off()
     assert not guest.usable
+
+
+THREADS = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+__attribute__((noinline)) int answer(void) { return 1; }
+static void *call(void *unused) { for (;;) { volatile int got = answer(); (void)got; } return unused; }
+int main(void) {
+    pthread_t thread;
+    for (int number = 0; number < 3; number++) pthread_create(&thread, 0, call, 0);
+    pause();
+}
+"""
+
+
+def test_gdbserver_serves_a_process_of_the_guest_and_lets_it_go(boot: Callable[..., Guest], tmp_path: Path) -> None:
+    program = compile_program(THREADS, tmp_path / "threads")
+    guest = boot(files={**gdbserver_files(), "/opt/threads": program})
+    pid = guest.run("/opt/threads </dev/null >/dev/null 2>&1 & echo $!").strip()
+    for _ in range(2):
+        with guest.gdbserver(f"--attach {pid}") as where, socket.socket(socket.AF_UNIX) as stub:
+            stub.settimeout(30)
+            stub.connect(where.removeprefix("gdb+unix:"))
+            for request, reply in (
+                (b"$qSupported#37", b"PacketSize"),
+                (b"$?#3f", b"$T"),
+                (b"$D#44", b"OK"),
+            ):
+                stub.sendall(b"+" + request)
+                answer = b""
+                while reply not in answer and (data := stub.recv(4096)):
+                    answer += data
+                assert reply in answer
+        assert "Detaching from process" in guest.run("cat /tmp/gdbserver.log")
+    assert guest.run(f"ls /proc/{pid}/task | wc -l") == "4\n"
+    assert guest.run(f"grep State /proc/{pid}/task/*/status | grep -c R") == "3\n"
 
 
 def test_command_that_takes_too_long_is_an_error(boot: Callable[..., Guest]) -> None:
