@@ -57,6 +57,11 @@ def call_each_other(count: int, seed: int = 1) -> bytes:
     return to_bytes(words)
 
 
+def call_in_neighbourhood(count: int) -> bytes:
+    """As `call_each_other`, but nobody calls further than 63 functions away."""
+    return b"".join(call_each_other(64, seed) for seed in range(count // 64)) + call_each_other(count % 64)
+
+
 @dataclass
 class Tables:
     """kallsyms tables as bytes, and where in them things are."""
@@ -179,9 +184,11 @@ BANNER = b"Linux version 6.6.6-test (somebody@somewhere) (gcc 12) #1 SMP\n\0"
 BUILD_ID = bytes(range(20))
 
 
-def build_kernel(layout: str = "relative", *, functions: int = 600, relocated: bool = True, seed: int = 1) -> Kernel:
+def build_kernel(
+    layout: str = "relative", *, functions: int = 600, relocated: bool = True, seed: int = 1, text: bytes = b""
+) -> Kernel:
     """An Image of that many functions. Not `relocated`: as GNU ld leaves it, with a relocation for the base."""
-    text = call_each_other(functions, seed)
+    text = text or call_each_other(functions, seed)
     symbols = name_symbols(functions, LINKED + TEXT_AT, seed)
     data = bytearray(TEXT_AT) + text
     data += bytes(-len(data) % 4096) + BANNER

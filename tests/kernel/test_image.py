@@ -14,7 +14,7 @@ from a64patch.kernel.image import KernelImage
 from a64patch.kernel.open import open_target
 from a64patch.patch.text import patch_text
 from a64patch.target.elf import ElfFile
-from tests.kernel.kernels import BUILD_ID, FUNCTION, LAYOUTS, LINKED, TEXT_AT, build_kernel
+from tests.kernel.kernels import BUILD_ID, FUNCTION, LAYOUTS, LINKED, TEXT_AT, build_kernel, call_each_other
 from tests.support import assemble
 
 
@@ -73,6 +73,14 @@ def test_names_that_do_not_fit_the_code_are_not_believed(tmp_path: Path) -> None
     kernel = build_kernel()
     text = kernel.data[TEXT_AT:][: 600 * FUNCTION]
     kernel.data[TEXT_AT : TEXT_AT + len(text)] = text[8:] + text[:8]
+    with KernelImage(save(tmp_path / "Image", kernel.data)) as image:
+        assert image.kernel_symbols() == []
+
+
+def test_names_that_fit_most_of_the_code_are_not_believed(tmp_path: Path) -> None:
+    text = call_each_other(4000)
+    end = 3840 * FUNCTION
+    kernel = build_kernel(functions=4000, text=text[:end] + bytes(8) + text[end:-8])
     with KernelImage(save(tmp_path / "Image", kernel.data)) as image:
         assert image.kernel_symbols() == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import placement
-from tests.kernel.kernels import FUNCTION, call_each_other
+from tests.kernel.kernels import FUNCTION, call_each_other, call_in_neighbourhood
 
 COUNT = 4000
 AT = 0xFFFF_9ABC_DE00_0000
@@ -57,10 +57,11 @@ def test_text_that_fits() -> None:
     placement.require_fit(read, STARTS, STARTS[0], STARTS[0] + len(code), "it")
 
 
-def test_text_that_fits_at_its_beginning_only_is_refused() -> None:
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.75, 0.95])
+def test_text_that_fits_at_its_beginning_only_is_refused(share: float) -> None:
     """A kernel with one more function in the middle: all that comes after it lies elsewhere."""
-    code = call_each_other(COUNT)
-    grown = [start if number < COUNT * 3 // 4 else start + 8 for number, start in enumerate(STARTS)]
+    code = call_in_neighbourhood(COUNT)
+    grown = [start if number < COUNT * share else start + 8 for number, start in enumerate(STARTS)]
     with pytest.raises(FormatError, match="does not belong"):
         placement.require_fit(reader(code, STARTS[0]), grown, STARTS[0], STARTS[0] + len(code), "it")
 

@@ -160,6 +160,15 @@ def test_symbols_of_another_build_are_refused(tmp_path: Path) -> None:
     assert machine.symbols is before
 
 
+def test_symbols_that_fit_where_a_cpu_stands_and_no_further_are_refused(tmp_path: Path) -> None:
+    kernel = build_kernel(functions=4000, text=kernels.call_in_neighbourhood(4000))
+    path = tmp_path / "System.map"
+    grown = [(place + 8 * (number > 3000), kind, name) for number, (place, kind, name) in enumerate(kernel.symbols)]
+    path.write_text(listing(grown))
+    with pytest.raises(FormatError, match="does not belong to this kernel"):
+        attach(Machine(kernel, SLIDE), path)
+
+
 def test_symbols_with_another_build_id_are_refused(tmp_path: Path) -> None:
     kernel = build_kernel()
     path = tmp_path / "Image"
