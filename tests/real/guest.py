@@ -213,6 +213,7 @@ class Guest:
             self._deadline = time.monotonic() + seconds
             if self._line() != "ready":
                 raise self._lose("said something else than that it is ready")
+            archive.unlink()  # 10 MB that a killed process would leave behind
         except BaseException:
             self.close()
             raise
