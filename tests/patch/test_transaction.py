@@ -517,6 +517,20 @@ def test_two_who_planned_at_the_same_time(tmp_path: Path, journal: Journal) -> N
     assert [entry.state for entry in journal.entries()] == [EntryState.APPLIED, EntryState.UNDONE]
 
 
+def test_one_file_by_two_names(tmp_path: Path, journal: Journal) -> None:
+    path = program(tmp_path)
+    (tmp_path / "link").symlink_to(path)
+    with open_target(path) as target:
+        journal.begin(target.identity(), planned(target).changes, "", method="sync")
+    with open_target(tmp_path / "link") as target, pytest.raises(PlanError, match="run `a64patch recover` first"):
+        apply_plan(planned(target), target, journal)
+    assert recovered(journal, open_target(path)) == [EntryState.UNDONE]
+    with open_target(tmp_path / "link") as target:
+        apply_plan(planned(target), target, journal)
+    with open_target(path) as target:
+        revert(2, target, journal)
+
+
 def test_interrupted_as_the_file_is_replaced(tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after the replacement, before anybody knows of it."""
     path = program(tmp_path)

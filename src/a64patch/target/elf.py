@@ -84,8 +84,8 @@ class ElfFile(Target):
         return self._image.build_id
 
     def identity(self) -> Identity:
-        """The file's absolute path and its build id."""
-        return Identity(os.path.abspath(self.path), self.build_id)
+        """The file's path, absolute and without symbolic links, and its build id."""
+        return Identity(os.path.realpath(self.path), self.build_id)
 
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that may be written, ascending.
