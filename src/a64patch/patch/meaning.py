@@ -80,8 +80,9 @@ def exact_word(line: Line, place: Place) -> int:
     PatchFormatError when the word is unknown, the text is no instruction, or the two say different things. Where the
     text names a symbol that the target does not know, all but the distance is compared.
     """
-    word = _known(line)
-    if not line.text or _same_text(line.text, word, place):
+    word = line.word if line.word is not None else _known(line)
+    # The cheap way to see that they agree, and the usual one: the text is what we would have printed.
+    if not line.text or line.text == disassemble(word, place.address, place.symbols):
         return word
     try:
         assembled = assemble_line(line, place)
@@ -117,7 +118,7 @@ def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tupl
         return (word,)
     mask = fixed_bits(line)
     if mask == _ALL:
-        if not _same_text(line.text, word, place):
+        if line.text != disassemble(word, place.address, place.symbols):
             comparable_word(line)
         return (word,)
     assembled = _symbolic(line, place)
@@ -223,11 +224,6 @@ def _is_local(line: Line, assembled: int, place: Place) -> bool:
 
 def _without_comment(text: str) -> str:
     return text.partition("//")[0].strip()
-
-
-def _same_text(text: str, word: int, place: Place) -> bool:
-    """The cheap way to see that word and text agree: it is what we would have printed."""
-    return text == disassemble(word, place.address, place.symbols)
 
 
 def _assemble(line: Line, place: Place) -> tuple[int, bool]:

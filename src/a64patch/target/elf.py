@@ -100,6 +100,9 @@ class ElfFile(Target):
         """`size` bytes as last written, published or not; MappingError when one of them is not in the file (.bss)."""
         self._require_open()
         chunks = self._chunks(address, size)
+        if len(chunks) == 1:
+            offset, length = chunks[0]
+            return bytes(self._data[offset : offset + length])
         return b"".join(self._data[offset : offset + length] for offset, length in chunks)
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
