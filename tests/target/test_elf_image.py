@@ -16,6 +16,7 @@ from elftools.elf import enums
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationTable, RelrRelocationSection, RelrRelocationTable
 
+from a64patch.errors import FormatError
 from a64patch.target.elf_image import ElfImage, Table, relocation_name, relocation_size
 from a64patch.target.symbols import Symbol
 from tests.support import assemble, need, run, unavailable
@@ -23,6 +24,7 @@ from tests.target.elf_files import (
     KINDS,
     TEXT_RELOCATIONS,
     build,
+    program_headers,
     section_headers,
     set_bytes,
     with_packed_relocations,
@@ -219,3 +221,14 @@ def test_relocation_names_are_those_of_readelf(tmp_path: Path) -> None:
     assert [relocation_size(n) for n in (0, 256, 257, 258, 259, 262, 283, 314, 1027, 1031)] == [
         *(0, 0, 8, 4, 2, 2, 4, 4, 8, 16)
     ]
+
+
+def test_a_segment_without_bytes_may_point_beyond_the_end_of_the_file(tmp_path: Path) -> None:
+    """GNU ld writes such a one for .bss."""
+    path = build(tmp_path, "exec")
+    data = path.read_bytes()
+    at = max(at for at, fields in program_headers(data) if fields[0] == 1)
+    empty = set_bytes(set_bytes(data, at + 8, "Q", len(data) + 4096), at + 32, "Q", 0)
+    assert ElfImage(empty, "empty").code == ElfImage(data, "full").code
+    with pytest.raises(FormatError, match="beyond its end"):
+        ElfImage(set_bytes(data, at + 8, "Q", len(data) + 4096), "outside")
