@@ -52,6 +52,8 @@ _MOST_BUILT = 8
 _KERNEL_HALF = 1 << 63
 _VANTAGE_PAUSES = (0.001,) * 50
 _FRAME_TRIPS = 8
+_FIRST_TRIES = 3
+_BRIEFLY = 0.5
 _SAMPLES = 16
 _STACK_PIECE = 192
 _ASSUMPTIONS = ("stops", "caches")
@@ -142,15 +144,19 @@ class GdbTarget(Target):
         self._holders = 0
         """How many blocks now want the machine halted."""
         self._halted = True
-        self._connection, self._stub = self._connect(time.monotonic() + timeout)
-        self._runs = {"": self._stub.was_running, "running": True, "halted": False}[leave]
+        self._found_running = False
+        self._uncertain = False
+        """A first connection was lost: what halted the machine may have been that."""
+        self._connection, self._stub = self._first_connection()
+        self._runs = {"": self._found_running, "running": True, "halted": False}[leave]
         """The machine runs whenever nobody wants it halted, and when we have left."""
         try:
             self._sees_pcs = self._can_see_pcs()
             self.capabilities = self._capabilities()
             self._let_go()
         except BaseException:
-            self._connection.close()
+            with suppress(TargetError):
+                self.close()
             raise
 
     # What a target is asked
@@ -247,7 +253,7 @@ class GdbTarget(Target):
             return
         self._closed = True
         try:
-            if self._runs and (self._halted or self._connection.usable or self._connection.unheard):
+            if self._runs:
                 self._leave_running()
         except TargetError as error:
             raise TargetError(f"the machine at {self._location.text} may have been left halted: {error}") from error
@@ -261,7 +267,12 @@ class GdbTarget(Target):
             self._say_goodbye()
             return
         if self._halted or self._connection.unheard:
-            self._reconnect()
+            self._reconnect(self._timeout)
+            self._say_goodbye()
+            return
+        # It was seen to take our last word, so it most likely runs; if the stub is gone, nothing can be left halted.
+        with suppress(TargetError):
+            self._reconnect(min(self._timeout, _BRIEFLY))
             self._say_goodbye()
 
     def _say_goodbye(self) -> None:
@@ -284,7 +295,9 @@ class GdbTarget(Target):
             "a stop halts": kind.stop + (" (assumed: all CPUs)" if "stops" in self._assume else ""),
             "caches are maintained by": kind.caches + (" (assumed: by the stub)" if "caches" in self._assume else ""),
             "writes read-only text": {True: "yes", False: "no", None: "not known"}[takes],
-            "the machine was found": "running" if self._stub.was_running else "halted",
+            "the machine was found": "running"
+            if self._found_running
+            else "halted" + (", maybe by a first connection that was lost" if self._uncertain else ""),
             "it will be left": "running" if self._runs or self._stub.kind is QEMU_USER else "halted",
         }
 
@@ -324,7 +337,7 @@ class GdbTarget(Target):
                     raise TargetError(f"what {self._location.text} served has ended ({reply[:20]!r})")
                 self._halted = True
         if not self._connection.usable:
-            self._reconnect()
+            self._reconnect(self._timeout)
 
     def _let_go(self) -> None:
         if self._holders or not self._runs:
@@ -335,7 +348,7 @@ class GdbTarget(Target):
             with suppress(ConnectionLostError):
                 self._resume()
                 return
-        self._reconnect()
+        self._reconnect(self._timeout)
         self._resume()
 
     def _resume(self) -> None:
@@ -371,6 +384,21 @@ class GdbTarget(Target):
 
     # Connecting
 
+    def _first_connection(self) -> tuple[Connection, Stub]:
+        """As `_connect`; tried again when it is lost, since by then the machine may have been halted for us."""
+        deadline = time.monotonic() + self._timeout
+        for attempt in range(_FIRST_TRIES):
+            try:
+                return self._connect(deadline)
+            except TargetError as error:
+                self._uncertain = True
+                lost = isinstance(error, ConnectionLostError) or attempt
+                if not lost or attempt == _FIRST_TRIES - 1 or time.monotonic() >= deadline:
+                    if self._found_running:
+                        error.add_note("The machine was running, and may have been left halted.")
+                    raise
+        raise AssertionError
+
     def _connect(self, deadline: float) -> tuple[Connection, Stub]:
         """A new connection to a machine that is halted."""
         wire = open_wire(self._location, deadline, remote=self._remote, baud=self._baud)
@@ -379,14 +407,16 @@ class GdbTarget(Target):
         try:
             stub = meet(connection, min(_PATIENCE, left / 3))
         except BaseException:
-            connection.close()
+            _abandon(connection)
             raise
+        finally:
+            self._found_running = self._found_running or connection.was_running
         return connection, stub
 
-    def _reconnect(self) -> None:
+    def _reconnect(self, seconds: float) -> None:
         """Another connection to the same machine, which is halted then; TargetError when that is not to be had."""
         begun = time.monotonic()
-        deadline = begun + min(self._timeout, self._reconnect_seconds)
+        deadline = begun + min(seconds, self._reconnect_seconds)
         if self._reconnects >= MAX_RECONNECTS or deadline <= begun:
             raise TargetError(f"the connection to {self._location.text} is lost, and it was tried often enough")
         for attempt in itertools.count():
@@ -405,7 +435,7 @@ class GdbTarget(Target):
                 raise TargetError(f"another machine answers at {self._location.text} now; nothing is written to it")
             self._require_witnesses(connection)
         except BaseException:
-            connection.close()
+            _abandon(connection)
             self._reconnect_seconds -= max(time.monotonic() - begun, 0.1)
             raise
         connection.timeout = self._timeout
@@ -753,6 +783,15 @@ def _failing(what: str, failure: Callable[[str], Exception]) -> Iterator[None]:
         yield
     except ConnectionLostError as error:
         raise failure(f"{what} failed: {error}") from error
+
+
+def _abandon(connection: Connection) -> None:
+    """Let go what our coming has halted, if it can still be told so, and close."""
+    if connection.usable and connection.was_running:
+        with suppress(TargetError):
+            if connection.ask(b"D") != b"OK":
+                connection.resume(b"c")
+    connection.close()
 
 
 def _reason(reply: bytes) -> str:

@@ -156,10 +156,10 @@ def is_stop_reply(payload: bytes) -> bool:
 class Connection:
     """Requests to one stub over one wire, and its replies.
 
-    Several requests travel together where the wire takes them: each but the first follows the acknowledgement of the
-    reply before, as it would if they were sent one by one. A stop reply that nobody waits for may come anywhere; it is
-    put into `stops`. Notifications are ignored. A packet that came damaged is asked for again, three times, if it was
-    the only one under way.
+    Requests travel together where `together` says that the stub takes that: each but the first follows the
+    acknowledgement of the reply before, as it would if they were sent one by one. A stop reply that nobody waits for
+    may come anywhere; it is put into `stops`. Notifications are ignored. A packet that came damaged is asked for
+    again, three times, if it was the only one under way.
 
     Everything raises ConnectionLostError when the other end closes, is silent for `timeout` seconds (and 20 ms more
     for each request beyond the first), or breaks the protocol. After that, and after any exception inside an
@@ -169,12 +169,16 @@ class Connection:
     def __init__(self, wire: Wire, name: str, timeout: float) -> None:
         self.acknowledge = True
         """Packets are acknowledged with `+`, until the stub agreed to QStartNoAckMode."""
+        self.together = False
+        """Several requests may be under way. Some stubs look for an acknowledgement where they look for no request."""
         self.packet_size = DEFAULT_PACKET_SIZE
         """Bytes of payload that the stub takes in one packet."""
         self.stops: deque[bytes] = deque(maxlen=16)
         """Stop replies that came without being waited for, since the last resume."""
+        self.was_running = False
+        """The machine was running when we came, and our coming, or our interrupt, halted it."""
         self.unheard = False
-        """Nothing has come since the last resume: it may not have arrived."""
+        """The last resume has not been acknowledged: it may not have arrived."""
         self.timeout = timeout
         """Seconds."""
         self._wire = wire
@@ -205,12 +209,12 @@ class Connection:
         return self._run(frame(request), 1)[0]
 
     def ask_all(self, requests: Sequence[bytes]) -> list[bytes]:
-        """The reply to each request, in order, sent together where the wire allows it."""
+        """The reply to each request, in order, sent together where that is allowed."""
         return self.ask_built([frame(request) for request in requests])
 
     def ask_built(self, frames: Sequence[bytes]) -> list[bytes]:
         """As `ask_all`, for requests that are packets already."""
-        if not self._wire.lossless:
+        if not self.together:
             return [self._run(each, 1)[0] for each in frames]
         return self._run((b"+" if self.acknowledge else b"").join(frames), len(frames)) if frames else []
 
@@ -218,15 +222,19 @@ class Connection:
         """The stop reply that answers `?`."""
         return self._run(frame(b"?"), 1, stop=True)[0]
 
-    def greet(self, request: bytes, patience: float) -> tuple[bytes, bool]:
-        """The reply to the first request of all, and whether the machine had to be interrupted for it.
+    def greet(self, request: bytes, patience: float) -> bytes:
+        """The reply to the first request of all; `was_running` is known after it.
 
         Some stubs hear nothing but an interrupt while the machine runs: that is sent after `patience` seconds.
         """
         try:
-            return self._run(frame(request), 1, seconds=patience, may_be_silent=True)[0], False
+            return self._run(frame(request), 1, seconds=patience, may_be_silent=True)[0]
         except SilentStubError:
-            return self._run(b"\x03" + frame(request), 1)[0], True
+            self.was_running = True
+            return self._run(b"\x03" + frame(request), 1)[0]
+        finally:
+            # A stub that halts the machine as we come says so before anything else (QEMU).
+            self.was_running = self.was_running or bool(self.stops)
 
     def ask_console(self, command: bytes) -> bytes:
         """What the stub's own console says to a command (`qRcmd`), at most 64 KiB; empty when it has no console."""
@@ -321,7 +329,6 @@ class Connection:
             if not came:
                 raise ConnectionLostError("the stub closed it")
             heard = True
-            self.unheard = False
             for event in decode(came):
                 if event.kind == "packet":
                     payload = event.payload
@@ -329,12 +336,13 @@ class Connection:
                         if len(replies) == count:
                             raise ConnectionLostError("the stub answered what nobody had asked")
                         replies.append(payload)
-                        if len(replies) < count:
-                            continue  # acknowledged in front of the next request
-                    if self.acknowledge:
-                        self._owed = b"+"
+                        # Each but the last is acknowledged in front of the next request.
+                        if len(replies) == count and self.acknowledge:
+                            self._owed = b"+"
+                    elif self.acknowledge:
+                        to_send = memoryview(bytes(to_send) + b"+")
                 elif event.kind == "ack":
-                    ack = False
+                    ack = self.unheard = False
                 elif event.kind != "notification":
                     # Only one request may be under way, or nobody knows which of them this means.
                     retries += 1
@@ -364,10 +372,11 @@ class Connection:
     def _stray(self, came: bytes) -> None:
         if not came:
             raise ConnectionLostError("the stub closed it")
-        self.unheard = False
         for event in self._decoder.feed(came):
+            if event.kind == "ack":
+                self.unheard = False
             if event.kind == "packet":
                 if self._is_reply(event.payload, stop=False):
                     raise ConnectionLostError("the stub answered what nobody had asked")
                 if self.acknowledge:
-                    self._owed = b"+"
+                    self._owed += b"+"

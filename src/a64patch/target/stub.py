@@ -113,8 +113,6 @@ class Stub:
     """What one stub said about itself."""
 
     kind: Kind
-    was_running: bool
-    """The machine was running when we came, and our coming (or our interrupt) halted it."""
     threads: list[bytes]
     """Its CPUs, in the protocol's own notation."""
     registers: Registers
@@ -137,16 +135,16 @@ def meet(connection: Connection, patience: float) -> Stub:
     ConnectionLostError as the connection; TargetError when it serves no program; FormatError when what it serves is
     not AArch64, or what it says makes no sense.
     """
-    reply, interrupted = connection.greet(_GREETING, patience)
+    reply = connection.greet(_GREETING, patience)
     features = _features(reply)
     size = features.get("PacketSize", "")
     if re.fullmatch("[0-9a-fA-F]{1,8}", size):
         connection.packet_size = max(_SMALLEST_PACKET, min(int(size, 16), _LARGEST_PACKET))
     if connection.lossless and features.get("QStartNoAckMode") == "+" and connection.ask(b"QStartNoAckMode") == b"OK":
-        connection.acknowledge = False
-    # A stub that halts the machine as we come says so before anything else (QEMU).
-    was_running = interrupted or bool(connection.stops)
+        connection.acknowledge, connection.together = False, True
     emulator, actions = connection.ask_all([b"qqemu.Supported", b"vCont?"])
+    if b"PhyMemMode" in emulator and connection.lossless:
+        connection.together = True
     if not emulator:
         _require_stopped(connection.ask_status())
     threads = list_threads(connection)
@@ -160,7 +158,6 @@ def meet(connection: Connection, patience: float) -> Stub:
     reads_registers = bool(pc and connection.ask(b"p%x" % pc.number) not in (b"", b"E01", b"E00"))
     return Stub(
         kind,
-        was_running,
         threads,
         registers,
         b"vCont;c" if b"c" in actions.split(b";")[1:] else b"c",
