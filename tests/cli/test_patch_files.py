@@ -199,7 +199,7 @@ def test_garbage_is_refused_within_bounds(tmp_path: Path, program: Path) -> None
     """10 MB of garbage, and a file of 1 GB that is one hunk: in a process that may not have more than 1 GiB."""
     garbage, lines, huge = tmp_path / "garbage", tmp_path / "lines", tmp_path / "huge"
     garbage.write_bytes(os.urandom(10 << 20))
-    lines.write_text("@@ pair @@\n" + "-11000400\n" * (1 << 20))
+    lines.write_text("@@ pair @@\n" + "-11000400\n" * (1 << 19))
     huge.write_text("@@ pair @@\n-11000400\n+")
     os.truncate(huge, 1 << 30)
     for path, says in ((garbage, "UTF-8"), (lines, "does not lie in code"), (huge, "more than 64 MiB")):

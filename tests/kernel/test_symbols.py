@@ -229,7 +229,7 @@ def test_elf_file_that_is_no_kernel_is_left_to_the_target(tmp_path: Path) -> Non
     elf = link(assemble(".globl _start\n_start: nop", tmp_path / "o"), tmp_path / "firmware")
     assert not names_a_kernel(elf)
     assert names_a_kernel("kallsyms")
-    with pytest.raises(RequestError, match="names no kernel"):
+    with pytest.raises(RequestError, match="takes those of a kernel only"):
         open_target(elf, symbols=elf)
 
 

@@ -41,7 +41,6 @@ def listed_by(guest: Guest) -> list[KernelSymbol]:
 
 @contextmanager
 def stub_of(guest: Guest) -> Iterator[Target]:
-    pytest.importorskip("a64patch.target.gdb", reason="the GDB target is built elsewhere")
     with open_target(guest.gdb) as target:
         yield target
 

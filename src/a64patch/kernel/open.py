@@ -13,6 +13,7 @@ from typing import Any
 from a64patch import target as targets
 from a64patch.errors import FormatError, RequestError
 from a64patch.target.base import Target
+from a64patch.target.symbols import SymbolTable
 
 _NOT_A_PATH = re.compile(r"(?:sim|pid|gdb)(?:\+\w+)?:")
 _COMPRESSED = {
@@ -26,26 +27,26 @@ _COMPRESSED = {
 
 
 def open_target(
-    spec: str | os.PathLike[str], *, symbols: str | os.PathLike[str] | None = None, **options: Any
+    spec: str | os.PathLike[str], *, symbols: str | os.PathLike[str] | SymbolTable | None = None, **options: Any
 ) -> Target:
     """The target that a person names: as `target.open_target`, and the path of a raw arm64 Image.
 
     `symbols` is where a kernel's names come from: a path, or "kallsyms" for its own memory (see symbols.attach, also
-    for the errors). An ELF file that is no kernel is an option of the target, as `options` are; an Image has none but
-    takes those of ELF files.
+    for the errors). A SymbolTable, or an ELF file that is no kernel, is an option of the target, as `options` are. An
+    Image has no options but takes those of ELF files.
     """
     if symbols is None:
         return _open(spec, options)
     from a64patch.kernel.symbols import attach, names_a_kernel
 
-    attached = names_a_kernel(symbols)
-    target = _open(spec, options if attached else {**options, "symbols": symbols})
-    if attached:
-        try:
-            attach(target, symbols)
-        except BaseException:
-            target.close()
-            raise
+    if isinstance(symbols, SymbolTable) or not names_a_kernel(symbols):
+        return _open(spec, {**options, "symbols": symbols})
+    target = _open(spec, options)
+    try:
+        attach(target, symbols)
+    except BaseException:
+        target.close()
+        raise
     return target
 
 
@@ -56,7 +57,7 @@ def _open(spec: str | os.PathLike[str], options: dict[str, Any]) -> Target:
         from a64patch.target.replace import FileOnDisk
 
         if "symbols" in options:
-            raise RequestError(f"{options['symbols']} names no kernel, so {text} has no use for it: leave it out")
+            raise RequestError(f"{text} has names of its own and takes those of a kernel only: leave symbols out")
         head = FileOnDisk(text).head(64)
         if is_image(head):
             if unknown := options.keys() - {"drop_relocations"}:

@@ -17,9 +17,9 @@ from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import PatchFormatError
 
 MOST_BYTES = 64 << 20
-"""Of a patch: room for half a million hunks."""
-MOST_LINES = 1 << 22
-"""Of a patch, so that empty lines alone do not fill the memory."""
+"""Of a patch."""
+MOST_LINES = 1 << 20
+"""Of a patch: room for a quarter of a million hunks, in memory too."""
 UNKNOWN = "????????"
 """Stands where a person does not know the word yet; `fill` of plan.py finds it."""
 

@@ -1,0 +1,300 @@
+"""GdbTarget against QEMU's stubs: a real arm64 Linux with four CPUs under load, and qemu-user with one program."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from a64patch import open_target, patch_text, patch_text_sync
+from a64patch.a64.assembler import assemble
+from a64patch.a64.disassembler import disassemble
+from a64patch.a64.generate import gen_nop
+from a64patch.a64.words import from_bytes
+from a64patch.cli.main import main
+from a64patch.errors import A64PatchError, CapabilityError, PartialPatchError, TargetError
+from a64patch.target.gdb import GdbTarget
+from tests.real.guest import CPUS, Guest
+from tests.support import assemble as assemble_file
+from tests.support import link, need
+
+RETURN_0 = [int(word) for word in from_bytes(bytes.fromhex("00008052c0035fd6"))]
+READ_UPTIME = "while :; do cat /proc/uptime; done"
+STAY_IN_USER_MODE = "while :; do :; done"
+
+
+def address_of(guest: Guest, name: str) -> int:
+    guest.run("echo 0 >/proc/sys/kernel/kptr_restrict")
+    return int(guest.run(f"grep -w {name} /proc/kallsyms").split()[0], 16)
+
+
+@pytest.fixture
+def site(guest: Guest) -> int:
+    return address_of(guest, "uptime_proc_show")
+
+
+def test_what_the_stub_is(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", guest.gdb, "--target-info"]) == 0
+    shown = capsys.readouterr().out
+    for line in (
+        "GDB stub (QEMU)",
+        "writes read-only text               yes",
+        "it will be left                     running",
+    ):
+        assert line in shown
+    assert guest.run("echo alive") == "alive\n"
+
+
+def test_a_function_of_the_kernel_behaves_as_changed(
+    guest: Guest, site: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line, KASLR on, while all CPUs execute that function."""
+    before = guest.run("cat /proc/uptime")
+    assert len(before.split()) == 2
+    with open_target(guest.gdb) as target:
+        old = from_bytes(target.read(site, 8))
+    texts = "; ".join(f"{word:08x}" for word in old)
+    with guest.load(READ_UPTIME):
+        assert main(["poke", guest.gdb, f"{site:#x}", "mov w0, #0; ret", "--expect", texts]) == 0
+        assert f"{CPUS} CPUs stopped" in capsys.readouterr().out
+        assert guest.run("cat /proc/uptime") == ""
+        assert main(["poke", guest.gdb, f"{site:#x}", texts, "--expect", "mov w0, #0; ret"]) == 0
+        assert len(guest.run("cat /proc/uptime").split()) == 2
+    assert main(["show", guest.gdb, f"{site:#x}", "-n", "2"]) == 0
+    for number, word in enumerate(old):
+        assert disassemble(word, site + 4 * number) in capsys.readouterr().out or number
+
+
+def test_one_word_that_may_race(guest: Guest, site: int) -> None:
+    """NOP to a branch and back: no stop is needed beyond what each access to this stub costs."""
+    with guest.load(READ_UPTIME), open_target(guest.gdb) as target:
+        words = from_bytes(target.read(site, 64))
+        place = site + 4 * words.index(gen_nop())
+        branch = assemble("b .+4")[0]
+        for _ in range(20):
+            assert patch_text(target, [place], [branch], expected=[gen_nop()]).method == "nosync+kick"
+            assert patch_text(target, [place], [gen_nop()], expected=[branch]).method == "nosync+kick"
+
+
+def test_all_cpus_stand_while_stopped_and_run_afterwards(guest: Guest) -> None:
+    with guest.load(READ_UPTIME), open_target(guest.gdb) as target:
+        seen = set()
+        for _ in range(10):
+            with target.stop() as stopped:
+                assert stopped.rendezvous.arrived == tuple(range(CPUS))
+                first = stopped.states()
+                time.sleep(0.01)
+                assert stopped.states() == first
+            seen |= {state.pc for state in first}
+            assert any(len(state.return_addresses) > 4 for state in first), "frames of the kernel"
+            time.sleep(0.01)
+        assert len(seen) > CPUS, "they moved between the stops"
+
+
+def test_cpus_in_user_mode_do_not_hide_the_kernel(guest: Guest, site: int) -> None:
+    """KASLR brings page table isolation: a CPU that executes a user's program does not map the kernel at all."""
+    with guest.load(STAY_IN_USER_MODE), open_target(guest.gdb) as target:
+        for _ in range(5):
+            old = from_bytes(target.read(site, 8))
+            patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
+            patch_text_sync(target, [site, site + 4], old, expected=RETURN_0)
+    assert len(guest.run("cat /proc/uptime").split()) == 2
+
+
+def test_halted_stays_halted(guest: Guest, site: int) -> None:
+    with open_target(f"{guest.gdb}?leave=halted") as target:
+        old = target.read(site, 8)
+    for _ in range(2):
+        with open_target(guest.gdb) as target:
+            assert target.facts()["the machine was found"] == "halted"
+            with target.stop() as stopped:
+                first = stopped.states()
+            patch_text_sync(target, [site], [from_bytes(old)[0]])
+            time.sleep(0.02)
+            with target.stop() as stopped:
+                assert stopped.states() == first
+    with open_target(f"{guest.gdb}?leave=running") as target:
+        assert target.read(site, 8) == old
+    assert guest.run("echo alive") == "alive\n"
+
+
+class Proxy:
+    """Between a target and a stub; ends both connections as packet number `cut_at` comes from the target."""
+
+    def __init__(self, stub: str, cut_at: int) -> None:
+        self._stub = stub.removeprefix("gdb+unix:")
+        self._cut_at = cut_at
+        self.packets = 0
+        self._directory = tempfile.TemporaryDirectory(prefix="a64patch-proxy-")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self._directory.name}/proxy")
+        self._listener.listen()
+        self.location = f"gdb+unix:{self._directory.name}/proxy"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._directory.cleanup()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._stub)
+                back = threading.Thread(target=self._copy, args=(far, near), daemon=True)
+                back.start()
+                self._forward(near, far)
+                for end in (near, far):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+                back.join()
+                near.close()
+                far.close()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def _forward(self, near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := near.recv(65536):
+                for index in range(len(data)):
+                    if data[index] == 0x24:
+                        self.packets += 1
+                        if self.packets == self._cut_at:
+                            far.sendall(data[:index])
+                            return
+                far.sendall(data)
+
+
+@pytest.fixture
+def proxy(guest: Guest) -> Iterator[Callable[[int], Proxy]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(cut_at: int) -> Proxy:
+            made = Proxy(guest.gdb, cut_at)
+            stack.callback(made.close)
+            return made
+
+        yield start
+
+
+def test_the_connection_cut_at_every_packet(guest: Guest, site: int, proxy: Callable[[int], Proxy]) -> None:
+    """All new or all old, and the machine runs on.
+
+    Not at the first packet: QEMU halts the machine as we come, and says so at the same moment.
+    """
+    with open_target(guest.gdb) as target:
+        old = from_bytes(target.read(site, 8))
+    whole = proxy(0)
+    with open_target(whole.location) as target:
+        patch_text_sync(target, [site, site + 4], old)
+    assert whole.packets > 20
+    outcomes = set()
+    for number in range(2, whole.packets + 1):
+        cutting = proxy(number)
+        error: Exception | None = None
+        try:
+            with open_target(cutting.location) as target:
+                patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
+        except A64PatchError as failed:
+            error = failed
+        assert cutting.packets >= number
+        with open_target(guest.gdb) as target:
+            assert target.facts()["the machine was found"] == "running", (number, error)
+            now = from_bytes(target.read(site, 8))
+            assert now == RETURN_0 if error is None else now in (old, RETURN_0), (number, error)
+            if now != old:
+                patch_text_sync(target, [site, site + 4], old)
+        outcomes.add(type(error))
+    assert len(outcomes) > 1, "some failed, and some did not"
+    assert len(guest.run("cat /proc/uptime").split()) == 2
+
+
+def test_the_stub_killed_in_the_middle(boot: Callable[..., Guest], monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = boot()
+    site = address_of(guest, "uptime_proc_show")
+    target = GdbTarget(guest.gdb, timeout=0.5)
+    old = from_bytes(target.read(site, 8))
+
+    def die(*_: object) -> None:
+        os.kill(guest.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(target, "_note_witnesses", die)
+    with pytest.raises(PartialPatchError, match=r"the connection to .* is lost") as caught:
+        patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
+    assert caught.value.unrestored == (site, site + 4)
+    with pytest.raises(TargetError, match="may have been left halted"):
+        target.close()
+
+
+PROGRAM = """
+    .globl _start, answer
+_start:
+    bl answer
+    mov x8, #93
+    svc #0
+answer:
+    mov w0, #1
+    ret
+    .size answer, .-answer
+"""
+
+
+@contextlib.contextmanager
+def under_qemu_user(program: Path, directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The program at its first instruction, and how to reach its stub."""
+    path = directory / "stub"
+    process = subprocess.Popen([need("qemu-aarch64", "qemu-user"), "-g", str(path), str(program)])
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        yield f"gdb+unix:{path}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """The path of a Unix socket may have 107 bytes only."""
+    with tempfile.TemporaryDirectory(prefix="a64patch-") as directory:
+        yield Path(directory)
+
+
+def test_qemu_user_refuses_read_only_text_and_we_say_so(
+    short_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = link(assemble_file(PROGRAM, short_directory / "a.o"), short_directory / "a")
+    with under_qemu_user(program, short_directory) as (location, process):
+        with open_target(location, symbols=program) as target:
+            assert target.capabilities.kind == "GDB stub (qemu-user)"
+            place = target.symbols["answer"]
+            old = from_bytes(target.read(place, 4))
+            with pytest.raises(CapabilityError, match=r"answer.*read-only text"):
+                patch_text_sync(target, [place], [0x52800540], expected=old)
+            assert from_bytes(target.read(place, 4)) == old
+        assert process.wait(10) == 1, "it ran on, unchanged"
+
+
+def test_qemu_user_executes_what_was_written_to_writable_text(short_directory: Path) -> None:
+    program = link(assemble_file(PROGRAM, short_directory / "a.o"), short_directory / "a", "-N")
+    with under_qemu_user(program, short_directory) as (location, process):
+        arguments = [location, "answer", "mov w0, #42", "--expect", "mov w0, #1", "--symbols", str(program)]
+        assert main(["poke", *arguments]) == 0
+        assert process.wait(10) == 42

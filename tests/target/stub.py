@@ -1,0 +1,374 @@
+"""A GDB stub of our own: serves memory honestly, or breaks the rule that a test wants broken, at the packet it wants.
+
+It parses packets by itself, so that it does not share the mistakes of src/a64patch/target/rsp.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+BASE = 0xFFFF800008000000
+STACK = 0xFFFF800009000000
+PACKET_SIZE = 0x200
+
+Kind = Literal["qemu", "qemu-user", "gdbserver", "kgdb", "openocd", "plain"]
+Cut = Literal["before", "after", "half"]
+"""The connection ends instead of carrying a packet out; after that, without a reply; in the middle of the reply."""
+
+TARGET_XML = (
+    '<?xml version="1.0"?><!DOCTYPE target SYSTEM "gdb-target.dtd"><target><architecture>aarch64</architecture>'
+    '<xi:include href="core.xml"/><xi:include href="more.xml"/></target>'
+)
+CORE_XML = (
+    '<?xml version="1.0"?><!DOCTYPE feature SYSTEM "gdb-target.dtd"><feature name="org.gnu.gdb.aarch64.core">'
+    + "".join(f'<reg name="x{number}" bitsize="64"/>' for number in range(31))
+    + '<reg name="sp" bitsize="64" type="data_ptr"/><reg name="pc" bitsize="64"/><reg name="cpsr" bitsize="32"/>'
+    "</feature>"
+)
+
+
+def packet(payload: bytes) -> bytes:
+    return b"$" + payload + b"#" + b"%02x" % (sum(payload) % 256)
+
+
+@dataclass
+class Machine:
+    """Memory, and CPUs of which only a few registers matter."""
+
+    text: bytearray
+    cpus: int = 2
+    running: bool = True
+    read_only: bool = False
+    stack: bytearray = field(default_factory=lambda: bytearray(256))
+    blind: set[int] = field(default_factory=set)
+    """CPUs, from 0, that do not see the memory, as one that executes a user's program does not see the kernel."""
+    registers: dict[tuple[int, int], int] = field(default_factory=dict)
+    """By CPU and number; 32 is the PC. Others are 0."""
+    resumed: int = 0
+    stopped: int = 0
+
+    def place(self, address: int, size: int) -> tuple[bytearray, int] | None:
+        for memory, base in ((self.text, BASE), (self.stack, STACK)):
+            if base <= address and address + size <= base + len(memory):
+                return memory, address - base
+        return None
+
+    @property
+    def words(self) -> list[int]:
+        return [int.from_bytes(self.text[at : at + 4], "little") for at in range(0, len(self.text), 4)]
+
+
+class Stub:
+    """Serves a machine on a Unix socket (or TCP), one connection after the other, in a thread of its own.
+
+    `mangle(number, request, reply)` may return other bytes to send in place of an honest reply, or None to send that;
+    `number` counts packets over all connections, from 0. `cut_at` is the number of the packet at which the connection
+    ends, as `cut` says; `again` is how many more connections are accepted after that.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        kind: Kind = "qemu",
+        *,
+        mangle: Callable[[int, bytes, bytes], bytes | None] | None = None,
+        cut_at: int | None = None,
+        cut: Cut = "before",
+        again: int = 1000,
+        tcp: bool = False,
+    ) -> None:
+        self.machine, self.kind = machine, kind
+        self.requests: list[bytes] = []
+        self.die_at: bytes | None = None
+        """The connection ends at each packet that begins so."""
+        self.flood = b""
+        """Sent without end in place of the next reply."""
+        self.loses_writes = False
+        """It says that it has written, and has not."""
+        self.unacknowledged = 0
+        """How often a packet came although the reply before it had not been acknowledged."""
+        self._mangle, self._cut_at, self._cut, self._again = mangle, cut_at, cut, again
+        self._directory = tempfile.mkdtemp(prefix="a64patch-stub-")
+        if tcp:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.location = f"gdb://127.0.0.1:{self._listener.getsockname()[1]}"
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            path = os.path.join(self._directory, "stub")
+            self._listener.bind(path)
+            self._listener.listen()
+            self.location = f"gdb+unix:{path}"
+        self._connected: socket.socket | None = None
+        self._session: Session | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        connected = self._connected
+        if connected is not None:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        shutil.rmtree(self._directory)
+
+    def stop_by_itself(self) -> None:
+        """The machine halts, and says so, though nobody asked."""
+        assert self._session is not None
+        self.machine.running = False
+        self._session.say(b"T05thread:p01.01;")
+
+    def replace(self, machine: Machine) -> None:
+        """Another machine is served from the next connection on, and that comes soon."""
+        self.machine = machine
+        assert self._connected is not None
+        with contextlib.suppress(OSError):
+            self._connected.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self._closing:
+                self._connected, _ = self._listener.accept()
+                self._session = Session(self, self._connected.recv, self._connected.sendall)
+                with contextlib.suppress(OSError), self._connected:
+                    self._session.serve()
+                if self._cut_at is not None and len(self.requests) > self._cut_at:
+                    if self._again == 0:
+                        self._listener.close()
+                        return
+                    self._again -= 1
+
+    def cut_now(self) -> Cut | None:
+        return self._cut if len(self.requests) - 1 == self._cut_at else None
+
+    def altered(self, request: bytes, reply: bytes) -> bytes:
+        honest = packet(reply)
+        changed = self._mangle(len(self.requests) - 1, request, reply) if self._mangle else None
+        return honest if changed is None else changed
+
+
+class Session:
+    """One connection: `receive(most)` and `send(bytes)` are its wire."""
+
+    def __init__(self, stub: Stub, receive: Callable[[int], bytes], send: Callable[[bytes], object]) -> None:
+        self._stub, self._machine, self._kind = stub, stub.machine, stub.kind
+        self._receive, self._send = receive, send
+        self._acknowledge = True
+        self._owed = 0
+        self._selected = 0
+        self._threads_given = 0
+        self._described = False
+
+    def serve(self) -> None:
+        if self._kind == "qemu" and self._machine.running:
+            self._machine.running = False
+            self._machine.stopped += 1
+            self.say(b"T02thread:01;")
+        buffer = b""
+        while data := self._receive(65536):
+            buffer += data
+            # Some look for an acknowledgement on the wire while the next request lies in their buffer already.
+            if self._kind in ("qemu-user", "kgdb") and buffer.count(b"$") > 1:
+                raise AssertionError("the client sent a request before the reply to the one before")
+            while buffer:
+                if buffer[:1] == b"\x03":
+                    buffer = buffer[1:]
+                    self._interrupt()
+                elif buffer[:1] == b"+":
+                    buffer = buffer[1:]
+                    self._owed -= 1
+                elif match := re.match(rb"\$([^#$]*)#([0-9a-f]{2})", buffer):
+                    buffer = buffer[match.end() :]
+                    assert int(match[2], 16) == sum(match[1]) % 256, "the client sent a wrong checksum"
+                    if not self._packet(match[1]):
+                        return
+                elif buffer[:1] == b"$":
+                    break
+                else:
+                    buffer = buffer[1:]
+
+    def say(self, payload: bytes) -> None:
+        self._owed += 1
+        self._send(packet(payload))
+
+    def _interrupt(self) -> None:
+        if self._machine.running and self._kind != "qemu-user":
+            self._machine.running = False
+            self._machine.stopped += 1
+            self.say(b"T02thread:p01.01;" if self._kind == "qemu" else b"T02thread:1;")
+
+    def _packet(self, request: bytes) -> bool:
+        if self._machine.running:
+            if self._kind == "kgdb":
+                return True  # nobody listens
+            # QEMU stops at any byte, and throws it away.
+            self._interrupt()
+        if self._acknowledge:
+            self._stub.unacknowledged += self._owed > 0
+            self._send(b"+")
+        self._owed = 0
+        self._stub.requests.append(request)
+        if self._stub.die_at is not None and request.startswith(self._stub.die_at):
+            return False
+        while self._stub.flood:
+            self._send(self._stub.flood)
+        cut = self._stub.cut_now()
+        if cut == "before":
+            return False
+        reply = self._answer(request)
+        if cut == "after":
+            return False
+        if reply is not None:
+            self._owed += 1
+            sent = self._stub.altered(request, reply)
+            if cut == "half":
+                sent = sent[: len(sent) // 2]
+            self._send(sent)
+        return cut is None
+
+    def _answer(self, request: bytes) -> bytes | None:
+        """The reply; None when there is none."""
+        text = request.decode("latin-1")
+        machine = self._machine
+        if text.startswith("qSupported"):
+            return self._features()
+        if text in ("c", "vCont;c"):
+            machine.running = True
+            machine.resumed += 1
+            return None
+        if text == "D" or text.startswith("D;"):
+            machine.running = True
+            machine.resumed += 1
+            return b"OK"
+        if text == "QStartNoAckMode":
+            self._acknowledge = False
+            return b"OK"
+        if text == "?":
+            return b"T05thread:1;"
+        if text == "vCont?":
+            return b"vCont;c;C;s;S" if self._kind in ("qemu", "qemu-user", "gdbserver", "openocd") else b""
+        if text == "qqemu.Supported":
+            known = {"qemu": b"sstepbits;sstep;PhyMemMode", "qemu-user": b"sstepbits;sstep"}
+            return known.get(self._kind, b"")
+        if text.startswith("qRcmd,"):
+            return self._console(bytes.fromhex(text[6:]))
+        if text in ("qfThreadInfo", "qsThreadInfo"):
+            return self._threads(first=text[1] == "f")
+        if text.startswith("qThreadExtraInfo,"):
+            return b"shadowCPU0".hex().encode() if self._kind == "kgdb" else b""
+        if text.startswith("qXfer:features:read:"):
+            return self._document(*text.split(":")[3:])
+        if text.startswith("Hg"):
+            self._selected = self._cpu(text[2:])
+            return b"OK"
+        if match := re.fullmatch("p([0-9a-f]+)", text):
+            return self._register(int(match[1], 16)) if self._described else b""
+        if text == "g":
+            return b"".join(self._register(number) for number in range(34))
+        if match := re.fullmatch("m([0-9a-f]+),([0-9a-f]+)", text):
+            return self._read(int(match[1], 16), int(match[2], 16))
+        if match := re.fullmatch("M([0-9a-f]+),([0-9a-f]+):([0-9a-f]*)", text):
+            return self._write(int(match[1], 16), int(match[2], 16), bytes.fromhex(match[3]))
+        return b""
+
+    def _features(self) -> bytes:
+        size = b"PacketSize=%x" % PACKET_SIZE
+        return {
+            "qemu": size + b";qXfer:features:read+;vContSupported+;multiprocess+",
+            "qemu-user": size + b";qXfer:features:read+;vContSupported+;qXfer:auxv:read+;multiprocess+",
+            "gdbserver": size + b";QStartNoAckMode+;qXfer:features:read+;qXfer:osdata:read+;QNonStop+;multiprocess+",
+            "openocd": size + b";qXfer:memory-map:read+;qXfer:features:read+;QStartNoAckMode+;vContSupported+",
+        }.get(self._kind, b"")
+
+    def _console(self, command: bytes) -> bytes:
+        said = {
+            ("qemu", b"info kvm"): b"kvm support: disabled\r\n",
+            ("openocd", b"version"): b"Open On-Chip Debugger 0.12.0\n",
+        }.get((self._kind, command))
+        if said is None:
+            return b""
+        self.say(b"O" + said.hex().encode())
+        return b"OK"
+
+    def _threads(self, *, first: bool) -> bytes:
+        names = [self._name(cpu) for cpu in range(self._machine.cpus)]
+        if self._kind == "qemu":  # one at a time
+            self._threads_given = 1 if first else self._threads_given + 1
+            more = names[self._threads_given - 1 : self._threads_given]
+            return b"m" + more[0] if more else b"l"
+        if self._kind == "plain":
+            return b""
+        tasks = [b"1", b"2a"] if self._kind == "kgdb" else []
+        return b"m" + b",".join(names + tasks) if first else b"l"
+
+    def _name(self, cpu: int) -> bytes:
+        if self._kind == "kgdb":
+            return b"%08x" % (0xFFFFFFFE - cpu)
+        return b"%x" % (cpu + 1) if self._kind == "openocd" else b"p01.%02x" % (cpu + 1)
+
+    def _cpu(self, name: str) -> int:
+        if self._kind == "kgdb":
+            return 0xFFFFFFFE - int(name, 16)
+        return int(name.split(".")[-1], 16) - 1
+
+    def _document(self, name: str, span: str) -> bytes:
+        self._described = True
+        texts = {"target.xml": TARGET_XML, "core.xml": CORE_XML}
+        if name not in texts:
+            return b"E00"
+        start, size = (int(number, 16) for number in span.split(","))
+        rest = texts[name].encode()[start:]
+        return (b"m" if len(rest) > size else b"l") + rest[:size]
+
+    def _register(self, number: int) -> bytes:
+        value = self._machine.registers.get((self._selected, number), 0)
+        return value.to_bytes(4 if number == 33 else 8, "little").hex().encode()
+
+    def _read(self, address: int, size: int) -> bytes:
+        place = self._machine.place(address, size)
+        if place is None or self._selected in self._machine.blind or size * 2 > PACKET_SIZE:
+            return b"E14"
+        memory, offset = place
+        return memory[offset : offset + size].hex().encode()
+
+    def _write(self, address: int, size: int, data: bytes) -> bytes:
+        place = self._machine.place(address, size)
+        if place is None or len(data) != size or self._machine.read_only or self._selected in self._machine.blind:
+            return b"E14"
+        memory, offset = place
+        if not self._stub.loses_writes:
+            memory[offset : offset + size] = data
+        return b"OK"
+
+
+def machine_of(words: Sequence[int], **options: object) -> Machine:
+    """A machine whose text are these words, each CPU at the word of its number."""
+    made = Machine(bytearray(b"".join(word.to_bytes(4, "little") for word in words)))
+    for name, value in options.items():
+        setattr(made, name, value)
+    for cpu in range(made.cpus):
+        made.registers.setdefault((cpu, 32), BASE + 0x10000 + 4 * cpu)
+    return made

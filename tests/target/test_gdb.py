@@ -1,0 +1,524 @@
+"""GdbTarget against a stub of our own: honest ones of every kind, lost connections at every packet, and liars."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from a64patch import open_target, patch_text, patch_text_sync
+from a64patch.errors import (
+    A64PatchError,
+    BusyError,
+    CapabilityError,
+    MappingError,
+    MismatchError,
+    PartialPatchError,
+    ReadError,
+    RequestError,
+    TargetError,
+    WriteError,
+)
+from a64patch.target.gdb import GdbTarget, open_gdb
+from a64patch.target.symbols import Symbol, SymbolTable
+from tests.target.stub import BASE, STACK, Cut, Kind, Machine, Session, Stub, machine_of, packet
+
+KINDS: tuple[Kind, ...] = ("qemu", "qemu-user", "gdbserver", "kgdb", "openocd", "plain")
+CUTS: tuple[Cut, ...] = ("before", "after", "half")
+OLD = [0x11000000 + number for number in range(64)]
+PLACES = [BASE + 4, BASE + 8, BASE + 128]
+NEW = [0x22000000, 0x22000001, 0x22000002]
+PATCHED = [*OLD[:1], *NEW[:2], *OLD[3:32], NEW[2], *OLD[33:]]
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """What was sent to the stub last is carried out by its thread."""
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return holds()
+
+
+def open_stub(stub: Stub, **options: Any) -> GdbTarget:
+    return GdbTarget(stub.location, **{"timeout": 5.0, "assume": ("stops", "caches"), **options})
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_patched_and_left_as_it_was(kind: Kind, tcp: bool) -> None:
+    machine = machine_of(OLD, running=kind in ("qemu", "kgdb"))
+    was_running = machine.running
+    with Stub(machine, kind, tcp=tcp) as stub:
+        with open_stub(stub, timeout=1.0 if kind == "kgdb" else 5.0) as target:
+            result = patch_text_sync(target, PLACES, NEW, expected=[OLD[1], OLD[2], OLD[32]])
+            assert machine.words == PATCHED
+            assert result.cpus == tuple(range(target.capabilities.cpus))
+            assert target.capabilities.cpus == (1 if kind == "plain" else 2)
+            assert target.read_many([(BASE + 4, 8), (BASE, 4)]) == [bytes(machine.text[4:12]), bytes(machine.text[:4])]
+        assert eventually(lambda: machine.running == was_running)
+        assert stub.unacknowledged <= 1, "only the stop reply to our coming may still be on its way"
+
+
+def test_a_machine_runs_whenever_nobody_looks() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub, open_stub(stub) as target:
+        assert eventually(lambda: machine.running)
+        target.read(BASE, 4)
+        assert eventually(lambda: machine.running)
+        with target.stop():
+            assert not machine.running
+            target.write(BASE, b"abcd")
+            assert not machine.running
+        assert eventually(lambda: machine.running)
+        resumed = machine.resumed
+        target.kick()
+        assert eventually(lambda: machine.running and machine.resumed == resumed + 1)
+
+
+@pytest.mark.parametrize(
+    ("leave", "before", "after"), [("", False, False), ("running", False, True), ("halted", True, False)]
+)
+def test_how_a_machine_is_left_can_be_said(leave: str, before: bool, after: bool) -> None:
+    machine = machine_of(OLD, running=before)
+    with Stub(machine) as stub:
+        with open_stub(stub, leave=leave) as target:
+            target.read(BASE, 4)
+            assert target.facts()["it will be left"] == ("running" if after else "halted")
+        assert eventually(lambda: machine.running == after)
+        assert machine.resumed == 0 or after
+
+
+def test_a_machine_that_somebody_else_halts_stays_halted() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        with open_stub(stub) as target:
+            assert eventually(lambda: machine.running)
+            stub.stop_by_itself()
+            assert target.read(BASE, 4) == bytes(machine.text[:4])
+        assert not machine.running
+
+
+def test_cpus_that_do_not_see_the_kernel_are_not_asked() -> None:
+    machine = machine_of(OLD, cpus=3, blind={0, 1})
+    with Stub(machine) as stub, open_stub(stub) as target:
+        assert target.read(BASE, 4) == bytes(machine.text[:4])
+        patch_text_sync(target, PLACES, NEW)
+        assert machine.words == PATCHED
+
+
+def test_a_moment_is_awaited_when_no_cpu_sees_the_kernel() -> None:
+    machine = machine_of(OLD, blind={0, 1})
+    with Stub(machine) as stub, open_stub(stub) as target:
+        with pytest.raises(MappingError):
+            target.read(BASE, 4)
+        threading.Timer(0.02, machine.blind.clear).start()
+        assert target.read(BASE, 4) == bytes(machine.text[:4])
+
+
+def test_pcs_links_and_frames_are_seen() -> None:
+    machine = machine_of(OLD)
+    machine.registers |= {(1, 32): BASE + 8, (1, 30): BASE + 40, (1, 29): STACK}
+    signed = (BASE + 44) & ~(0x7F << 48) | 0x2A << 48 | 1 << 55
+    for at, (following, link) in {0: (STACK + 32, BASE + 48), 32: (0, signed)}.items():
+        machine.stack[at : at + 16] = following.to_bytes(8, "little") + link.to_bytes(8, "little")
+    with Stub(machine) as stub, open_stub(stub) as target:
+        with target.stop() as stopped:
+            states = stopped.states()
+        assert [state.pc for state in states] == [BASE + 0x10000, BASE + 8]
+        assert {BASE + 40, BASE + 48, BASE + 44} <= set(states[1].return_addresses)
+        with pytest.raises(BusyError, match="CPU 1 stands at"):
+            patch_text_sync(target, PLACES, NEW)
+        machine.registers[1, 32] = BASE + 0x10000
+        with pytest.raises(BusyError, match="CPU 1 will return to"):
+            patch_text_sync(target, [BASE + 40, BASE + 44], NEW[:2])
+        assert machine.words == OLD
+
+
+def test_a_chain_of_frames_that_goes_round_ends() -> None:
+    machine = machine_of(OLD)
+    machine.registers[0, 29] = STACK
+    for at, following in ((0, STACK + 64), (64, STACK)):
+        machine.stack[at : at + 8] = following.to_bytes(8, "little")
+    with Stub(machine) as stub, open_stub(stub) as target, target.stop() as stopped:
+        assert stopped.states()[0].return_addresses == (0,)
+
+
+def test_read_only_text_is_refused_clearly_and_nothing_is_changed() -> None:
+    machine = machine_of(OLD, running=False, cpus=1, read_only=True)
+    with Stub(machine, "qemu-user") as stub, open_stub(stub, assume=()) as target:
+        with pytest.raises(CapabilityError, match="read-only text"):
+            patch_text_sync(target, PLACES, NEW)
+        assert machine.words == OLD
+        assert target.facts()["writes read-only text"] == "not known"
+
+
+def test_one_refused_word_is_reported_and_the_others_put_back() -> None:
+    machine = machine_of(OLD)
+
+    def refuse(_: int, request: bytes, __: bytes) -> bytes | None:
+        return packet(b"E0d") if request.startswith(b"M%x,4:%b" % (PLACES[2], b"02000022")) else None
+
+    with Stub(machine, mangle=refuse) as stub, open_stub(stub) as target:
+        with pytest.raises(WriteError, match=r"E0d .permission denied"):
+            patch_text_sync(target, PLACES, NEW)
+        assert machine.words == OLD
+
+
+@pytest.mark.parametrize("kind", ["openocd", "plain"])
+def test_what_is_not_known_is_refused_until_somebody_vouches(kind: Kind) -> None:
+    machine = machine_of(OLD, running=False)
+    with Stub(machine, kind) as stub:
+        with open_stub(stub, assume=()) as target:
+            assert not target.capabilities.can_stop
+            with pytest.raises(CapabilityError, match="assume=caches"):
+                target.write(BASE, b"abcd")
+            with pytest.raises(CapabilityError, match="assume=stops"), target.stop():
+                pass
+        with open_stub(stub, assume=("caches",)) as target:
+            target.write(BASE, b"abcd")
+            with pytest.raises(CapabilityError, match="cannot stop"):
+                patch_text_sync(target, PLACES, NEW)
+        assert machine.words[1:] == OLD[1:]
+
+
+def test_code_limits_what_may_be_written() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub, open_stub(stub) as target:
+        assert target.code_ranges() == []
+        target.code = [(BASE, BASE + 64)]
+        with pytest.raises(MappingError, match="is not code"):
+            patch_text_sync(target, PLACES, NEW)
+        assert machine.words == OLD
+        patch_text_sync(target, PLACES[:2], NEW[:2])
+
+
+def test_names_and_identity_come_from_who_knows() -> None:
+    machine = machine_of(OLD)
+    table = SymbolTable(lambda: [Symbol("work", BASE, 64)])
+    with Stub(machine) as stub, open_target(stub.location, symbols=table) as target:
+        assert isinstance(target, GdbTarget)
+        assert target.symbols.resolve("work+4") == BASE + 4
+        target.build_id, target.release, target.base = "ab", "Linux 6", 4096
+        identity = target.identity()
+        assert (identity.location, identity.build_id, identity.base) == (stub.location, "ab", 4096)
+
+
+def test_a_serial_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request at a time, each reply acknowledged first: more would be lost in a UART."""
+    machine = machine_of(OLD)
+    ours, theirs = os.openpty()
+    with Stub(machine, "kgdb") as stub:
+
+        def send(data: bytes) -> None:
+            os.write(ours, data)
+
+        def serve() -> None:
+            try:
+                Session(stub, lambda most: os.read(ours, most), send).serve()
+            except OSError:
+                return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with open_gdb(f"gdb+serial:{os.ttyname(theirs)}?timeout=1&baud=9600") as target:
+            patch_text_sync(target, PLACES, NEW)
+            assert machine.words == PATCHED
+        assert eventually(lambda: machine.running)
+        assert stub.unacknowledged <= 1
+        os.close(theirs)
+        os.close(ours)
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gdb://localhost", "not gdb://HOST:PORT"),
+        ("gdb://localhost:99999", "not gdb://HOST:PORT"),
+        ("gdb://[::1", "not gdb://HOST:PORT"),
+        ("gdb://user@localhost:1", "not gdb://HOST:PORT"),
+        ("gdb://localhost:1/path", "not gdb://HOST:PORT"),
+        ("gdb+unix:", "names no path"),
+        ("gdb://localhost:1?timeout", "KEY=VALUE"),
+        ("gdb://localhost:1?timeout=1&timeout=2", "twice"),
+        ("gdb://localhost:1?timeout=soon", "give a number"),
+        ("gdb://localhost:1?timeout=0", "out of range"),
+        ("gdb://localhost:1?speed=1", "no setting"),
+        ("gdb://localhost:1?leave=alone", "neither"),
+        ("gdb://localhost:1?assume=luck", "none of"),
+        ("gdb+serial:/dev/null?baud=1", "not a speed"),
+    ],
+)
+def test_names_of_stubs_that_make_no_sense(text: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        open_target(text)
+
+
+def test_another_machine_is_not_spoken_to_unless_asked() -> None:
+    with pytest.raises(CapabilityError, match="--remote"):
+        open_target("gdb://192.0.2.1:1234")
+    with pytest.raises(CapabilityError, match="--remote"):
+        open_target("gdb://[2001:db8::1]:1234")
+    with pytest.raises(TargetError, match="cannot connect"):
+        open_target("gdb://192.0.2.1:1234?timeout=0.01", remote=True)
+
+
+@pytest.mark.parametrize("text", ["gdb+unix:/nowhere/stub", "gdb+serial:/nowhere/tty", "gdb+serial:/dev/null"])
+def test_stubs_that_are_not_there(text: str) -> None:
+    with pytest.raises(TargetError):
+        open_target(text)
+
+
+def test_options_of_other_targets_are_refused() -> None:
+    with pytest.raises(RequestError, match="drop_relocations"):
+        open_target("gdb+unix:/nowhere", drop_relocations=True)
+
+
+def test_a_closed_target_says_so() -> None:
+    with Stub(machine_of(OLD)) as stub:
+        target = open_stub(stub)
+        target.close()
+        target.close()
+        with pytest.raises(TargetError, match="was closed"):
+            target.read(BASE, 4)
+
+
+# Lost connections
+
+
+def packets_of_a_patch(kind: Kind, running: bool) -> int:
+    machine = machine_of(OLD, running=running)
+    with Stub(machine, kind) as stub:
+        with open_stub(stub) as target:
+            patch_text_sync(target, PLACES, NEW)
+        return len(stub.requests)
+
+
+def attempt(stub: Stub, timeout: float) -> Exception | None:
+    """Patch, close, and give back what the patch raised."""
+    try:
+        target = open_stub(stub, timeout=timeout)
+    except TargetError as error:
+        return error
+    try:
+        patch_text_sync(target, PLACES, NEW)
+        return None
+    except A64PatchError as error:
+        return error
+    finally:
+        with suppress(TargetError):
+            target.close()
+
+
+def require_told(machine: Machine, error: Exception | None) -> None:
+    """All new, or all old, or else every word that is not old is named."""
+    if error is None:
+        assert machine.words == PATCHED
+    elif isinstance(error, PartialPatchError):
+        named = set(error.unrestored)
+        assert named <= set(PLACES)
+        assert {PLACES[0], PLACES[1], PLACES[2]} - named <= {
+            place for place in PLACES if machine.words[(place - BASE) // 4] == OLD[(place - BASE) // 4]
+        }
+    else:
+        left_running = "let go" in str(error) or "halted" in str(error)
+        assert machine.words == OLD or (left_running and machine.words == PATCHED), repr(error)
+    untouched = [number for number in range(64) if BASE + 4 * number not in PLACES]
+    assert [machine.words[number] for number in untouched] == [OLD[number] for number in untouched]
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("cut", CUTS)
+def test_cut_at_every_packet_and_connected_again(cut: Cut, running: bool) -> None:
+    """Nothing is left half done, and the machine is left as it was found."""
+    for number in range(packets_of_a_patch("qemu", running)):
+        machine = machine_of(OLD, running=running)
+        with Stub(machine, cut_at=number, cut=cut) as stub:
+            error = attempt(stub, 2.0)
+            assert not isinstance(error, PartialPatchError), (number, error)
+            require_told(machine, error)
+            assert eventually(lambda machine=machine: machine.running == running), number  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_cut_at_every_packet_for_good(cut: Cut) -> None:
+    """The error names exactly the words that may be new; nothing hangs."""
+    partial = 0
+    for number in range(packets_of_a_patch("qemu", running=True)):
+        machine = machine_of(OLD)
+        with Stub(machine, cut_at=number, cut=cut, again=0) as stub:
+            error = attempt(stub, 0.05)
+            require_told(machine, error)
+            partial += isinstance(error, PartialPatchError)
+    assert partial > 0
+
+
+def test_a_stub_that_dies_again_and_again_is_given_up() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub, timeout=0.5)
+        assert eventually(lambda: machine.running)
+        stub.die_at = b"m"
+        with pytest.raises(ReadError):
+            target.read(BASE, 4)
+        begun = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(ReadError):
+                target.read(BASE, 4)
+        assert time.monotonic() - begun < 60
+        with pytest.raises(TargetError):
+            target.close()
+
+
+def test_another_machine_at_the_same_place_is_not_written_to() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub, timeout=0.5)
+        patch_text_sync(target, PLACES, NEW)
+        other = machine_of([0x33000000] * 64)
+        stub.replace(other)
+        with pytest.raises(TargetError):
+            target.read(BASE, 4)
+        with pytest.raises(WriteError, match="another machine"):
+            target.write(PLACES[0], b"abcd")
+        assert other.words == [0x33000000] * 64
+        with suppress(TargetError):
+            target.close()
+        assert eventually(lambda: other.running), "it is none of our business"
+
+
+# Liars
+
+
+LIES: dict[str, Callable[[bytes], bytes]] = {
+    "garbage": lambda reply: b"\x00\xff%# $$#" + bytes(range(256)),
+    "noise before": lambda reply: b"kernel: hello\r\n+-" + packet(reply),
+    "half a packet": lambda reply: packet(reply)[: len(reply) // 2 + 1],
+    "a wrong checksum": lambda reply: b"$" + reply + b"#zz",
+    "nothing": lambda reply: b"",
+    "an empty reply": lambda reply: packet(b""),
+    "an error": lambda reply: packet(b"E01"),
+    "too long": lambda reply: packet(reply + b"00"),
+    "too short": lambda reply: packet(reply[:-2]),
+    "twice": lambda reply: packet(reply) * 2,
+    "a stop reply before": lambda reply: packet(b"T05thread:p01.01;") + packet(reply),
+    "a stop reply instead": lambda reply: packet(b"T05thread:p01.01;"),
+    "a notification before": lambda reply: b"%Stop:T05thread:1;#" + b"00" + packet(reply),
+    "an exit": lambda reply: packet(b"W00"),
+    "other digits": lambda reply: packet(reply.translate(bytes.maketrans(b"0123456789", b"1234567890"))),
+    "runs": lambda reply: b"$0*~#" + b"%02x" % ((0x30 + 0x2A + 0x7E) % 256),
+    "a run of nothing": lambda reply: b"$*~#" + b"%02x" % ((0x2A + 0x7E) % 256),
+    "console output": lambda reply: packet(b"O6869") + packet(reply),
+    "OK": lambda reply: packet(b"OK"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["qemu", "gdbserver"])
+@pytest.mark.parametrize("lie", LIES)
+def test_one_lie_at_every_packet(kind: Kind, lie: str) -> None:
+    """Memory is honest, one reply is not: all new, or all old, or said."""
+    running = kind == "qemu"
+    for number in range(packets_of_a_patch(kind, running)):
+        machine = machine_of(OLD, running=running)
+
+        def tell(at: int, _: bytes, reply: bytes, number: int = number) -> bytes | None:
+            return LIES[lie](reply) if at == number else None
+
+        with Stub(machine, kind, mangle=tell) as stub:
+            require_told(machine, attempt(stub, 0.06))
+
+
+ENDLESS = {
+    "a run": b"$" + b"0*~" * 4096,
+    "a packet": b"$" + b"x" * 8192,
+    "acknowledgements": b"+" * 8192,
+    "noise": b"noise" * 1024,
+    "console output": packet(b"O68") * 512,
+    "stop replies": packet(b"T05") * 512,
+    "notifications": b"%Stop:T05#" * 512,
+}
+
+
+@pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
+def test_what_never_ends_is_not_read_to_its_end(endless: bytes) -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub, timeout=0.2)
+        assert eventually(lambda: machine.running)
+        stub.flood = endless
+        with pytest.raises(ReadError):
+            target.read(BASE, 4)
+        with pytest.raises(TargetError):
+            target.close()
+
+
+def test_a_stub_that_never_answers() -> None:
+    with Stub(machine_of(OLD), mangle=lambda *_: b"") as stub:
+        begun = time.monotonic()
+        with pytest.raises(TargetError, match="did not answer"):
+            open_stub(stub, timeout=0.2)
+        assert time.monotonic() - begun < 30
+
+
+def test_a_stub_that_says_it_wrote_and_did_not() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub, open_stub(stub) as target:
+        stub.loses_writes = True
+        with pytest.raises(MismatchError, match="after"):
+            patch_text_sync(target, PLACES, NEW)
+        assert machine.words == OLD
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '<!DOCTYPE x [<!ENTITY a "aaaa">]><target>&a;</target>',
+        '<target><xi:include href="target.xml"/></target>',
+        '<target><xi:include href="../secret"/></target>',
+        "<target><reg name='pc' bitsize='0'/></target>",
+        "<target><architecture>riscv:rv64</architecture></target>",
+        "<target>",
+        "",
+        "<target>" + "<reg name='a' bitsize='8'/>" * 5000 + "</target>",
+    ],
+)
+def test_descriptions_that_make_no_sense(document: str) -> None:
+    machine = machine_of(OLD)
+
+    def tell(_: int, request: bytes, __: bytes) -> bytes | None:
+        if not request.startswith(b"qXfer:features:read:target.xml:"):
+            return None
+        start, size = (int(number, 16) for number in request.rpartition(b":")[2].split(b","))
+        rest = document.encode()[start:]
+        return packet((b"m" if len(rest) > size else b"l") + rest[:size])
+
+    with Stub(machine, mangle=tell) as stub, pytest.raises(TargetError):
+        open_stub(stub, timeout=2.0)
+    assert machine.words == OLD
+    assert eventually(lambda: machine.running), "nothing that was found out keeps it halted"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    from tests.support import assemble, link
+
+    words = "\n".join(f".inst {word:#x}" for word in OLD)
+    source = assemble(f".globl _start, work\n_start:\nwork:\n{words}\n.size work, .-work\n", tmp_path / "a.o")
+    return link(source, tmp_path / "a", f"-Ttext={BASE:#x}")
+
+
+def test_names_of_an_elf_file_are_taken_if_its_code_stands_there(program: Path) -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        with open_target(stub.location, symbols=program) as target:
+            assert target.symbols["work"] == BASE
+            patch_text(target, [target.symbols["work"]], [1])
+        stub.replace(machine_of([0x33000000] * 64))
+        with pytest.raises(MismatchError, match="samples"):
+            open_target(stub.location, symbols=program)
