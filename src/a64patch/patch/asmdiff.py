@@ -6,8 +6,10 @@ Read on: docs/patch-format.md for the grammar, meaning.py for what a line means 
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Literal, cast
@@ -128,6 +130,19 @@ class AsmDiff:
         return self.header(BUILD_ID)
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's cycle collector from looking at a large patch again and again as it grows; it has no cycles."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+@collector_paused()
 def parse(text: str) -> AsmDiff:
     """The patch that a text says. PatchFormatError with line and column where it is none.
 
@@ -307,16 +322,21 @@ def _wrong_line(line: str, number: int) -> PatchFormatError:
 def _hunk_lines(hunk: Hunk) -> Iterator[str]:
     yield from (f"#{comment}" for comment in hunk.comments)
     yield f"@@ {hunk.site} @@"
-    mnemonics = (line.text.split(" ")[0] for line in hunk.lines if line.sign != "#" and " " in line.text)
-    least, most = _MNEMONIC_WIDTHS
-    width = max([least, *(length for length in map(len, mnemonics) if length <= most)])
+    width, most = _MNEMONIC_WIDTHS
+    for line in hunk.lines:
+        length = line.text.find(" ")
+        if width < length <= most and line.sign != "#":
+            width = length
     for line in hunk.lines:
         if line.sign == "#":
             yield f"#{line.text}"
             continue
-        mnemonic, _, operands = line.text.partition(" ")
-        text = f"  {mnemonic:<{width}} {operands}" if operands else f"  {mnemonic}" if mnemonic else ""
-        yield f"{line.sign}{UNKNOWN if line.word is None else f'{line.word:08x}'}{text}"
+        word = UNKNOWN if line.word is None else f"{line.word:08x}"
+        mnemonic, blank, operands = line.text.partition(" ")
+        if blank:
+            yield f"{line.sign}{word}  {mnemonic:<{width}} {operands}"
+        else:
+            yield f"{line.sign}{word}  {mnemonic}" if mnemonic else f"{line.sign}{word}"
 
 
 def _reversed(hunk: Hunk) -> Hunk:

@@ -19,7 +19,7 @@ from a64patch.a64.cmodx import Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 from a64patch.errors import MappingError, PatchFormatError, PlanError, SymbolError
-from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line
+from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, collector_paused
 from a64patch.patch.hazards import Hazard, hazards_of
 from a64patch.patch.meaning import (
     Place,
@@ -113,6 +113,7 @@ class Plan:
         return hotpatch_safe(change.old, change.new, self.profile)
 
 
+@collector_paused()
 def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str = "2018") -> Plan:
     """What applying `diff` to the target would do.
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
-from a64patch.patch.asmdiff import parse, reverse, to_text
+from a64patch.patch.asmdiff import collector_paused, parse, reverse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, State
 from a64patch.patch.text import (
@@ -82,6 +82,7 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
         raise PlanError(f"{hazard.sentence}{more}; if that is right, {way}; nothing was changed")
 
 
+@collector_paused()
 def apply_plan(
     plan: Plan, target: Target, journal: Journal, *, sync: Sync = "auto", accept: Collection[str] = ()
 ) -> Outcome:
