@@ -106,6 +106,13 @@ def test_could_fetch_sees_both_words_until_they_are_ordered(model: Model) -> Non
     assert not both_words(f"str w0, [x1]; {SYNC}; dsb ish; isb; b 0x2008")
 
 
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_what_only_a_handler_stores_is_found_by_who_waits_for_it(model: Model) -> None:
+    waiting = kick(f"{SGI}; ldr w5, [x3]", "mov x4, #1; str w4, [x3]; eret", memory=(DATA,))
+    answered = Query(trace=lambda number, trace: number == 1 or trace.register(5) == 1)
+    assert search(waiting, model, answered)
+
+
 @pytest.mark.parametrize("model", [ArmNow, Esop2020])
 @pytest.mark.parametrize("name", ["sgi", "irq-ob"])
 def test_the_relations_of_interrupts_are_needed(model: type[Model], name: str) -> None:

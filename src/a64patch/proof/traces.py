@@ -465,7 +465,7 @@ def behaviours(program: Program) -> Behaviours:
     cuts = [0] * count
     stale = set(range(count))
     interrupts = 0
-    rounds = 0
+    rounds = most_stored = 0
     while stale:
         rounds += 1
         changed = set[int]()
@@ -478,8 +478,11 @@ def behaviours(program: Program) -> Behaviours:
                 if domains.add(event.address, event.value):
                     changed.add(event.address)
         # A value that appears in round n takes a chain of n stores, each made from what the one before left: there
-        # are no longer chains than there are stores.
-        if rounds > sum(max((_stored(trace) for trace in run), default=0) for run in runs):
+        # are no longer chains than there are stores. A value may open the way to more stores; then it counts anew.
+        stored = sum(max((_stored(trace) for trace in run), default=0) for run in runs)
+        if stored > most_stored:
+            most_stored, rounds = stored, 0
+        if rounds > most_stored:
             changed.clear()
         stale = {number for number in range(count) if used[number] & changed}
         most = sum(max((_sent(trace) for trace in run), default=0) for run in runs)
