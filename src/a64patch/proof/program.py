@@ -60,6 +60,15 @@ class Program:
     """How often a thread may execute the same address before the search gives that path up (it is counted as cut)."""
     names: Mapping[int, str] = field(default_factory=dict)
     """Names of addresses, for people."""
+    windows: tuple[range, ...] = ()
+    """Addresses of words of which only the flow of control is looked at: any word may stand there.
+
+    What they read, write and order is left out, so there are at least the executions that there would be with it,
+    as long as they touch nothing that the rest of the program uses. Calls and system calls return, a conditional
+    branch goes either way whatever the flags are, and what leaves the window otherwise ends the thread.
+    """
+    falls_through: bool = False
+    """In a window every word but a BRK goes on with the next one, whatever it is: more than any real word does."""
 
     def __post_init__(self) -> None:
         if any(address % 4 for address in self.code):

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from a64patch.a64.fields import get_branch_offset
 from a64patch.a64.integer_operands import decode_bitmask
 from a64patch.a64.predicates import decode
-from a64patch.a64.row import Encoding
+from a64patch.a64.row import Encoding, Flow
 from a64patch.errors import ScopeError
 
 MASK32 = 0xFFFFFFFF
@@ -101,6 +102,25 @@ def operation(word: int) -> Operation:
     if found is None:
         raise ScopeError(f"the instruction {row.name!r} ({word:08x}) is not in this model")
     return found
+
+
+@lru_cache(maxsize=4096)
+def flow(word: int) -> Operation:
+    """What the word does to the PC and nothing else: nop, jump, either (falls through or jumps), exception or leave.
+
+    Calls, system calls and whatever returns go on with the next word. Never raises: a word that the table does not
+    know leaves.
+    """
+    row = decode(word)
+    if row is None:
+        return Operation("leave")
+    if row.flow is Flow.BRANCH and (row.conditional or row.name == "b"):
+        return Operation("either" if row.conditional else "jump", offset=get_branch_offset(word))
+    if row.name == "brk":
+        return Operation("exception", name="brk")
+    if row.flow in (Flow.NEXT, Flow.CALL) or row.name in ("svc", "hvc", "smc"):
+        return Operation("nop")
+    return Operation("leave")
 
 
 def _branches(stem: str, f: dict[str, int], word: int) -> Operation | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from a64patch.errors import ScopeError
 from a64patch.proof.program import ELR, Program
-from a64patch.proof.semantics import MASK32, MASK64, SP, Operation, holds, operation
+from a64patch.proof.semantics import MASK32, MASK64, SP, Operation, flow, holds, operation
 
 MOST_TRACES = 20_000
 """Of one thread; a program with more is refused."""
@@ -135,6 +135,7 @@ class _Runner:
         self.thread = program.threads[number]
         self.domains = domains
         self.most_interrupts = most_interrupts if self.thread.irq_vector is not None else 0
+        self.windows = {address: window for window in program.windows for address in window}
         self.used = set[int]()
         self.cut = 0
         self.pending: list[_State] = []
@@ -225,6 +226,9 @@ class _Runner:
 
     def _execute(self, state: _State, pc: int, word: int) -> bool:
         """One instruction; False when the state was replaced by others in `pending`."""
+        window = self.windows.get(pc)
+        if window is not None:
+            return self._pass(state, window, pc, word)
         op = operation(word)
         kind = op.kind
         state.pc = pc + 4
@@ -270,6 +274,26 @@ class _Runner:
             event.data, event.pick_data = state.get(op.data)[1:]
         else:
             self._rare(state, op)
+        return True
+
+    def _pass(self, state: _State, window: range, pc: int, word: int) -> bool:
+        """One instruction of a window, of which only the flow of control is looked at."""
+        op = flow(word)
+        state.pc = pc + 4
+        if op.kind == "exception":
+            self._enter(state, op.name, pc, pc, word, self.thread.sync_vector)
+        elif op.kind == "nop" or self.program.falls_through:
+            return True
+        else:
+            inside = pc + op.offset in window
+            if op.kind == "either":
+                other = state.copy()
+                other.pc, other.end = pc + op.offset, "" if inside else "left"
+                self.pending.append(other)
+            elif op.kind == "jump" and inside:
+                state.pc = pc + op.offset
+            else:
+                state.end = "left"
         return True
 
     def _rare(self, state: _State, op: Operation) -> None:
