@@ -1,0 +1,96 @@
+"""What must never happen while code is patched: the three properties that a proof is about.
+
+May know: protocols.py, execution.py, fetching.py, search.py.
+Read on: prove.py asks the models.
+
+    P1  torn: one pass through a site executes some of its old and some of its new words.
+    P2  stale: a CPU that was told that patching is done executes an old word (or the BRK that guarded it).
+    P3  unpredictable: a fetch could get two words that may not replace each other under execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from a64patch.a64.cmodx import hotpatch_safe
+from a64patch.proof.execution import Execution
+from a64patch.proof.fetching import is_unpredictable
+from a64patch.proof.model import Model
+from a64patch.proof.protocols import BRK, Case
+from a64patch.proof.search import Query
+from a64patch.proof.traces import Trace
+
+TORN, STALE, UNPREDICTABLE, TOLD = "P1", "P2", "P3", "told"
+PROPERTIES = {
+    TORN: "no CPU executes some of the old and some of the new words of a site",
+    STALE: "no CPU that was told executes an old word",
+    UNPREDICTABLE: "no fetch is CONSTRAINED UNPREDICTABLE",
+}
+BROKEN = {
+    TORN: "a CPU executes some of the old and some of the new words of a site",
+    STALE: "a CPU that was told executes an old word",
+    UNPREDICTABLE: "a fetch is CONSTRAINED UNPREDICTABLE",
+}
+
+
+def torn(case: Case, trace: Trace) -> bool:
+    """Whether a pass through a site met old and new words, at different addresses."""
+    olds: set[int] = set()
+    news: set[int] = set()
+    for address, word in trace.path:
+        if address not in case.words:
+            continue
+        old, new = case.words[address]
+        if word == old:
+            olds.add(address)
+        elif word == new:
+            news.add(address)
+    return any(
+        any(one != other for one in olds & at for other in news & at)
+        for window in case.program.windows
+        for at in [set(window)]
+    )
+
+
+def stale(case: Case, trace: Trace) -> bool:
+    """Whether the CPU executed a word that is not the new one after it had been told."""
+    done = case.done(trace)
+    if done is None:
+        return False
+    return any(address in case.words and word != case.words[address][1] for address, word in trace.path[done:])
+
+
+def may_race(case: Case, profile: str) -> bool:
+    """Whether every word that is ever stored may race with execution: then P3 holds by the manual's list alone."""
+    return all(
+        bool(hotpatch_safe(one, other, profile))
+        for pair in case.words.values()
+        for words in [{*pair, *([BRK] if case.protocol == "brk" else [])}]
+        for one in words
+        for other in words
+        if one != other
+    )
+
+
+def query(case: Case, name: str, model: Model, profile: str) -> Query:
+    """The question whether this case can break the property (or, for TOLD, whether the CPU can be told at all)."""
+    wanted: dict[str, Callable[[Trace], bool]] = {
+        TORN: lambda trace: torn(case, trace),
+        STALE: lambda trace: stale(case, trace),
+        UNPREDICTABLE: lambda trace: any(event.kind == "F" for event in trace.events),
+        TOLD: lambda trace: case.done(trace) is not None,
+    }
+    ask = wanted[name]
+
+    def accept(number: int, trace: Trace) -> bool:
+        return case.possible(trace) and (number != case.subject or ask(trace))
+
+    if name != UNPREDICTABLE:
+        return Query(trace=accept)
+
+    def unpredictable(x: Execution) -> bool:
+        return any(
+            x.thread[fetch] == case.subject and is_unpredictable(model, x, fetch, profile) for fetch in x.fetches
+        )
+
+    return Query(trace=accept, execution=unpredictable, orders=True)

@@ -1,0 +1,274 @@
+"""Is this patch, carried out by this protocol, safe on any number of CPUs? SAFE, UNSAFE with an execution, or UNKNOWN.
+
+May know: errors, a64/, protocols.py, properties.py, the models, search.py.
+Read on: timeline.py tells a counterexample; docs/proof.md has the argument why one executor and two words are enough.
+
+SAFE is said only when every model that was asked forbids every way to break every property.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from itertools import combinations
+
+from a64patch.errors import ScopeError
+from a64patch.proof.arm_now import ArmNow
+from a64patch.proof.esop2020 import Esop2020
+from a64patch.proof.execution import Execution
+from a64patch.proof.model import Model
+from a64patch.proof.properties import PROPERTIES, TOLD, TORN, UNPREDICTABLE, may_race, query
+from a64patch.proof.protocols import APART, PROTOCOLS, TOGETHER, Case, Site, build
+from a64patch.proof.search import Result, search
+from a64patch.proof.semantics import flow
+from a64patch.proof.traces import Behaviours, behaviours
+
+LIMITS = """\
+Not covered: shareability domains (NSH barriers order nothing), cache maintenance by set and way and IC IALLU, other
+memory types than Normal, stores of two words at once, what the patched words themselves do to memory that the protocol
+uses, errata, and whether a chip keeps to the model. Nothing is said about when a CPU sees the new code."""
+
+
+class Verdict(Enum):
+    """The answer. UNKNOWN is never a yes."""
+
+    SAFE = "SAFE"
+    UNSAFE = "UNSAFE"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One site, and how it is patched. The fields are those of `protocols.build`; `profile` is of a64/cmodx.py."""
+
+    protocol: str
+    sites: tuple[Site, ...]
+    idc: bool = False
+    dic: bool = False
+    written_for: tuple[bool, bool] | None = None
+    profile: str = "2018"
+    omit: frozenset[str] = frozenset()
+    executors: int | None = None
+    """So many other CPUs and no cutoff; None asks about any number of them."""
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """An execution that a model allows and that breaks a property."""
+
+    property: str
+    model: Model
+    case: Case
+    execution: Execution
+
+
+@dataclass
+class Proof:
+    """What was found out about a question."""
+
+    question: Question
+    verdict: Verdict = Verdict.SAFE
+    reason: str = ""
+    """Why it is UNKNOWN."""
+    broken: dict[str, set[str]] = field(default_factory=dict)
+    """By property, the names of the models that allow it to be broken."""
+    counterexample: Counterexample | None = None
+    programs: int = 0
+    searches: int = 0
+    seconds: float = 0.0
+
+
+def models(which: str = "both") -> tuple[Model, ...]:
+    """`arm`, `esop` or `both`."""
+    return {"arm": (ArmNow(),), "esop": (Esop2020(),), "both": (ArmNow(), Esop2020())}[which]
+
+
+def prove(
+    question: Question, of: Sequence[Model] | None = None, properties: Sequence[str] = tuple(PROPERTIES)
+) -> Proof:
+    """The answer, under these models (both when None). Deterministic.
+
+    Each site is asked about alone: P1 is about words of one site only. RequestError for what is no question.
+    What the models do not cover, or is too large, makes the answer UNKNOWN, unless a counterexample is found.
+    """
+    started = time.perf_counter()
+    proof = Proof(question)
+    prover = _Prover(proof, models() if of is None else of)
+    try:
+        if question.executors is None:
+            for site in dict.fromkeys(question.sites):
+                prover.site(site, properties)
+        else:
+            prover.unreduced(question.sites, question.executors, properties)
+    except ScopeError as error:
+        prover.unknown(str(error))
+    if proof.broken:
+        proof.verdict = Verdict.UNSAFE
+    elif proof.reason:
+        proof.verdict = Verdict.UNKNOWN
+    proof.seconds = time.perf_counter() - started
+    return proof
+
+
+def remedies(proof: Proof, of: Sequence[Model] | None = None) -> list[str]:
+    """What would have forbidden the counterexample: left-out steps that make it impossible, or else other protocols.
+
+    Each is tried: the same question is asked with it. Any one of them is enough.
+    """
+    found = proof.counterexample
+    if found is None:
+        return []
+    question, wanted = proof.question, [found.property]
+    steps = sorted(question.omit)
+    helpful = [name for name in steps if _holds(replace(question, omit=question.omit - {name}), of, wanted)]
+    if helpful:
+        return helpful
+    if steps and _holds(replace(question, omit=frozenset()), of, wanted):
+        return [" and ".join(steps)]
+    others = [replace(question, protocol=name, omit=frozenset()) for name in PROTOCOLS if name != question.protocol]
+    return [f"protocol {other.protocol}" for other in others if _holds(other, of, wanted)]
+
+
+def _holds(question: Question, of: Sequence[Model] | None, properties: Sequence[str]) -> bool:
+    return prove(question, of, properties).verdict is Verdict.SAFE
+
+
+class _Prover:
+    """Asks the programs of one question, and keeps what was found."""
+
+    def __init__(self, proof: Proof, of: Sequence[Model]) -> None:
+        self.proof = proof
+        self.of = of
+        self.question = proof.question
+        self.known: dict[int, Behaviours] = {}
+        self.asked = set[tuple[object, ...]]()
+
+    def unknown(self, why: str) -> None:
+        """There is no answer, for this reason."""
+        self.proof.reason = self.proof.reason or why
+
+    def site(self, site: Site, properties: Sequence[str]) -> None:
+        """Any number of CPUs: reduced programs, and where one of them breaks a property, the complete site."""
+        complete: dict[tuple[int, int], Case] = {}
+        site = _headed(site)
+        for name, reduced, line in _reduced(site, self.question.protocol, properties):
+            for executors in (1, 0):
+                key = (name, reduced, line, executors)
+                left = [model for model in self.of if model.name not in self.proof.broken.get(name, ())]
+                if key in self.asked or not left:
+                    continue
+                self.asked.add(key)
+                case = self._build((reduced,), executors, line, falls_through=True)
+                self._require_told(case)
+                broken = [model for model in left if self._result(case, name, model)]
+                if broken and (executors, line) not in complete:
+                    complete[executors, line] = self._build((site,), executors, line)
+                for model in broken:
+                    self._ask(complete[executors, line], name, model)
+
+    def unreduced(self, sites: Sequence[Site], executors: int, properties: Sequence[str]) -> None:
+        """So many CPUs, all sites, and the patching CPU itself."""
+        sites = [_headed(site) for site in sites]
+        for count in dict.fromkeys((executors, 0)):
+            for line in (TOGETHER, APART):
+                case = self._build(sites, count, line)
+                self._require_told(case)
+                for name in properties:
+                    for model in self.of:
+                        self._ask(case, name, model)
+
+    def _build(self, sites: Sequence[Site], executors: int, line: int, falls_through: bool = False) -> Case:
+        question = self.question
+        case = build(
+            question.protocol, sites, executors=executors, idc=question.idc, dic=question.dic,
+            written_for=question.written_for, line=line, omit=question.omit, falls_through=falls_through,
+        )  # fmt: skip
+        self.proof.programs += 1
+        return case
+
+    def _behaviours(self, case: Case) -> Behaviours:
+        # The case is kept alive by the one that asks.
+        if id(case.program) not in self.known:
+            self.known = {id(case.program): behaviours(case.program)}
+        return self.known[id(case.program)]
+
+    def _result(self, case: Case, name: str, model: Model) -> Result | None:
+        """The counterexample if there is one; None when the model forbids every one."""
+        if name == UNPREDICTABLE and may_race(case, self.question.profile):
+            return None
+        self.proof.searches += 1
+        result = search(case.program, model, query(case, name, model, self.question.profile), self._behaviours(case))
+        if not result.allowed and result.statistics.cut:
+            self.unknown("the site has a loop, which was followed only so far")
+        return result if result.allowed else None
+
+    def _require_told(self, case: Case) -> None:
+        """A protocol that cannot finish proves nothing."""
+        for model in self.of:
+            if self._result(case, TOLD, model) is None:
+                self.unknown(f"{case.title} can never be told that patching is done, under {model.name}")
+
+    def _ask(self, case: Case, name: str, model: Model) -> None:
+        result = self._result(case, name, model)
+        if result is None:
+            return
+        assert result.witness is not None
+        self.proof.broken.setdefault(name, set()).add(model.name)
+        if self.proof.counterexample is None:
+            self.proof.counterexample = Counterexample(name, model, case, result.witness)
+
+
+def _headed(site: Site) -> Site:
+    """The same with the first word that changes as its head."""
+    return replace(site, head=next(n for n, word in enumerate(site.old) if word != site.new[n]))
+
+
+def _reduced(site: Site, protocol: str, properties: Sequence[str]) -> Iterator[tuple[str, Site, int]]:
+    """What to ask so that nobody has to ask the complete site: property, one or two of its words, size of a line.
+
+    P2 and P3 are about one fetch, so one word is enough; with BRK, the first word too, which guards the others. P1 is
+    about two words, in the order in which they are executed, which is the other one only where the site can loop; with
+    BRK it is asked of all words, since the guard matters to every two of them.
+    """
+    changed = [index for index in range(len(site.old)) if site.old[index] != site.new[index]]
+    head = changed[0]
+    for name in properties:
+        if name == TORN and protocol == "brk":
+            yield from ((TORN, site, line) for line in (TOGETHER, APART) if len(changed) > 1)
+        elif name == TORN:
+            yield from ((TORN, reduced, line) for reduced in _pairs(site, changed) for line in (TOGETHER, APART))
+        elif protocol == "brk" and len(changed) > 1:
+            for index in changed[1:]:
+                yield from ((name, _part(site, head, index), line) for line in (TOGETHER, APART))
+        else:
+            yield from ((name, _part(site, index), TOGETHER) for index in changed)
+
+
+def _pairs(site: Site, changed: Sequence[int]) -> Iterator[Site]:
+    """Words fall through whatever they are, so one pair stands for all of those without a BRK among them."""
+    plain: Site | None = None
+    loops = _loops(site)
+    for one, other in combinations(changed, 2):
+        pair = _part(site, one, other)
+        if all(flow(word).kind != "exception" for word in pair.old + pair.new):
+            if plain is not None:
+                continue
+            plain = pair
+        yield pair
+        if loops:
+            yield Site(pair.old[::-1], pair.new[::-1], head=1)
+
+
+def _part(site: Site, *indexes: int) -> Site:
+    return Site(tuple(site.old[index] for index in indexes), tuple(site.new[index] for index in indexes))
+
+
+def _loops(site: Site) -> bool:
+    """Whether some word of the site, old or new, may jump back inside it."""
+    return any(
+        (op := flow(word)).kind in ("jump", "either", "leave") and (op.kind == "leave" or -4 * index <= op.offset <= 0)
+        for words in (site.old, site.new)
+        for index, word in enumerate(words)
+    )
