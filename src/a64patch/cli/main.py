@@ -31,6 +31,7 @@ COMMANDS = {
     "asm": "instructions to words",
     "disasm": "words to instructions",
     "check": "may this word change race with execution? and why",
+    "prove": "what may a CPU execute while a patch is carried out? SAFE, or how it goes wrong",
     "litmus": "does Arm's memory model allow what a litmus test asks?",
     "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
 }

@@ -1,0 +1,121 @@
+"""`a64patch prove` and `apply --dry-run --prove` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Run, one_sentence
+from tests.support import assemble, link
+
+SAFE = ("prove", "--old", "nop", "--new", "b .+8")
+DRAFT = "@@ pair @@\n-???????? nop\n+???????? b .+8\n ????????\n\n@@ other @@\n-???????? nop\n+???????? b .+8\n"
+TWO = "@@ pair @@\n-???????? nop\n-???????? add w0, w0, #2\n+???????? add w0, w0, #3\n+???????? nop\n"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    source = ".globl _start, pair, other\n_start: b _start\npair: nop\n add w0, w0, #2\n ret\nother: nop\n ret\n"
+    return link(assemble(source, tmp_path / "program.o"), tmp_path / "program", "--build-id=0xaabbccdd")
+
+
+def saved(run: Run, program: Path, text: str) -> Path:
+    path = program.parent / "fix.patch"
+    path.write_text(text)
+    path.write_text(run("fmt", path, program).out)
+    return path
+
+
+def test_safe_is_said_with_every_property(run: Run) -> None:
+    ran = run(*SAFE)
+    assert ran.status == 0
+    assert ran.out.startswith(
+        "SAFE: d503201f `nop` becomes 14000002 `b .+8` by kick, any number of CPUs, IDC=0 DIC=0 ("
+    )
+    assert [line[:10] for line in ran.out.splitlines()[1:]] == [f"  P{number} holds" for number in (1, 2, 3)]
+
+
+def test_unsafe_comes_with_a_timeline_and_what_would_forbid_it(run: Run, tmp_path: Path) -> None:
+    graph = tmp_path / "race.dot"
+    ran = run(*SAFE, "--omit", "dsb-ic", "--dot", graph)
+    assert ran.status == 1
+    assert "  P2 BROKEN (arm, esop): a CPU that was told executes an old word" in ran.out
+    assert "takes the interrupt of line 7" in ran.out
+    assert "[dsb-ic] on the patcher would forbid it: `dsb ish` waits until the invalidation is done" in ran.out
+    assert graph.read_text().startswith("digraph execution {")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "part"),
+    [
+        (["--protocol", "nosync", "--model", "arm"], 0, "SAFE"),
+        (["--protocol", "brk"], 0, "SAFE"),
+        (["--protocol", "stop"], 0, "no CPU may stand inside a site"),
+        (["--idc"], 0, "IDC=1 DIC=0"),
+        (["--idc", "--dic"], 0, "IDC=1 DIC=1"),
+        (["--dic"], 1, "UNKNOWN"),
+        (["--executors", "2"], 0, "2 CPUs besides the patching one"),
+        (["--omit", "isb"], 1, "[isb] on the patcher would forbid it"),
+        (["--profile", "2013"], 0, "SAFE"),
+    ],
+)
+def test_the_options(run: Run, options: list[str], status: int, part: str) -> None:
+    ran = run(*SAFE, *options)
+    assert ran.status == status
+    assert part in ran.out
+
+
+def test_the_method_is_that_of_patch_text_unless_one_is_asked_for(run: Run) -> None:
+    adds = ("prove", "--old", "add x0, x0, #1", "--new", "sub x0, x0, #1")
+    assert " by stop, " in run(*adds).out
+    ran = run(*adds, "--protocol", "kick")
+    assert ran.status == 1
+    assert "could get 91000400 `add x0, x0, #1` or d1000400 `sub x0, x0, #1`" in ran.out
+    assert "protocol stop would forbid it" in ran.out
+
+
+def test_json(run: Run) -> None:
+    [fact] = json.loads(run(*SAFE, "--omit", "isb", "--json").out)
+    assert (fact["verdict"], fact["broken"], fact["would_forbid"]) == ("UNSAFE", {"P2": ["arm", "esop"]}, ["isb"])
+    assert any("fetches the old word" in line for line in fact["counterexample"]["timeline"])
+
+
+def test_a_patch_is_asked_about_once_for_each_distinct_site(run: Run, program: Path) -> None:
+    path = saved(run, program, DRAFT)
+    ran = run("prove", path, program)
+    assert ran.status == 0
+    assert ran.out.count("SAFE: ") == 1
+    assert " by stop at pair, other, any number of CPUs" in ran.out
+    assert " by kick at pair, other, " in run("prove", path, program, "--protocol", "kick").out
+
+
+def test_a_patch_without_target_is_asked_about_by_its_words(run: Run, program: Path) -> None:
+    path = saved(run, program, TWO)
+    ran = run("prove", path)
+    assert ran.status == 0
+    assert "SAFE: d503201f `nop` becomes 11000c00 `add w0, w0, #3` and 1 more word by stop at pair," in ran.out
+    assert run("prove", path, "--protocol", "nosync").status == 1
+    assert " by stop at pair," in run("prove", path, program).out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prove"],
+        ["prove", "--old", "nop"],
+        ["prove", "x.patch", "--old", "nop", "--new", "nop"],
+        ["prove", "--old", "nop", "--new", "nop"],
+        ["prove", "--old", "nop; nop", "--new", "nop"],
+        [*SAFE, "--omit", "store"],
+        [*SAFE, "--profile", "1984"],
+        [*SAFE, "--executors", "99"],
+        [*SAFE, "--omit", "isb", "--dot", "/nonexistent/x.dot"],
+        ["prove", "/nonexistent.patch"],
+    ],
+)
+def test_refusals(run: Run, arguments: list[str]) -> None:
+    ran = run(*arguments)
+    assert ran.status == 2
+    assert one_sentence(ran.err)
