@@ -100,6 +100,21 @@ def test_a_patch_without_target_is_asked_about_by_its_words(run: Run, program: P
     assert " by stop at pair," in run("prove", path, program).out
 
 
+def test_a_plan_with_proofs(run: Run, tmp_path: Path, program: Path) -> None:
+    path = saved(run, program, DRAFT)
+    target = f"sim:{program}?cpus=2"
+    journal = ("--journal", tmp_path / "journal")
+    ran = run("apply", path, target, "--dry-run", "--prove", *journal)
+    assert ran.status == 0, ran.err
+    assert "SAFE: d503201f `nop` becomes 14000002 `b .+8` by stop at pair, other" in ran.out
+    facts = json.loads(run("apply", path, target, "--dry-run", "--prove", "--json", *journal).out)
+    assert [proof["verdict"] for proof in facts["proofs"]] == ["SAFE"]
+    assert "nothing to prove" in run("apply", path, program, "--dry-run", "--prove", *journal).out
+    refused = run("apply", path, target, "--prove", *journal)
+    assert refused.status == 2
+    assert one_sentence(refused.err)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli import proving
 from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError, RequestError
@@ -63,6 +64,9 @@ def add_carrying_out(parser: argparse.ArgumentParser) -> None:
         help="where a relocation owns the word, turn it into R_AARCH64_NONE (ELF files)",
     )  # fmt: skip
     parser.add_argument("-n", "--dry-run", action="store_true", help="show the plan, and change nothing")
+    parser.add_argument(
+        "--prove", action="store_true", help="with --dry-run: prove each distinct site by the plan's method, as `prove`"
+    )
     add_journal(parser)
 
 
@@ -139,8 +143,15 @@ def carry_out(
     unknown = sorted(accept - {*NAMES, "all"})
     if unknown:
         raise RequestError(f"there is no hazard {unknown[0]!r}; there are {', '.join(NAMES)}, and all")
+    if arguments.prove and not arguments.dry_run:
+        raise RequestError("--prove goes with --dry-run")
     if arguments.dry_run:
-        print_json(_plan_facts(plan, target)) if arguments.json else _print_plan(plan, target)
+        proofs = proving.of_plan(plan, target.symbols.describe) if arguments.prove else None
+        if arguments.json:
+            print_json(_plan_facts(plan, target) | ({} if proofs is None else {"proofs": proving.all_facts(proofs)}))
+        else:
+            _print_plan(plan, target)
+            proving.print_proofs(proofs)
         sys.stdout.flush()
         require_acceptable(plan, accept, arguments.sync)
         return 0
