@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching, proving
+from a64patch.cli.targets import add_target_arguments
 from a64patch.cli.text import print_json, words_of
 from a64patch.errors import RequestError, TargetError
 
@@ -39,7 +40,7 @@ Exit status 0: all SAFE; 1: UNSAFE, or UNKNOWN; 2: wrong usage or unreadable inp
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PATCH [TARGET], or words and a protocol; the machine; what to leave out."""
     parser.add_argument("patch", metavar="PATCH", nargs="?", help="an assembly diff, or - for standard input")
-    parser.add_argument("target", metavar="TARGET", nargs="?", help="what it would be applied to")
+    add_target_arguments(parser, optional=True)
     parser.add_argument("--old", metavar="ASM", help="instead of PATCH: 'ASM; ASM' or words of 8 hex digits")
     parser.add_argument("--new", metavar="ASM", help="as many instructions")
     parser.add_argument(
