@@ -213,7 +213,8 @@ def test_the_connection_cut_at_every_packet(guest: Guest, site: int, proxy: Call
                 patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
         except A64PatchError as failed:
             error = failed
-        assert cutting.packets >= number
+        # How many packets a patch takes depends on how deep in the kernel the CPUs are.
+        assert cutting.packets >= number or error is None, (number, error)
         with open_target(guest.gdb) as target:
             assert target.facts()["the machine was found"] == "running", (number, error)
             now = from_bytes(target.read(site, 8))
@@ -234,7 +235,7 @@ def test_the_stub_killed_in_the_middle(boot: Callable[..., Guest], monkeypatch: 
     def die(*_: object) -> None:
         os.kill(guest.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(target, "_note_witnesses", die)
+    monkeypatch.setattr(target, "_require_text_taken", die)
     with pytest.raises(PartialPatchError, match=r"the connection to .* is lost") as caught:
         patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
     assert caught.value.unrestored == (site, site + 4)

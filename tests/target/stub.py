@@ -290,6 +290,12 @@ class Session:
             return b"".join(self._register(number) for number in range(34))
         if match := re.fullmatch("m([0-9a-f]+),([0-9a-f]+)", text):
             return self._read(int(match[1], 16), int(match[2], 16))
+        if match := re.fullmatch("x([0-9a-f]+),([0-9a-f]+)", text):
+            digits = self._read(int(match[1], 16), int(match[2], 16))
+            if digits == b"E14":
+                return digits
+            data = bytes.fromhex(digits.decode())
+            return b"b" + b"".join(b"}%c" % (byte ^ 0x20) if byte in b"#$}*" else b"%c" % byte for byte in data)
         if match := re.fullmatch("M([0-9a-f]+),([0-9a-f]+):([0-9a-f]*)", text):
             return self._write(int(match[1], 16), int(match[2], 16), bytes.fromhex(match[3]))
         return b""
@@ -299,7 +305,7 @@ class Session:
         return {
             "qemu": size + b";qXfer:features:read+;vContSupported+;multiprocess+",
             "qemu-user": size + b";qXfer:features:read+;vContSupported+;qXfer:auxv:read+;multiprocess+",
-            "gdbserver": size + b";QStartNoAckMode+;qXfer:features:read+;qXfer:osdata:read+;QNonStop+;multiprocess+",
+            "gdbserver": size + b";QStartNoAckMode+;qXfer:features:read+;qXfer:osdata:read+;QNonStop+;binary-upload+",
             "openocd": size + b";qXfer:memory-map:read+;qXfer:features:read+;QStartNoAckMode+;vContSupported+",
         }.get(self._kind, b"")
 

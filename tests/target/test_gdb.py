@@ -105,7 +105,7 @@ def test_a_machine_that_somebody_else_halts_stays_halted() -> None:
 
 
 def test_cpus_that_do_not_see_the_kernel_are_not_asked() -> None:
-    machine = machine_of(OLD, cpus=3, blind={0, 1})
+    machine = machine_of(OLD, cpus=3, blind={0, 2})
     with Stub(machine) as stub, open_stub(stub) as target:
         assert target.read(BASE, 4) == bytes(machine.text[:4])
         patch_text_sync(target, PLACES, NEW)
@@ -357,6 +357,30 @@ def test_cut_at_every_packet_for_good(cut: Cut) -> None:
             require_told(machine, error)
             partial += isinstance(error, PartialPatchError)
     assert partial > 0
+
+
+def fail_twice(stub: Stub) -> None:
+    with open_stub(stub, timeout=0.1) as target:
+        with suppress(ReadError), target.stop():
+            stub.die_at = b""
+            target.read(BASE, 4)
+        raise ZeroDivisionError
+
+
+def test_what_went_wrong_first_is_what_is_raised() -> None:
+    with Stub(machine_of(OLD)) as stub:
+        with pytest.raises(ZeroDivisionError) as caught:
+            fail_twice(stub)
+        assert "may have been left halted" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("kind", ["gdbserver", "openocd"])
+def test_bytes_of_every_value_are_read(kind: Kind) -> None:
+    """With `x`, if it is offered, as with `m`."""
+    machine = machine_of([int.from_bytes(bytes(range(at, at + 4)), "little") for at in range(0, 256, 4)], running=False)
+    with Stub(machine, kind) as stub, open_stub(stub) as target:
+        assert target.read(BASE, 256) == bytes(range(256))
+        assert any(request.startswith(b"x") for request in stub.requests) == (kind == "gdbserver")
 
 
 def test_a_stub_that_dies_again_and_again_is_given_up() -> None:

@@ -15,6 +15,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from a64patch.a64.words import INSN_SIZE
@@ -184,7 +185,15 @@ class GdbTarget(Target):
             self._interest = requests[0][0]
         with self._hold("read", ReadError), _failing("read", ReadError):
             self._find_vantage()
-            result = reading.results(self._connection)
+            try:
+                result = reading.results(self._connection)
+            except MappingError:
+                if self._vantage or len(self._stub.threads) == 1:
+                    raise
+                raise MappingError(
+                    f"no CPU at {self._location.text} sees {requests[0][0]:#x} now: it is not mapped, or all of them"
+                    " execute users' programs; name a mapped address, or try again"
+                ) from None
         if len(self._read_before) + len(requests) > _WITNESSES:
             self._read_before.clear()
         self._read_before.update(
@@ -204,7 +213,9 @@ class GdbTarget(Target):
         with self._hold("write", WriteError), _failing("write", WriteError):
             self._find_vantage()
             self._require_text_taken(writing.pieces[0])
-            self._note_witnesses(writing.pieces)
+            if not writing.noted:
+                self._note_witnesses(writing.pieces)
+            writing.noted = False
             for (address, data), reply in zip(writing.pieces, writing.replies(self._connection), strict=True):
                 if reply != b"OK":
                     self._refused(address, len(data), reply)
@@ -212,7 +223,9 @@ class GdbTarget(Target):
     def prepare(self, requests: Sequence[tuple[int, bytes]]) -> None:
         """Build the packets of this `write_many` now, and of a `read_many` of the same places."""
         self._reading([(address, len(data)) for address, data in requests])
-        self._writing(requests)
+        writing = self._writing(requests)
+        self._note_witnesses(writing.pieces)
+        writing.noted = True
 
     def publish(self, start: int, end: int) -> None:
         """Nothing to do: a stub that does not do it with each write is not written to."""
@@ -259,6 +272,17 @@ class GdbTarget(Target):
             raise TargetError(f"the machine at {self._location.text} may have been left halted: {error}") from error
         finally:
             self._connection.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except TargetError as second:
+            if error is None:
+                raise
+            # What went wrong first says more, and decides what the caller does.
+            error.add_note(f"{str(second)[:1].upper()}{str(second)[1:]}")
 
     def _leave_running(self) -> None:
         with suppress(ConnectionLostError):
@@ -643,6 +667,22 @@ class _Reading:
         self._binary = binary
         self._pieces = self._merge(requests)
         self._frames = self._build(self._pieces)
+        self._places = self._find(requests)
+
+    def _find(self, requests: Sequence[tuple[int, int]]) -> list[list[tuple[int, int, int]]]:
+        """For each request the pieces that hold it: which, from where, to where."""
+        starts = [start for start, _ in self._pieces]
+        found = []
+        for address, size in requests:
+            parts: list[tuple[int, int, int]] = []
+            at, index = address, bisect_right(starts, address) - 1
+            while at < address + size:
+                start, end = self._pieces[index]
+                stop = min(end, address + size)
+                parts.append((index, at - start, stop - start))
+                at, index = stop, index + 1
+            found.append(parts)
+        return found
 
     def _merge(self, requests: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Pieces [start, end) that hold all requests, none longer than a packet takes."""
@@ -684,17 +724,10 @@ class _Reading:
                     raise MappingError(f"the stub reads no {size} bytes at {address:#x}: name a mapped address")
                 result.append(b"".join(part for part in parts if part))
             return result
-        starts = [start for start, _ in self._pieces]
-        result = []
-        for address, size in self._requests:
-            index = bisect_right(starts, address) - 1
-            data = b""
-            while len(data) < size:
-                low = address + len(data) - starts[index]
-                data += (got[index] or b"")[low : low + size - len(data)]
-                index += 1
-            result.append(data)
-        return result
+        return [
+            b"".join((got[index] or b"")[low:high] for index, low, high in self._places[number])
+            for number in range(len(self._requests))
+        ]
 
     def _ask(
         self, connection: Connection, pieces: Sequence[tuple[int, int]], frames: Sequence[bytes]
@@ -725,6 +758,8 @@ class _Writing:
 
     def __init__(self, requests: Sequence[tuple[int, bytes]], connection: Connection) -> None:
         most = max(16, (connection.packet_size - 40) // 2 & -16)
+        self.noted = False
+        """What will be written is known to `_require_witnesses` already."""
         self.pieces: list[tuple[int, bytes]] = []
         for address, data in requests:
             _require_addresses(address, len(data))

@@ -31,6 +31,10 @@ _SPECIAL = re.compile(rb"[}*]")
 _STOP = re.compile(rb"[ST][0-9a-fA-F]{2}(?:;|[^:;]+:.*)?|[WX][0-9a-fA-F]{2}(?:;process:[0-9a-fA-F]+)?|N", re.DOTALL)
 _CONSOLE = re.compile(rb"O(?:[0-9a-fA-F]{2})+")
 _START = re.compile(rb"[$%+-]")
+_PLAIN = re.compile(rb"\+?\$([^#$}*]*)#([0-9a-f]{2})")
+"""What nearly all packets are."""
+_UNUSUAL = frozenset(b"STWXNO")
+"""What stop replies and console output begin with, and replies rarely do."""
 
 
 class ConnectionLostError(TargetError):
@@ -102,6 +106,14 @@ class Decoder:
         buffer += data
         events: list[Event] = []
         at = 0
+        while not self._searched and (plain := _PLAIN.match(buffer, at)):
+            body = plain[1]
+            if len(body) > self._limit or int(plain[2], 16) != sum(body) & 0xFF:
+                break
+            if buffer[at] == 0x2B:
+                events.append(_ACK)
+            events.append(Event("packet", bytes(body)))
+            at = plain.end()
         while start := _START.search(buffer, at):
             at = start.start()
             lead = buffer[at]
@@ -353,6 +365,8 @@ class Connection:
 
     def _is_reply(self, payload: bytes, stop: bool) -> bool:
         """Whether a packet answers; what does not is kept where it belongs."""
+        if not stop and (not payload or payload[0] not in _UNUSUAL):
+            return True
         if is_stop_reply(payload):
             if not stop:
                 self.stops.append(payload)
