@@ -25,6 +25,7 @@ _MODULES = {
     "assembly": "assembly",
     "simulator": "simulator",
     "litmus": "litmus",
+    "live": "live",
 }
 
 

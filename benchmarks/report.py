@@ -20,7 +20,18 @@ from rich.table import Table as RichTable
 from benchmarks.inputs import tool
 from benchmarks.measure import Report, Row, Table
 
-_PACKAGES = ("a64patch", "numpy", "unicorn", "capstone", "keystone-engine", "lief", "pwntools", "pyelftools", "rich")
+_PACKAGES = (
+    "a64patch",
+    "numpy",
+    "unicorn",
+    "capstone",
+    "keystone-engine",
+    "lief",
+    "pwntools",
+    "pyelftools",
+    "pygdbmi",
+    "rich",
+)
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -38,7 +49,14 @@ def machine_facts() -> dict[str, str]:
         except PackageNotFoundError:
             facts[package] = "not installed"
     facts["a64patch"] += f", {_commit()}"
-    for name in ("aarch64-linux-gnu-objdump", "aarch64-linux-gnu-as", "llvm-mc", "qemu-aarch64"):
+    for name in (
+        "aarch64-linux-gnu-objdump",
+        "aarch64-linux-gnu-as",
+        "llvm-mc",
+        "qemu-aarch64",
+        "qemu-system-aarch64",
+        "gdb-multiarch",
+    ):
         path = tool(name)
         facts[name] = _first_line(path, "--version") if path else "not installed"
     return facts
