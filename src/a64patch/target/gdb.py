@@ -57,6 +57,9 @@ _FIRST_TRIES = 3
 _BRIEFLY = 0.5
 _SAMPLES = 16
 _STACK_PIECE = 192
+_SAVED_REGISTERS = 80
+_RECORD_AND_TYPE = 24
+_PT_REGS = struct.pack("<Q", 2)
 _ASSUMPTIONS = ("stops", "caches")
 
 _Key = TypeVar("_Key")
@@ -779,28 +782,55 @@ class _Writing:
 def follow_frames(connection: Connection, threads: Sequence[bytes], heads: Sequence[int]) -> list[list[int]]:
     """The return addresses in the frame records (AAPCS64, 6.4.6) that begin at the head of each thread.
 
-    As far as they can be read: up to MAX_FRAMES each, in eight round trips.
+    As far as they can be read: up to MAX_FRAMES each, in eight round trips. Where Linux was interrupted, the link
+    register of that moment is among them, and on from 6.13, where the chain of records ends there, so is the PC.
     """
     returns: list[list[int]] = [[] for _ in threads]
     left = dict(enumerate(heads))
+    below = [_SAVED_REGISTERS] * len(heads)
     for _ in range(_FRAME_TRIPS):
         left = {cpu: head for cpu, head in left.items() if head and head % 8 == 0 and len(returns[cpu]) < MAX_FRAMES}
         requests: list[bytes] = []
         for cpu, head in left.items():
             select = [b"Hg" + threads[cpu]] if threads[cpu] else [b"vMustReplyEmpty"]
-            requests += [*select, b"m%x,%x" % (head, min(_STACK_PIECE, _PAGE - head % _PAGE) & -16)]
+            above = max(_RECORD_AND_TYPE, min(_STACK_PIECE, _PAGE - head % _PAGE) & -16)
+            requests += [*select, b"m%x,%x" % (head - below[cpu], below[cpu] + above)]
         replies = connection.ask_all(requests)[1::2]
         for (cpu, start), reply in zip(list(left.items()), replies, strict=True):
             try:
                 stack = binascii.unhexlify(reply)
             except binascii.Error:
                 stack = b""
-            head = start
-            while 0 <= head - start <= len(stack) - 16 and len(returns[cpu]) < MAX_FRAMES:
-                head, link = struct.unpack_from("<QQ", stack, head - start)
-                returns[cpu].append(link)
+            if not stack and below[cpu]:
+                below[cpu] = 0  # the stack may begin at the record
+                continue
+            head, base = start, start - below[cpu]
+            below[cpu] = _SAVED_REGISTERS
+            while base <= head <= base + len(stack) - 16 and len(returns[cpu]) < MAX_FRAMES:
+                found, head = _frame(stack, head - base)
+                returns[cpu] += found
             left[cpu] = head if head != start else 0
     return returns
+
+
+def _frame(stack: bytes, at: int) -> tuple[list[int], int]:
+    """What the frame record at this offset returns to, and the address of the next one.
+
+    At an exception, Linux' entry code makes a record inside struct pt_regs (arch/arm64/include/asm/ptrace.h). Up to
+    6.12 it holds x29 and the PC of before, 48 bytes above where these stand once more; since 6.13 it is empty, 2
+    follows it, and the PC stands 40 bytes below. In both, x29 and x30 stand 24 and 16 bytes below the PC: the function
+    may not have saved x30 yet, or may never do.
+    """
+    head, link = struct.unpack_from("<QQ", stack, at)
+    for distance in (48, 40):
+        if at < distance + 24:
+            continue
+        saved, saved_link, _, pc = struct.unpack_from("<QQQQ", stack, at - distance - 24)
+        if link and (pc, saved) == (link, head):
+            return [link, saved_link], head
+        if distance == 40 and not link and not head and stack[at + 16 : at + 24] == _PT_REGS:
+            return [pc, saved_link], saved
+    return [link], head
 
 
 def _without_signature(addresses: Iterable[int]) -> Iterator[int]:
