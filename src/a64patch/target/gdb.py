@@ -290,6 +290,7 @@ class GdbTarget(Target):
     def _leave_running(self) -> None:
         with suppress(ConnectionLostError):
             if not self._halted:
+                self._halted = True  # even if nobody hears that the interrupt has worked
                 self._connection.interrupt()
             self._say_goodbye()
             return
