@@ -264,18 +264,16 @@ def _readable(target: Target, address: int, size: int) -> bytes:
 def _kernel_addresses(target: Target, hints: Iterable[int] = ()) -> Iterator[int]:
     """Addresses where the kernel's text may be: hints, where CPUs stand and return to, where it is linked to."""
     yield from hints
-    found = False
     if target.capabilities.can_stop and target.capabilities.sees_pcs:
         for _ in range(_TRIES):
             with target.stop() as cpus:
                 states = cpus.states()
-            addresses = [address for state in states for address in (state.pc, *state.return_addresses)]
-            # The upper half of the address space is the kernel's (TTBR1_EL1), whatever its size.
-            for address in dict.fromkeys(address for address in addresses if address >> 52 == 0xFFF):
-                found = True
-                yield address
-            if found or not states:
+            if not states:
                 break
+            addresses = [address for state in states for address in (state.pc, *state.return_addresses)]
+            # The upper half of the address space is the kernel's (TTBR1_EL1), whatever its size. What is found there
+            # may be a module or the way into the kernel: whoever asks goes on until it is the kernel.
+            yield from dict.fromkeys(address for address in addresses if address >> 52 == 0xFFF)
             time.sleep(0.01)
     for address in LINKED_TO:
         yield address + (1 << 20)
@@ -315,10 +313,12 @@ def _called(target: Target) -> Iterator[placement.Calls]:
         read = [(at, target.read(at, min(placement.SPOT, end - at))) for at in placement.spots(start, end)]
         yield numpy.concatenate([placement.calls(data, at) for at, data in read])
         return
-    for address in islice(_kernel_addresses(target), _MOST_HINTS):
-        start = address // _WINDOW * _WINDOW
-        if data := _readable(target, start, 2 * _WINDOW):
+    starts = (address // _WINDOW * _WINDOW for address in _kernel_addresses(target))
+    seen: set[int] = set()
+    for start in islice(starts, _MOST_HINTS):
+        if start not in seen and (data := _readable(target, start, 2 * _WINDOW)):
             yield placement.calls(data, start)
+        seen.add(start)
 
 
 def _require_modules(target: Target, source: Source, shift: int) -> None:
