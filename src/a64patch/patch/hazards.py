@@ -45,6 +45,8 @@ _EXCLUSIVE_REACH = 32
 """Words from a load-exclusive to its store-exclusive, at most."""
 _PAIR_REACH = 8
 """Words from an ADRP to what completes its address, at most."""
+_PIECE = 1 << 20
+"""Bytes of code that are searched at a time."""
 _FEW = 500
 """Changes up to which their surroundings are read one by one."""
 _ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
@@ -164,7 +166,7 @@ def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     starts = numpy.array([start for start, _ in sites], numpy.uint64)
     ends = numpy.array([end for _, end in sites], numpy.uint64)
     overlay = _Changes(changes)
-    for start, end in ranges:
+    for start, end in _pieces(ranges):
         words = overlay.applied(as_array(target.read(start, end - start)), start)
         for verb, find in (("branches to", branch_targets), ("takes the address of", adr_targets)):
             targets, valid = find(words, start)
@@ -180,6 +182,13 @@ def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
                     f"{target.symbols.describe(source)} {verb} {target.symbols.describe(goal)}, in the middle of the"
                     " new code",
                 )
+
+
+def _pieces(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The ranges in pieces that overlap by what makes up one address: a live target stands while one is read."""
+    for start, end in ranges:
+        for at in range(start, end, _PIECE):
+            yield at, min(at + _PIECE + _PAIR_REACH * INSN_SIZE, end)
 
 
 class _Changes:
