@@ -12,8 +12,9 @@ import pytest
 
 from tests.real import packages
 from tests.real.guest import Guest
+from tests.real.live import LiveGuest
 
-_GUESTS = {"guest", "boot"}
+_GUESTS = {"guest", "boot", "live"}
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +74,28 @@ def guest(_shared_guest: list[Guest]) -> Iterator[Guest]:
         _shared_guest[:] = [Guest()]
     yield _shared_guest[0]
     _shared_guest[0].require_healthy()
+
+
+@pytest.fixture(scope="session")
+def _live_guest() -> Iterator[list[LiveGuest]]:
+    guests: list[LiveGuest] = []
+    yield guests
+    for guest in guests:
+        guest.close()
+
+
+@pytest.fixture
+def live(_live_guest: list[LiveGuest]) -> Iterator[LiveGuest]:
+    """A booted arm64 Linux with what the tests of live patching need in it; else as `guest`.
+
+    A test may kill it: the next one gets another.
+    """
+    if not _live_guest or not _live_guest[0].usable:
+        for old in _live_guest:
+            old.close()
+        _live_guest[:] = [LiveGuest()]
+    yield _live_guest[0]
+    _live_guest[0].require_healthy()
 
 
 @pytest.fixture

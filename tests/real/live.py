@@ -1,0 +1,215 @@
+"""A guest whose kernel is patched while all its CPUs execute what is patched, and a line to its stub that breaks.
+
+Read on: live_load.c for what runs inside, guest.py for the guest, conftest.py for the fixture `live`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from a64patch.kernel.symbols import parse_listing
+from a64patch.target.symbols import Symbol, SymbolTable
+from tests.real.guest import Guest, compile_program, gdbserver_files
+
+KINDS = ("pid", "uptime", "ram", "zero", "busy")
+_COUNTS = struct.Struct("<qqq104s")
+_PROGRESS_SECONDS = 60.0
+
+ALL_AT_ONCE = """\
+Change what three functions say, one of them in a module
+
+@@ __arm64_sys_getpid+0x1c @@
+-????????  mrs   x0, sp_el0
+-????????  bl    __task_pid_nr_ns
+-????????  sxtw  x0, w0
++????????  mov   x0, #0x2345
++????????  movk  x0, #0x67, lsl #16
++????????  add   x0, x0, #1
+
+@@ uptime_proc_show+0x13c @@
+-????????  sub   x3, x6, x3, asr #63
+-????????  lsr   x5, x5, #23
++????????  mov   x3, #1234
++????????  mov   x5, #5678
+
+@@ brd:brd_do_bvec+0x208 @@
+-????????  mov   x2, x19
+-????????  mov   x0, x20
+-????????  mov   w1, #0
++????????  mov   w1, #0xa5
++????????  mov   x2, x19
++????????  mov   x0, x20
+"""
+"""A patch of three sites whose effects live_load checks. No two words of a site can be mixed unnoticed."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many results were entirely old, entirely new, and neither; and the first that was neither."""
+
+    old: int
+    new: int
+    wrong: int
+    sample: str
+
+
+class LiveGuest(Guest):
+    """A guest with the module brd, gdbserver, and the programs /opt/live_load and /opt/live_threads."""
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="a64patch-") as directory:
+            here = Path(__file__).parent
+            files: dict[str, bytes | Path] = {
+                f"/opt/{name}": compile_program((here / f"{name}.c").read_text("utf-8"), Path(directory) / name)
+                for name in ("live_load", "live_threads")
+            }
+            files |= gdbserver_files()
+            super().__init__(modules=["brd"], files=files)
+
+    @cached_property
+    def listing(self) -> str:
+        """/proc/kallsyms."""
+        return self.symbols()
+
+    @cached_property
+    def names(self) -> SymbolTable:
+        """The names of the kernel and its modules, without a look at what is code."""
+        found = [Symbol(s.name, s.address, 0, s.module) for s in parse_listing(self.listing.encode(), "kallsyms")]
+        return SymbolTable(lambda: found)
+
+    @contextlib.contextmanager
+    def working(self, *kinds: str) -> Iterator[None]:
+        """All four CPUs do these kinds of work of live_load until the block ends, which finds no wrong result."""
+        pid = self.run(f"/opt/live_load /tmp/counts {' '.join(kinds)} </dev/null >/dev/null 2>&1 & echo $!").strip()
+        try:
+            self.progress()
+            yield
+            for kind, counts in self.counts().items():
+                assert not counts.wrong, f"{kind}: {counts}"
+        finally:
+            if self.usable:
+                self.run(f"kill -KILL {pid}", check=False)
+
+    def counts(self) -> dict[str, Counts]:
+        """What the work found so far, by kind."""
+        data = self.run_bytes("cat /tmp/counts")
+        return {
+            kind: Counts(old, new, wrong, sample.rstrip(b"\0").decode("utf-8", "replace"))
+            for kind, (old, new, wrong, sample) in zip(KINDS, _COUNTS.iter_unpack(data), strict=True)
+        }
+
+    def progress(self, *, new: bool = False) -> None:
+        """Wait until each kind of work has had more results, old or new ones."""
+        before: dict[str, int] | None = None
+        deadline = time.monotonic() + _PROGRESS_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(struct.error, ValueError):
+                now = {kind: counts.new if new else counts.old for kind, counts in self.counts().items()}
+                before = before or now
+                started = {kind: number for kind, number in now.items() if number}
+                if started and all(number > before[kind] + 8 for kind, number in started.items()):
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"no progress: {self.counts()}")
+
+
+class Line:
+    """A line between a target and a stub, that can be cut at any packet; then it may be dead until `heal`.
+
+    `location` is what to open; `stub` is a gdb+unix:PATH.
+    """
+
+    def __init__(self, stub: str) -> None:
+        self._stub = stub.removeprefix("gdb+unix:")
+        self._directory = tempfile.TemporaryDirectory(prefix="a64patch-line-")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self._directory.name}/line")
+        self._listener.listen()
+        self.location = f"gdb+unix:{self._directory.name}/line"
+        self._lock = threading.Lock()
+        self.heal()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def heal(self) -> None:
+        """No cut from now on."""
+        with self._lock:
+            self._left, self._direction, self._kind, self._for_good, self._victim = -1, "", b"", False, 0
+            self.was_cut = False
+
+    def cut_at(
+        self, direction: Literal["there", "back"], number: int, *, kind: bytes = b"", for_good: bool, victim: int = 0
+    ) -> None:
+        """Cut before packet `number` from now on in that direction, of those whose content begins with `kind`.
+
+        `for_good` takes no new connection until `heal`. `victim` is a process to kill first.
+        """
+        self.heal()
+        with self._lock:
+            self._left, self._direction, self._kind = number, direction, kind
+            self._for_good, self._victim = for_good, victim
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                with near, contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as far:
+                    if not (self.was_cut and self._for_good):
+                        far.connect(self._stub)
+                        self._carry(near, far)
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        ways = {near: ("there", far), far: ("back", near)}
+        while True:
+            for source in select.select([near, far], [], [])[0]:
+                direction, sink = ways[source]
+                data = source.recv(65536)
+                through, cut = self._through(direction, data)
+                sink.sendall(through)
+                if cut or not data:
+                    return
+
+    def _through(self, direction: str, data: bytes) -> tuple[bytes, bool]:
+        """As much of the data as comes through, and whether the line is cut there."""
+        with self._lock:
+            start = b"$" + self._kind
+            at = data.find(start) if direction == self._direction else -1
+            while at >= 0 and not self.was_cut:
+                self._left -= 1
+                if not self._left:
+                    self.was_cut = True
+                    if self._victim:
+                        os.kill(self._victim, signal.SIGKILL)
+                    return data[:at], True
+                at = data.find(start, at + 1)
+        return data, False
+
+    def close(self) -> None:
+        """Any number of times."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,297 @@
+"""Patches of a running Linux on four CPUs that execute what is patched: its behaviour is old or new, never both."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from a64patch import open_target, patch_text, patch_text_nosync
+from a64patch.a64.assembler import assemble
+from a64patch.a64.generate import gen_nop
+from a64patch.a64.words import from_bytes
+from a64patch.cli.main import main
+from a64patch.errors import A64PatchError, BusyError
+from a64patch.patch.asmdiff import AsmDiff, parse, to_text
+from a64patch.patch.journal import Entry, EntryState, Journal
+from a64patch.patch.plan import fill, make_plan
+from a64patch.patch.text import Change
+from a64patch.patch.transaction import Outcome, apply_plan, recover, revert
+from a64patch.target.gdb import GdbTarget, open_gdb
+from tests.real.guest import CPUS
+from tests.real.live import ALL_AT_ONCE, Line, LiveGuest
+
+ROUNDS = 1000
+EVERYTHING = ("pid", "uptime", "ram")
+ACCEPTED = ("branch-into-site", "return-into-site")
+"""What these patches mean to do: a call inside a site, and no search for branches into it."""
+
+NOT_CLEARED = """\
+Let /dev/zero clear nothing, and say so
+
+@@ read_zero+0xb4 @@
+-????????  bl    __arch_clear_user
+-????????  cbnz  x0, read_zero+0x10c
++????????  nop
++????????  sub   x22, x22, x20
+"""
+"""The CPU spends its time in what the first word calls. Half of each word's effect is a page more or less than told."""
+
+
+ACCEPT = [word for hazard in ACCEPTED for word in ("--accept", hazard)]
+
+TWO_SITES = ALL_AT_ONCE.partition("@@ brd")[0]
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    """In memory where that can be had: thousands of entries on a slow disk take a minute."""
+    memory = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(prefix="a64patch-", dir=memory if memory.is_dir() else None) as directory,
+        Journal(Path(directory) / "journal") as opened,
+    ):
+        yield opened
+
+
+def open_live(live: LiveGuest, location: str = "") -> GdbTarget:
+    return open_gdb(location or live.gdb, symbols=live.names)
+
+
+def words_at(target: GdbTarget, changes: tuple[Change, ...]) -> list[int]:
+    return from_bytes(b"".join(target.read_many([(change.address, 4) for change in changes])))
+
+
+def filled(target: GdbTarget, text: str = ALL_AT_ONCE) -> AsmDiff:
+    return fill(parse(text), target)
+
+
+def test_from_the_command_line(
+    live: LiveGuest, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function of the kernel proper, a system call and a module, in one patch, with the names of a saved kallsyms."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "kallsyms").write_text(live.listing)
+    (tmp_path / "draft").write_text(ALL_AT_ONCE)
+    patch, names = tmp_path / "all.patch", ["--symbols", str(tmp_path / "kallsyms")]
+
+    def a64patch(*words: str | Path) -> str:
+        assert main([*map(str, words)]) == 0, capsys.readouterr()
+        return capsys.readouterr().out
+
+    patch.write_text(a64patch("fmt", tmp_path / "draft", live.gdb, *names))
+    assert "????????" not in patch.read_text()
+    with live.working(*EVERYTHING):
+        assert main(["apply", str(patch), live.gdb, *names]) == 1, "a call inside a site is a hazard"
+        assert "return-into-site" in capsys.readouterr().err
+        assert live.counts()["pid"].new == 0
+        said = a64patch("apply", patch, live.gdb, *names, *ACCEPT)
+        assert "8 words written; sync: 8 words are not replaced at once" in said
+        assert f"{CPUS} CPUs stopped for" in said
+        live.progress(new=True)
+        assert live.run("cat /proc/uptime").split()[0].endswith(".1234")
+        assert live.run_bytes("dd if=/dev/ram0 bs=4096 count=1 iflag=direct 2>/dev/null") == b"\xa5" * 4096
+        assert a64patch("status", patch, live.gdb, *names).count("  applied\n") == 3
+        assert a64patch("revert", "1").startswith("reverted")
+        live.progress()
+        assert not live.run("cat /proc/uptime").split()[0].endswith(".1234")
+        assert live.run_bytes("dd if=/dev/ram0 bs=4096 count=1 iflag=direct 2>/dev/null") == bytes(4096)
+
+
+def test_a_thousand_rounds(live: LiveGuest, journal: Journal) -> None:
+    """Each result that any CPU got meanwhile is entirely old or entirely new."""
+    busy = 0
+
+    def insist(attempt: object, *arguments: object, **options: object) -> Outcome:
+        nonlocal busy
+        for _ in range(100):
+            try:
+                outcome = attempt(*arguments, **options)  # type: ignore[operator]
+            except BusyError:
+                busy += 1
+                continue
+            assert isinstance(outcome, Outcome)
+            return outcome
+        raise AssertionError("always busy")
+
+    with open_live(live) as target, live.working(*EVERYTHING):
+        plan = make_plan(filled(target), target)
+        assert plan.method == "sync"
+        retries = 0
+        for _ in range(ROUNDS):
+            applied = insist(apply_plan, plan, target, journal, accept=ACCEPTED)
+            reverted = insist(revert, applied.entry, target, journal)
+            retries += applied.result.retries + reverted.result.retries
+        counts = live.counts()
+    for kind in EVERYTHING:
+        assert counts[kind].old > ROUNDS / 2, counts
+        assert counts[kind].new > ROUNDS / 10, counts
+    print(f"{ROUNDS} rounds, {busy} BusyErrors, {retries} retries; {counts}")
+
+
+def test_words_that_cpus_stand_in(live: LiveGuest, journal: Journal) -> None:
+    """BusyError and nothing changed, or done at another moment: half of a page more or less would be seen."""
+    number = 0
+    with open_live(live) as target:
+        plan = make_plan(filled(target, NOT_CLEARED), target)
+        old, new = ([getattr(change, which) for change in plan.changes] for which in ("old", "new"))
+        with (
+            live.working("busy"),
+            pytest.raises(BusyError, match=r"CPU \d (will return to|stands at) read_zero\+0xb8"),
+        ):
+            apply_plan(plan, target, journal, accept=ACCEPTED)
+        assert words_at(target, plan.changes) == old
+        busy = done = 0
+        with live.working("zero"):
+            while done < 20:
+                standing = old if done % 2 == 0 else new
+                try:
+                    if done % 2:
+                        revert(number, target, journal)
+                    else:
+                        number = apply_plan(plan, target, journal, accept=ACCEPTED).entry
+                    done += 1
+                except BusyError:
+                    busy += 1
+                    assert words_at(target, plan.changes) == standing
+            counts = live.counts()["zero"]
+    assert counts.old
+    assert counts.new
+    print(f"{done} patches and {busy} BusyErrors while CPUs stood there; {counts}")
+
+
+def test_one_word_without_a_stop(live: LiveGuest) -> None:
+    """NOP to a branch over the next instruction and back, which may race: not told at all, and told to each CPU."""
+    with open_live(live) as target, live.working(*EVERYTHING):
+        place = target.symbols["uptime_proc_show"] + 4
+        nop, branch = gen_nop(), assemble("b .+4")[0]
+        for _ in range(25):
+            assert patch_text(target, [place], [branch], expected=[nop]).method == "nosync+kick"
+            assert patch_text_nosync(target, place, nop, expected=branch).method == "nosync"
+        live.progress()
+
+
+@dataclass
+class Cutting:
+    """Patches over a line that is cut; what became of them."""
+
+    live: LiveGuest
+    line: Line
+    journal: Journal
+    halted: bool
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        with self._open() as target:
+            self.plan = make_plan(filled(target, TWO_SITES), target)
+        self.old, self.new = ([getattr(change, name) for change in self.plan.changes] for name in ("old", "new"))
+
+    def _open(self, leave: str = "") -> GdbTarget:
+        return open_live(self.live, f"{self.line.location}?timeout=0.2{leave}")
+
+    def cut(self, direction: Literal["there", "back"], number: int, *, for_good: bool) -> bool:
+        """Apply, be cut, recover, and put back; False when the patch was done before packet `number`."""
+        case = f"{direction} {number} {'for good' if for_good else ''}"
+        before = len(self.journal.entries())
+        error: A64PatchError | None = None
+        applied = False
+        try:
+            with self._open() as target:
+                self.line.cut_at(direction, number, for_good=for_good)
+                apply_plan(self.plan, target, self.journal, accept=ACCEPTED)
+                applied = True
+        except A64PatchError as failed:
+            error = failed
+        was_cut = self.line.was_cut
+        self.line.heal()
+        entry = self.journal.entries()[-1] if len(self.journal.entries()) > before else None
+        self._require_truth(case, entry, applied=applied, error=error)
+        leave = "" if self.halted else "&leave=running"
+        if for_good or self.halted:
+            list(recover(self.journal, lambda entry: self._open(leave)))
+            self._open(leave).close()
+        entry = self.journal.entry(entry.id) if entry else None
+        with open_live(self.live) as target:
+            found = target.facts()["the machine was found"]
+            words = words_at(target, self.plan.changes)
+        assert found == ("halted" if self.halted else "running"), (case, error)
+        assert words in (self.old, self.new), (case, error)
+        state = entry.state if entry else EntryState.UNDONE
+        assert state is (EntryState.APPLIED if words == self.new else EntryState.UNDONE), (case, error)
+        if entry and words == self.new:
+            with self._open() as target:
+                revert(entry.id, target, self.journal)
+        self.outcomes[f"{type(error).__name__ if error else 'no error'}, {state.value}"] += 1
+        return was_cut
+
+    def _require_truth(self, case: str, entry: Entry | None, *, applied: bool, error: A64PatchError | None) -> None:
+        """Before anybody cleans up, the journal says no more than what stands."""
+        if applied:
+            assert entry is not None
+            assert entry.state is EntryState.APPLIED, (case, error)
+        elif entry is not None:
+            assert entry.state is not EntryState.APPLIED, (case, error)
+            with open_live(self.live, f"{self.live.gdb}?leave=halted") as target:
+                words = words_at(target, self.plan.changes)
+            if not (self.halted or entry.state is EntryState.PARTIAL):
+                with open_live(self.live, f"{self.live.gdb}?leave=running"):
+                    pass
+            if entry.state is EntryState.UNDONE:
+                assert words == self.old, (case, error)
+            assert all(word in pair for word, *pair in zip(words, self.old, self.new, strict=True)), (case, error)
+
+
+@pytest.mark.parametrize("halted", [False, True])
+def test_the_connection_cut_at_every_packet(live: LiveGuest, journal: Journal, halted: bool) -> None:
+    """Each packet of a patch, in both directions, with a line that comes back and one that does not.
+
+    Afterwards all words are old or all are new, at once or after `recover`; the journal tells which; the machine runs
+    if it ran before, and is halted if it was halted.
+    """
+    with Line(live.gdb) as line:
+        try:
+            cutting = Cutting(live, line, journal, halted)
+            if halted:
+                open_live(live, f"{live.gdb}?leave=halted").close()
+            cuts = 0
+            for direction, for_good in itertools.product(("there", "back"), (False, True)):
+                # Halted, or never to come back, all cases of a kind are alike: some of them will do.
+                for number in range(1, 1000, 5 if halted else 1):
+                    if not cutting.cut(direction, number, for_good=for_good):  # type: ignore[arg-type]
+                        break
+                    cuts += 1
+        finally:
+            with open_target(f"{live.gdb}?leave=running"):
+                pass
+    assert cuts > (20 if halted else 100)
+    assert len(cutting.outcomes) > 1
+    assert len(live.run("cat /proc/uptime").split()) == 2
+    print(f"{cuts} cuts: {dict(cutting.outcomes)}")
+
+
+def test_the_stub_killed(
+    live: LiveGuest, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of writing: exit status 3, and the journal says of each word what is known of it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    patch = tmp_path / "two.patch"
+    with open_live(live) as target:
+        patch.write_text(to_text(filled(target, TWO_SITES)))
+    with Line(live.gdb) as line:
+        line.cut_at("there", 2, kind=b"M", for_good=True, victim=live.pid)
+        target_name = f"{line.location}?timeout=0.5"
+        assert main(["apply", str(patch), target_name, "--symbols", "kallsyms", *ACCEPT]) == 3, capsys.readouterr()
+        said = capsys.readouterr().err
+        assert "5 of 5 words could not be put back" in said
+        assert main(["log", "1"]) == 0
+        told = capsys.readouterr().out
+        assert told.count("unknown") == 5, told
+        assert main(["recover"]) == 3, "nobody answers there any more"
+        capsys.readouterr()
+        assert main(["recover", "--forget", "1"]) == 0
