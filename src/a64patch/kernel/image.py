@@ -1,7 +1,7 @@
 """A raw arm64 Image as a target: the file that boot loaders load, whose names and addresses are found inside it.
 
 May know: a64/, target/, the errors, kallsyms.py, notes.py, placement.py.
-Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../target/replace.py for what happens on disk.
+Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../target/file.py for how it is replaced.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
-from a64patch.errors import FormatError, MappingError, TargetError
+from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.kallsyms import Kallsyms, KernelSymbol, decode
-from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
-from a64patch.target.replace import FileOnDisk
+from a64patch.target.base import Identity
+from a64patch.target.file import FileTarget
 from a64patch.target.symbols import Symbol, SymbolTable
 
 _MOST_BYTES = 1 << 30
@@ -34,16 +33,6 @@ def is_image(head: bytes) -> bool:
     return head[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC and head[:4] != b"\x7fELF"
 
 
-class _NoCpus:
-    """Nobody executes a file."""
-
-    def __init__(self) -> None:
-        self.rendezvous = Rendezvous(())
-
-    def states(self) -> Sequence[CpuState]:
-        return []
-
-
 class _Layout(NamedTuple):
     """What the kernel's own tables say: where the file's first byte is linked to, its symbols, its code."""
 
@@ -52,7 +41,7 @@ class _Layout(NamedTuple):
     code: list[tuple[int, int]]
 
 
-class KernelImage(Target):
+class KernelImage(FileTarget):
     """The code in an uncompressed arm64 Linux Image; little-endian kernels only.
 
     Addresses are those that the kernel was linked to, as System.map has them, where the Image tells: by the base of its
@@ -70,23 +59,16 @@ class KernelImage(Target):
     more than 1 GiB.
     """
 
-    capabilities = Capabilities(kind="Image file", cpus=0, can_stop=True, can_kick=True, sees_pcs=True, broadcast=True)
-
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._file = FileOnDisk(self.path)
-        if self._file.size > _MOST_BYTES:
-            raise FormatError(f"{self.path} has {self._file.size} bytes, more than the 1 GiB that can be patched")
+        super().__init__(path, "Image file", _MOST_BYTES)
         require_image(self._file.head(0x1000), self._file.size, self.path)
         self._original = self._file.content
-        self._data: bytes | bytearray = self._original
-        self._replaceable = False
-        self._closed = False
+        self._data = self._original
         self.symbols = SymbolTable(lambda: sized(self._layout.symbols))
 
     def identity(self) -> Identity:
         """The file's absolute path, the kernel's build id and its release; no slide, since these are its addresses."""
-        return Identity(os.path.abspath(self.path), self._build_id, notes.release_of(self._original))
+        return Identity(self.location, self._build_id, notes.release_of(self._original))
 
     def kernel_symbols(self) -> list[KernelSymbol]:
         """All names inside, ascending by address, with nm's letter of each; empty when the kernel carries none."""
@@ -113,45 +95,7 @@ class KernelImage(Target):
             return
         if not any(start <= address and address + len(data) <= end for start, end in self._layout.code):
             raise MappingError(f"{address:#x} in {self.path} is not code, so it may not be written")
-        if not self._replaceable:
-            self._file.require_replaceable()
-            self._replaceable = True
-        if not isinstance(self._data, bytearray):
-            self._data = bytearray(self._data)
-        self._data[offset : offset + len(data)] = data
-
-    def publish(self, start: int, end: int) -> None:
-        """Replace the file on disk by the copy in memory: all that was written, whatever the range.
-
-        Atomic, as `replace.FileOnDisk.replace` says. When the copy equals the file, nothing is replaced.
-        """
-        self._require_open()
-        self._file.replace(self._data)
-
-    def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """As `publish`, once for all."""
-        self.publish(0, 0)
-
-    def kick(self) -> None:
-        """Nothing to do: nobody executes a file."""
-
-    @contextmanager
-    def stop(self) -> Iterator[_NoCpus]:
-        """A stop of no CPUs: everyone has arrived."""
-        nobody = _NoCpus()
-        try:
-            yield nobody
-        finally:
-            nobody.rendezvous.finish()
-
-    def close(self) -> None:
-        """Forget the copy in memory; what was not published is lost. Reading and writing are TargetErrors after it."""
-        self._closed = True
-        self._data = b""
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise TargetError(f"{self.path} was closed: open it again")
+        self._writable()[offset : offset + len(data)] = data
 
     def _offset(self, address: int, size: int) -> int:
         offset = address - self._layout.start

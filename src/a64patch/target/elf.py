@@ -1,19 +1,19 @@
 """ELF files as targets: words changed in memory, relocations dropped for them, the file replaced.
 
-May know: a64/, the errors, base.py, elf_image.py, replace.py and symbols.py.
-Read on: base.py for the protocol; elf_image.py for what a file says; replace.py for what happens on disk.
+May know: a64/, the errors, base.py, elf_image.py, file.py and symbols.py.
+Read on: base.py for the protocol; elf_image.py for what a file says; file.py for how it is replaced.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
-from a64patch.errors import A64PatchError, FormatError, MappingError, MismatchError, RelocationError, TargetError
-from a64patch.target.base import Aftermath, Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
+from a64patch.target.base import Aftermath, Identity
 from a64patch.target.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
@@ -23,24 +23,14 @@ from a64patch.target.elf_image import (
     Relocation,
     require_aarch64,
 )
-from a64patch.target.replace import FileOnDisk
+from a64patch.target.file import FileTarget
 from a64patch.target.symbols import SymbolTable
 
 _MOST_BYTES = 1 << 31
 _NEVER_DROPPED = (R_AARCH64_JUMP_SLOT, R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE)
 
 
-class _NoCpus:
-    """Nobody executes a file."""
-
-    def __init__(self) -> None:
-        self.rendezvous = Rendezvous(())
-
-    def states(self) -> Sequence[CpuState]:
-        return []
-
-
-class ElfFile(Target):
+class ElfFile(FileTarget):
     """The code in an ELF file: ELFCLASS64, EM_AARCH64, either data endianness; ET_EXEC, ET_DYN or ET_REL.
 
     Addresses are the file's own virtual addresses, those of PT_LOAD segments (gABI, "Program header"). A relocatable
@@ -57,20 +47,13 @@ class ElfFile(Target):
     unsound in them is a FormatError then. Works on files that may not be written, until `write`.
     """
 
-    capabilities = Capabilities(kind="ELF file", cpus=0, can_stop=True, can_kick=True, sees_pcs=True, broadcast=True)
-
     def __init__(self, path: str | os.PathLike[str], *, drop_relocations: bool = False) -> None:
-        self.path = os.fspath(path)
+        super().__init__(path, "ELF file", _MOST_BYTES)
         self._drop_relocations = drop_relocations
-        self._file = FileOnDisk(self.path)
-        if self._file.size > _MOST_BYTES:
-            raise FormatError(f"{self.path} has {self._file.size} bytes, more than the 2 GiB that can be patched")
         require_aarch64(self._file.head(64), self.path)  # before all of it is read
         self._image = ElfImage(self._file.content, self.path)
-        self._data: bytes | bytearray = self._image.data  # a copy from the first write on
+        self._data = self._image.data  # a copy from the first write on
         self._touched: set[int] = set()
-        self._replaceable = False
-        self._closed = False
         self.symbols = SymbolTable(self._image.symbols, self._image.spaces())
 
     @property
@@ -85,7 +68,7 @@ class ElfFile(Target):
 
     def identity(self) -> Identity:
         """The file's path, absolute and without symbolic links, and its build id."""
-        return Identity(os.path.realpath(self.path), self.build_id)
+        return Identity(self.location, self.build_id)
 
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that may be written, ascending.
@@ -137,9 +120,7 @@ class ElfFile(Target):
             raise MappingError(
                 f"{self._where(address)} is not code, so it may not be written: patch executable sections only"
             )
-        if not self._replaceable:
-            self._file.require_replaceable()
-            self._replaceable = True
+        copy = self._writable()
         owned = [word for word in range(address & -INSN_SIZE, end, INSN_SIZE) if self._image.owners(word)]
         if owned:
             before = b"".join(self._image.data[offset : offset + length] for offset, length in chunks)
@@ -148,11 +129,9 @@ class ElfFile(Target):
                 if data[part] != before[part]:
                     self._require_droppable(word)
             self._touched.update(owned)
-        if not isinstance(self._data, bytearray):
-            self._data = bytearray(self._data)
         done = 0
         for offset, length in chunks:
-            self._data[offset : offset + length] = data[done : done + length]
+            copy[offset : offset + length] = data[done : done + length]
             done += length
 
     def relocation_at(self, address: int) -> str | None:
@@ -162,46 +141,11 @@ class ElfFile(Target):
         """
         return ", ".join(map(self._image.describe, self._image.owners(address & -INSN_SIZE))) or None
 
-    def publish(self, start: int, end: int) -> None:
-        """Replace the file on disk by the copy in memory: all that was written, whatever the range.
-
-        Atomic, with mode, owner, group and extended attributes kept: `replace.FileOnDisk.replace` says what that means,
-        and which WriteErrors there are. A symbolic link stays and what it points to is replaced. When the copy equals
-        the file, nothing is replaced.
-        """
-        self._require_open()
-        self._file.replace(self._result())
-
-    def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """As `publish`, once for all."""
-        self.publish(0, 0)
-
-    def kick(self) -> None:
-        """Nothing to do: nobody executes a file."""
-
-    @contextmanager
-    def stop(self) -> Iterator[_NoCpus]:
-        """A stop of no CPUs: everyone has arrived. Leaving it, by an exception or not, publishes nothing."""
-        nobody = _NoCpus()
-        try:
-            yield nobody
-        finally:
-            nobody.rendezvous.finish()
-
-    def close(self) -> None:
-        """Forget the copy in memory; what was not published is lost. Reading and writing are TargetErrors after it."""
-        self._closed = True
-        self._data = b""
-
     def _where(self, address: int) -> str:
         with suppress(A64PatchError):
             name = self.symbols.describe(address)
             return f"{name} in {self.path}" if name == f"{address:#x}" else f"{name} ({address:#x}) in {self.path}"
         return f"{address:#x} in {self.path}"
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise TargetError(f"{self.path} was closed: open it again")
 
     def _chunks(self, address: int, size: int) -> list[tuple[int, int]]:
         chunks = None if size < 0 else self._image.chunks(address, size)
@@ -237,13 +181,8 @@ class ElfFile(Target):
                     f"the relocation at file offset {each.offset:#x} of {self.path} is not as it was left; nothing was"
                     " changed"
                 )
-        if aftermath and not self._replaceable:
-            self._file.require_replaceable()
-            self._replaceable = True
-        data = bytearray(self._data)
         for each in aftermath:
-            data[each.offset : each.offset + len(each.old)] = each.old
-        self._data = data
+            self._writable()[each.offset : each.offset + len(each.old)] = each.old
 
     def _result(self) -> bytes | bytearray:
         """The copy in memory, without the relocations whose words are no longer what they were."""

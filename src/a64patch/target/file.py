@@ -1,0 +1,97 @@
+"""What all targets that are files have in common: nobody executes them, and publishing replaces them.
+
+May know: the errors, base.py and replace.py.
+Read on: elf.py, ../kernel/image.py; replace.py for what happens on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from a64patch.errors import FormatError, TargetError
+from a64patch.target.base import Capabilities, CpuState, Rendezvous, Target
+from a64patch.target.replace import FileOnDisk
+
+
+class _NoCpus:
+    """Nobody executes a file."""
+
+    def __init__(self) -> None:
+        self.rendezvous = Rendezvous(())
+
+    def states(self) -> Sequence[CpuState]:
+        return []
+
+
+class FileTarget(Target):
+    """A file on disk and the copy of it in memory that is written to.
+
+    TargetError when the path cannot be opened or is no regular file, FormatError when it has more than `most` bytes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str, most: int) -> None:
+        self.capabilities = Capabilities(kind=kind, cpus=0, can_stop=True, can_kick=True, sees_pcs=True, broadcast=True)
+        self.path = os.fspath(path)
+        self._file = FileOnDisk(self.path)
+        if self._file.size > most:
+            raise FormatError(
+                f"{self.path} has {self._file.size} bytes, more than the {most >> 30} GiB that can be patched"
+            )
+        self._data: bytes | bytearray = b""
+        self._replaceable = False
+        self._closed = False
+
+    @property
+    def location(self) -> str:
+        """The file's path, absolute and without symbolic links."""
+        return os.path.realpath(self.path)
+
+    def publish(self, start: int, end: int) -> None:
+        """Replace the file on disk by the copy in memory: all that was written, whatever the range.
+
+        Atomic, with mode, owner, group and extended attributes kept: `replace.FileOnDisk.replace` says what that means,
+        and which WriteErrors there are. A symbolic link stays and what it points to is replaced. When the copy equals
+        the file, nothing is replaced.
+        """
+        self._require_open()
+        self._file.replace(self._result())
+
+    def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """As `publish`, once for all."""
+        self.publish(0, 0)
+
+    def kick(self) -> None:
+        """Nothing to do: nobody executes a file."""
+
+    @contextmanager
+    def stop(self) -> Iterator[_NoCpus]:
+        """A stop of no CPUs: everyone has arrived. Leaving it, by an exception or not, publishes nothing."""
+        nobody = _NoCpus()
+        try:
+            yield nobody
+        finally:
+            nobody.rendezvous.finish()
+
+    def close(self) -> None:
+        """Forget the copy in memory; what was not published is lost. Reading and writing are TargetErrors after it."""
+        self._closed = True
+        self._data = b""
+
+    def _result(self) -> bytes | bytearray:
+        """What the file becomes."""
+        return self._data
+
+    def _writable(self) -> bytearray:
+        """The copy in memory, to be changed; WriteError when the file on disk could not be replaced by it."""
+        if not self._replaceable:
+            self._file.require_replaceable()
+            self._replaceable = True
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(self._data)
+        return self._data
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise TargetError(f"{self.path} was closed: open it again")
