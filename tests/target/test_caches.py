@@ -262,3 +262,19 @@ def test_no_cpu_ever_goes_back_and_the_whole_sequence_always_helps(
         machine.do(cpu, "IALLU", "DSB", "ISB")
         assert all(views[cpu, address] == word for address, word in memory.items())
     assert model.diverging == 0
+
+
+@pytest.mark.parametrize("dic", [False, True])
+def test_who_fetches_anew_does_not_keep_what_was_published_before(dic: bool) -> None:
+    # SITE is published completely, then SITE + 64 is stored to; a CPU that executes the new SITE + 64 by chance
+    # cannot execute the old SITE afterwards.
+    for seed in range(20):
+        machine = Machine(idc=True, dic=dic)
+        machine.model.store(SITE, OLD, NEW)
+        machine.do(0, "IC", "DSB")
+        machine.model.store(SITE + 64, OLD, NEW)
+        chance = Random(seed)
+        for _ in range(6):
+            machine.model.advance(1, chance)
+            assert (machine.view(1), machine.view(1, SITE + 64)) != (OLD, NEW)
+        assert (machine.view(1), machine.view(1, SITE + 64)) == (NEW, NEW)

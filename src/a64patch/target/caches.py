@@ -15,7 +15,7 @@ WORD = 4
 class _Word:
     """One code word whose layers differ. A time is the number of the store that a layer's value came from."""
 
-    __slots__ = ("icache", "icache_time", "memory", "memory_time", "pou", "pou_time", "view")
+    __slots__ = ("icache", "icache_time", "memory", "memory_time", "overdue", "pou", "pou_time", "view")
 
     def __init__(self, value: int, time: int, cpus: int) -> None:
         self.memory = self.pou = value
@@ -23,6 +23,7 @@ class _Word:
         self.icache = [value] * cpus
         self.icache_time = [time] * cpus
         self.view = [value] * cpus
+        self.overdue = [False] * cpus
 
 
 class CacheModel:
@@ -36,7 +37,11 @@ class CacheModel:
        its value until `invalidate` (IC IVAU) or `invalidate_all` (IC IALLU, IC IALLUIS), and is then refilled at once
        with what the point of unification held when the instruction was issued.
     4. each CPU's *view*, what it has fetched and will execute: refreshed from its instruction cache only by
-       `synchronise`, a context synchronisation event of that CPU.
+       `synchronise`, a context synchronisation event of that CPU. Once a word was invalidated (with
+       DIC = 1: once a `barrier` followed its store), an old view of it was fetched before that, and so was all that
+       comes before it in the program. So who fetches any word anew fetches such words too: without this a CPU would
+       execute first a word that was stored after the barrier and then one from before it, which the architecture
+       forbids (litmus test MP.FF+cachesync+fpo).
 
     What `clean` and `invalidate` do is not done before the issuing CPU's next `barrier` (DSB); until then nothing has
     happened, and then each counts as of the moment when it was issued. So DC; DSB; IC; DSB; ISB is enough, and
@@ -125,6 +130,7 @@ class CacheModel:
                 for each in cpus:
                     if time > word.icache_time[each]:
                         word.icache[each], word.icache_time[each] = value, time
+                    word.overdue[each] = True
                 self._forget_if_equal(place, word)
         self._refills[cpu].clear()
         for place, value, time in self._cleans[cpu]:
@@ -133,6 +139,9 @@ class CacheModel:
                 self._unify(word, value, time)
                 self._forget_if_equal(place, word)
         self._cleans[cpu].clear()
+        if self._dic:
+            for word in self._words.values():
+                word.overdue = [True] * self._cpus
 
     def synchronise(self, cpu: int) -> None:
         """A context synchronisation event: that CPU now executes what its instruction cache holds."""
@@ -166,6 +175,8 @@ class CacheModel:
             word.icache[cpu], word.icache_time[cpu] = word.pou, word.pou_time
         else:
             self._fetch(cpu, address, word)
+            for other, overdue in [(place, each) for place, each in self._words.items() if each.overdue[cpu]]:
+                self._fetch(cpu, other, overdue)
             return
         self._forget_if_equal(address, word)
 
@@ -188,6 +199,7 @@ class CacheModel:
 
     def _fetch(self, cpu: int, address: int, word: _Word) -> None:
         value = word.icache[cpu]
+        word.overdue[cpu] = False
         if word.view[cpu] != value:
             word.view[cpu] = value
             self._changed(cpu, address, value)
