@@ -59,7 +59,7 @@ class Sample:
     def program(self) -> Program:
         """What the models are asked about."""
         threads = tuple(Thread(THREADS + THREAD_STEP * number) for number in range(len(self.threads)))
-        return Program(threads, self.code, {DATA: 0, DATA + 8: 0}, self.idc, self.dic, line=64)
+        return Program(threads, self.code, {DATA: 0, DATA + 8: 0}, self.idc, self.dic, line=64, visits=30)
 
     @property
     def loads(self) -> list[int]:
