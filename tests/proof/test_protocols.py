@@ -303,6 +303,16 @@ def test_a_site_that_loops_is_asked_in_both_directions() -> None:
     assert prove(Question("kick", (loop,))).verdict is not Verdict.SAFE
 
 
+def test_a_jump_to_the_first_word_begins_a_new_pass() -> None:
+    # Old words for some rounds, then stopped in front of the first word, then new ones: nothing is torn.
+    loop = Site(tuple(assemble("nop; b .-4")), tuple(assemble("b .+4; b .+0x100")))
+    proof = prove(Question("stop", (loop,), executors=1))
+    assert not proof.broken
+    assert "loop" in proof.reason
+    assert prove(Question("stop", (loop,))).verdict is Verdict.SAFE
+    assert "P1" in prove(Question("kick", (loop,), executors=1)).broken
+
+
 @pytest.mark.parametrize(
     "question",
     [

@@ -34,10 +34,14 @@ BROKEN = {
 
 
 def torn(case: Case, trace: Trace) -> bool:
-    """Whether a pass through a site met old and new words, at different addresses."""
+    """Whether a pass through a site met old and new words, at different addresses. Its first word begins a new pass."""
     olds: set[int] = set()
     news: set[int] = set()
+    starts = {window.start for window in case.program.windows}
     for address, word in trace.path:
+        if address in starts:
+            olds.clear()
+            news.clear()
         if address not in case.words:
             continue
         old, new = case.words[address]
@@ -45,11 +49,9 @@ def torn(case: Case, trace: Trace) -> bool:
             olds.add(address)
         elif word == new:
             news.add(address)
-    return any(
-        any(one != other for one in olds & at for other in news & at)
-        for window in case.program.windows
-        for at in [set(window)]
-    )
+        if olds and news and len(olds | news) > 1:
+            return True
+    return False
 
 
 def stale(case: Case, trace: Trace) -> bool:
