@@ -303,6 +303,21 @@ def test_a_site_that_loops_is_asked_in_both_directions() -> None:
     assert prove(Question("kick", (loop,))).verdict is not Verdict.SAFE
 
 
+def test_a_site_of_many_words_is_answered_too() -> None:
+    many = Site((assemble("nop")[0],) * 12, tuple(assemble("; ".join(f"mov x0, #{n}" for n in range(12)))))
+    assert prove(Question("stop", (many,))).verdict is Verdict.SAFE
+    assert set(prove(Question("kick", (many,))).broken) == {"P1", "P3"}
+    assert set(prove(Question("nosync", (many,))).broken) == {"P1", "P3"}
+
+
+def test_a_site_may_be_entered_at_any_word() -> None:
+    # Nobody who enters at the first word gets to the second one, but somebody may come from elsewhere.
+    site = Site(tuple(assemble("ret; nop; nop")), tuple(assemble("b .+0x100; b .+4; b .+4")))
+    assert "P1" in prove(Question("kick", (site,))).broken
+    assert "P1" not in prove(Question("kick", (Site(site.old[:2], site.new[:2]),))).broken
+    assert prove(Question("stop", (site,))).verdict is Verdict.SAFE
+
+
 def test_a_jump_to_the_first_word_begins_a_new_pass() -> None:
     # Old words for some rounds, then stopped in front of the first word, then new ones: nothing is torn.
     loop = Site(tuple(assemble("nop; b .-4")), tuple(assemble("b .+4; b .+0x100")))

@@ -111,7 +111,6 @@ def all_facts(proofs: Sequence[Asked]) -> list[dict[str, Any]]:
 def lines(asked: Asked) -> Iterator[str]:
     """The verdict in one line or a few, without the counterexample."""
     from a64patch.proof.properties import BROKEN, PROPERTIES
-    from a64patch.proof.prove import Verdict
 
     words, where = _words(asked.question), _where(asked.places)
     proof = asked.proof
@@ -128,7 +127,7 @@ def lines(asked: Asked) -> Iterator[str]:
         broken = proof.broken.get(name)
         if broken:
             yield f"  {name} BROKEN ({', '.join(sorted(broken))}): {BROKEN[name]}"
-        elif proof.verdict is not Verdict.UNKNOWN:
+        elif not proof.reason:
             yield f"  {name} holds: {sentence}"
     if proof.reason:
         yield f"  not answered completely: {proof.reason}"

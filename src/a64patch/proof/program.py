@@ -70,6 +70,9 @@ class Program:
     falls_through: bool = False
     """In a window every word but a BRK goes on with the next one, whatever it is: more than any real word does."""
 
+    pinned: frozenset[int] = frozenset()
+    """Where only the executions are looked at in which a fetch gets the initial word: fewer than there are."""
+
     def __post_init__(self) -> None:
         if any(address % 4 for address in self.code):
             raise RequestError("code must stand at multiples of 4 bytes")

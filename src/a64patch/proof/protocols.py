@@ -280,12 +280,16 @@ def build(
     line: int = TOGETHER,
     omit: frozenset[str] = frozenset(),
     falls_through: bool = False,
+    free: int = MOST_WORDS,
+    enter: int = 0,
 ) -> Case:
     """The protocol over these sites, which every executor passes once, one after the other.
 
     With no executor the patching CPU itself passes them afterwards. `idc` and `dic` are the machine's; `written_for`
     is for which of them the maintenance was chosen, the machine's own when it is None. `line` is the size of a cache
-    line in bytes (APART, TOGETHER, or larger: all sites on one). `falls_through` as in Program.
+    line in bytes (APART, TOGETHER, or larger: all sites on one). `falls_through` as in Program. Of the words that
+    change in a site only the first `free` are fetched in all their forms, the others in the old one: Program.pinned.
+    `enter` is the number of the word at which the first site is entered.
 
     RequestError for an unknown protocol or step, or too many of anything; ScopeError for DIC without IDC.
     """
@@ -314,9 +318,10 @@ def build(
                 owners[place] = step
                 place += 4
 
-    put(_PATCHER, text.patcher, f"b {_END if executors else _SITES:#x}")
+    entry = _SITES + 4 * enter
+    put(_PATCHER, text.patcher, f"b {_END if executors else entry:#x}")
     if executors:
-        put(_EXECUTOR, text.executor, f"b {_SITES:#x}")
+        put(_EXECUTOR, text.executor, f"b {entry:#x}")
         put(_INTERRUPT, text.interrupt, "eret")
     first = placed[0][1]
     skip = 4 * (len(first.old) - first.head)
@@ -327,6 +332,7 @@ def build(
     names |= dict.fromkeys((address for address in code if _EXECUTOR <= address < _INTERRUPT), "what precedes the site")
     names[_END] = "what follows the site"
     windows = []
+    pinned: list[int] = []
     for number, (address, site) in enumerate(placed):
         end = address + 4 * len(site.old)
         windows.append(range(address, end))
@@ -334,6 +340,7 @@ def build(
         code |= {address + 4 * index: word for index, word in enumerate(site.old)}
         put(end, [], f"b {onwards:#x}")
         names[end] = "what follows the site"
+        pinned += [address + 4 * index for index, word in enumerate(site.old) if word != site.new[index]][free:]
         for index, pair in enumerate(zip(site.old, site.new, strict=True)):
             if pair[0] != pair[1]:
                 words[address + 4 * index] = pair
@@ -347,7 +354,7 @@ def build(
     memory = {_FLAG: 0} | {_answer(number): 0 for number in range(executors)}
     program = Program(
         (patcher, *others), code, memory, idc, dic, text.synchronises, text.synchronises, line,
-        names=names, windows=tuple(windows), falls_through=falls_through,
+        names=names, windows=tuple(windows), falls_through=falls_through, pinned=frozenset(pinned),
     )  # fmt: skip
     title = "another CPU" if executors else "the patching CPU itself"
     told = text.told if executors else ("start", 0)

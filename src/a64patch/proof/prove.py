@@ -20,7 +20,7 @@ from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model
 from a64patch.proof.properties import PROPERTIES, TOLD, TORN, UNPREDICTABLE, may_race, query
-from a64patch.proof.protocols import APART, PROTOCOLS, TOGETHER, Case, Site, build
+from a64patch.proof.protocols import APART, MOST_WORDS, PROTOCOLS, TOGETHER, Case, Site, build
 from a64patch.proof.search import Result, search
 from a64patch.proof.semantics import flow
 from a64patch.proof.traces import Behaviours, behaviours
@@ -151,7 +151,6 @@ class _Prover:
 
     def site(self, site: Site, properties: Sequence[str]) -> None:
         """Any number of CPUs: reduced programs, and where one of them breaks a property, the complete site."""
-        complete: dict[tuple[int, int], Case] = {}
         site = _headed(site)
         for name, reduced, line in _reduced(site, self.question.protocol, properties):
             for executors in (1, 0):
@@ -163,10 +162,13 @@ class _Prover:
                 case = self._build((reduced,), executors, line, falls_through=True)
                 self._require_told(case)
                 broken = [model for model in left if self._result(case, name, model)]
-                if broken and (executors, line) not in complete:
-                    complete[executors, line] = self._build((site,), executors, line)
-                for model in broken:
-                    self._ask(complete[executors, line], name, model)
+                narrowed = False
+                for enter in range(len(site.old)) if broken else ():
+                    complete = self._complete(site, executors, line, enter)
+                    broken = [model for model in broken if not self._ask(complete, name, model)]
+                    narrowed |= bool(complete.program.pinned)
+                if broken and narrowed:
+                    self.unknown(f"{name} may be broken, but the site has too many words to ask about all of them")
 
     def unreduced(self, sites: Sequence[Site], executors: int, properties: Sequence[str]) -> None:
         """So many CPUs, all sites, and the patching CPU itself."""
@@ -179,11 +181,24 @@ class _Prover:
                     for model in self.of:
                         self._ask(case, name, model)
 
-    def _build(self, sites: Sequence[Site], executors: int, line: int, falls_through: bool = False) -> Case:
+    def _complete(self, site: Site, executors: int, line: int, enter: int) -> Case:
+        """All words of the site; when that is too large, those runs that execute at most two new ones."""
+        case = self._build((site,), executors, line, enter=enter)
+        try:
+            self._behaviours(case)
+        except ScopeError:
+            return self._build((site,), executors, line, enter=enter, free=2)
+        return case
+
+    def _build(
+        self, sites: Sequence[Site], executors: int, line: int, *, falls_through: bool = False,
+        free: int = MOST_WORDS, enter: int = 0,
+    ) -> Case:  # fmt: skip
         question = self.question
         case = build(
             question.protocol, sites, executors=executors, idc=question.idc, dic=question.dic,
             written_for=question.written_for, line=line, omit=question.omit, falls_through=falls_through,
+            free=free, enter=enter,
         )  # fmt: skip
         self.proof.programs += 1
         return case
@@ -210,14 +225,16 @@ class _Prover:
             if self._result(case, TOLD, model) is None:
                 self.unknown(f"{case.title} can never be told that patching is done, under {model.name}")
 
-    def _ask(self, case: Case, name: str, model: Model) -> None:
+    def _ask(self, case: Case, name: str, model: Model) -> bool:
+        """Whether the case breaks the property under the model; if so, it is noted."""
         result = self._result(case, name, model)
         if result is None:
-            return
+            return False
         assert result.witness is not None
         self.proof.broken.setdefault(name, set()).add(model.name)
         if self.proof.counterexample is None:
             self.proof.counterexample = Counterexample(name, model, case, result.witness)
+        return True
 
 
 def _headed(site: Site) -> Site:

@@ -184,7 +184,7 @@ class _Runner:
                     return False
                 continue
             self.used.add(pc)
-            for word in words[1:]:
+            for word in words[1:] if pc not in self.program.pinned else ():
                 self._fetched(other := state.copy(), pc, word)
                 if self._execute(other, pc, word):
                     self.pending.append(other)
