@@ -92,6 +92,14 @@ class LiveGuest(Guest):
         return SymbolTable(lambda: found)
 
     @contextlib.contextmanager
+    def attached(self, pid: str) -> Iterator[str]:
+        """Debian's gdbserver, attached to a process and waiting for a client; what to open."""
+        with self.gdbserver(f"--attach {pid}") as where, Line(where) as line:
+            line.connect()
+            self.run("until grep -q 'Remote debugging using' /tmp/gdbserver.log; do sleep 0.05; done")
+            yield line.location
+
+    @contextlib.contextmanager
     def working(self, *kinds: str) -> Iterator[None]:
         """All four CPUs do these kinds of work of live_load until the block ends, which finds no wrong result."""
         pid = self.run(f"/opt/live_load /tmp/counts {' '.join(kinds)} </dev/null >/dev/null 2>&1 & echo $!").strip()
@@ -141,6 +149,7 @@ class Line:
         self._listener.listen()
         self.location = f"gdb+unix:{self._directory.name}/line"
         self._lock = threading.Lock()
+        self._early: socket.socket | None = None
         self.heal()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -163,14 +172,22 @@ class Line:
             self._left, self._direction, self._kind = number, direction, kind
             self._for_good, self._victim = for_good, victim
 
+    def connect(self) -> None:
+        """Reach for the stub before the first connection comes, for one that begins with that."""
+        self._early = socket.socket(socket.AF_UNIX)
+        self._early.connect(self._stub)
+
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near = self._listener.accept()[0]
-                with near, contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as far:
-                    if not (self.was_cut and self._for_good):
+                early, self._early = self._early, None
+                with near, contextlib.suppress(OSError), early or socket.socket(socket.AF_UNIX) as far:
+                    if self.was_cut and self._for_good:
+                        continue
+                    if not early:
                         far.connect(self._stub)
-                        self._carry(near, far)
+                    self._carry(near, far)
 
     def _carry(self, near: socket.socket, far: socket.socket) -> None:
         ways = {near: ("there", far), far: ("back", near)}

@@ -55,8 +55,8 @@ def test_a_program_is_patched_and_patched_back(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert more(live)[1] == 0
     names, accept = ["--symbols", str(program)], ["--accept", "branch-into-site"]
-    with live.gdbserver(f"--attach {process}") as where:
-        arguments = [f"{where}?timeout=20", "answer", "mov x0, #40; add x0, x0, #2; nop", *names]
+    with live.attached(process) as where:
+        arguments = [where, "answer", "mov x0, #40; add x0, x0, #2; nop", *names]
         assert main(["poke", *arguments, "--expect", "mov x0, #1; nop; nop", *accept]) == 0, capsys.readouterr()
         said = capsys.readouterr().out
         assert f"{THREADS} CPUs stopped" in said, "each thread counts as one"
@@ -64,8 +64,9 @@ def test_a_program_is_patched_and_patched_back(
     before = more(live)
     old, new = more(live)
     assert (old, new > 0) == (0, True), before
-    with live.gdbserver(f"--attach {process}") as where:
-        assert main(["revert", "1", *names]) == 0, capsys.readouterr()
+    with live.attached(process) as where:
+        back = ["mov x0, #1; nop; nop", "--expect", "mov x0, #40; add x0, x0, #2; nop"]
+        assert main(["poke", where, "answer", *back, *names, *accept]) == 0, capsys.readouterr()
     more(live)
     old, new = more(live)
     assert (old > 0, new) == (True, 0)
@@ -73,7 +74,7 @@ def test_a_program_is_patched_and_patched_back(
 
 
 def test_what_gdbserver_is(live: LiveGuest, program: Path, process: str) -> None:
-    with live.gdbserver(f"--attach {process}") as where, open_target(f"{where}?timeout=20", symbols=program) as target:
+    with live.attached(process) as where, open_target(where, symbols=program) as target:
         assert target.capabilities.kind == "GDB stub (gdbserver)"
         assert target.capabilities.cpus == THREADS
         assert target.capabilities.sees_pcs
