@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.real import packages
 from tests.support import ROOT, need
 
 PAGE = (ROOT / "docs/live-kernel.md").read_text("utf-8")
 SECONDS = 60
+
+pytestmark = pytest.mark.xdist_group("guest")
 
 
 def commands() -> Iterator[tuple[str, str, str]]:
