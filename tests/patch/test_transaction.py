@@ -286,7 +286,7 @@ def test_revert_only_what_stands_there(journal: Journal) -> None:
     [
         (Identity("elsewhere", "aa", "Linux 1", 0x10), "patched fake, not elsewhere"),
         (Identity("fake", "bb", "Linux 1", 0x10), "it was Linux 1, build aa, and is Linux 1, build bb"),
-        (Identity("fake", "", "", 0x10), "and is without build id"),
+        (Identity("fake", "", "", 0x10), "give --symbols as when that was done"),
         (Identity("fake", "aa", "Linux 2", 0x10), "and is Linux 2, build aa"),
         (Identity("fake", "aa", "Linux 1", 0x20), "lies at 0x20 now, not at 0x10"),
     ],

@@ -243,6 +243,11 @@ def _require_same(entry: Entry, target: Target) -> None:
     now, then = target.identity(), entry.identity
     if now.location != then.location:
         raise PlanError(f"entry {entry.id} patched {then.location}, not {now.location}; nothing was changed")
+    if (then.build_id or then.release) and not (now.build_id or now.release):
+        raise PlanError(
+            f"{then.location} does not tell its build, and entry {entry.id} patched {_name(then)}: give --symbols"
+            " as when that was done; nothing was changed"
+        )
     if (now.build_id, now.release) != (then.build_id, then.release):
         raise PlanError(
             f"{then.location} is not what entry {entry.id} patched: it was {_name(then)}, and is {_name(now)}; nothing"
