@@ -46,6 +46,7 @@ def arm64_root() -> Path:
     return packages.sysroot()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests with a virtual machine run in one process, one after the other: two machines at once at most."""
     for item in items:

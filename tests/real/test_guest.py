@@ -28,6 +28,12 @@ def test_commands(guest: Guest) -> None:
     assert guest.run("echo no; false", check=False) == "no\n"
 
 
+def test_machines_share_one_process(guest: Guest, request: pytest.FixtureRequest) -> None:
+    """Or each process of pytest-xdist would boot its own."""
+    if request.config.getoption("loadgroup", False):
+        assert request.node.nodeid.endswith("@guest")
+
+
 def test_load_runs_on_every_cpu_until_the_block_ends(guest: Guest) -> None:
     count = "grep -ls 'my[l]oad' /proc/[0-9]*/cmdline | wc -l"
     with guest.load("myload=; while :; do cat /proc/uptime; done"):

@@ -192,6 +192,15 @@ class Cutting:
     def _open(self, leave: str = "") -> GdbTarget:
         return open_live(self.live, f"{self.line.location}?timeout=0.2{leave}")
 
+    def _recover(self, leave: str) -> None:
+        """As often as the machine, which is busy, does not answer in the short time that it is given here."""
+        for _ in range(10):
+            if all(
+                found.state in (EntryState.APPLIED, EntryState.UNDONE)
+                for found in recover(self.journal, lambda entry: self._open(leave))
+            ):
+                return
+
     def cut(self, direction: Literal["there", "back"], number: int, *, for_good: bool) -> bool:
         """Apply, be cut, recover, and put back; False when the patch was done before packet `number`."""
         case = f"{direction} {number} {'for good' if for_good else ''}"
@@ -211,7 +220,7 @@ class Cutting:
         self._require_truth(case, entry, applied=applied, error=error)
         leave = "" if self.halted else "&leave=running"
         if for_good or self.halted:
-            list(recover(self.journal, lambda entry: self._open(leave)))
+            self._recover(leave)
             self._open(leave).close()
         entry = self.journal.entry(entry.id) if entry else None
         with open_live(self.live) as target:
