@@ -305,6 +305,19 @@ def test_another_target(now: Identity, message: str, journal: Journal, monkeypat
     assert target.words == NEW
 
 
+def test_the_same_target_opened_in_another_way(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FakeTarget(OLD)
+    monkeypatch.setattr(target, "identity", lambda: Identity("gdb+unix:/stub?timeout=1"))
+    apply_plan(planned(target), target, journal)
+    monkeypatch.setattr(target, "identity", lambda: Identity("gdb+unix:/stub?leave=running"))
+    revert(1, target, journal)
+    assert target.words == OLD
+    journal.begin(Identity("gdb+unix:/stub"), [Change(BASE, OLD[0], NEW[0])], "", method="sync")
+    with pytest.raises(PlanError, match="was cut off"):
+        apply_plan(planned(target), target, journal)
+    assert [Identity(path).place for path in ("/a?b", "sim:/a?cpus=4")] == ["/a?b", "sim:/a"]
+
+
 def _open_entry(journal: Journal, words: list[int]) -> FakeTarget:
     """A target with these words, whose patch from OLD to NEW was cut off."""
     changes = [Change(BASE + 4 * number, old, new) for number, (old, new) in enumerate(zip(OLD, NEW, strict=True))]

@@ -231,7 +231,7 @@ def _read(target: Target, changes: Sequence[Change]) -> list[int]:
 
 def _require_nothing_open(journal: Journal, identity: Identity) -> None:
     for entry in journal.entries(*_UNFINISHED):
-        if entry.identity.location == identity.location:
+        if entry.identity.place == identity.place:
             raise PlanError(
                 f"entry {entry.id} of the journal, on the same target, was cut off: run `a64patch recover` first;"
                 " nothing was changed"
@@ -241,7 +241,7 @@ def _require_nothing_open(journal: Journal, identity: Identity) -> None:
 def _require_same(entry: Entry, target: Target) -> None:
     """That this is the target that the entry is about, as far as it tells."""
     now, then = target.identity(), entry.identity
-    if now.location != then.location:
+    if now.place != then.place:
         raise PlanError(f"entry {entry.id} patched {then.location}, not {now.location}; nothing was changed")
     if (then.build_id or then.release) and not (now.build_id or now.release):
         raise PlanError(
@@ -269,7 +269,7 @@ def _why_not(journal: Journal, entry: Entry, change: Change, word: int, target: 
     where = target.symbols.describe(change.address)
     holds = f"{where} holds {word:08x}, not {change.new:08x} as entry {entry.id} wrote"
     for later in reversed(journal.entries(EntryState.APPLIED)):
-        same_target = later.id > entry.id and later.identity.location == entry.identity.location
+        same_target = later.id > entry.id and later.identity.place == entry.identity.place
         if same_target and any(other.address == change.address for other in later.changes):
             return f"{holds}: entry {later.id} has changed it since, revert that first; nothing was changed"
     return f"{holds}; nothing was changed"

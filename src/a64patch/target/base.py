@@ -47,6 +47,11 @@ class Identity:
     base: int = 0
     """Bytes that symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
 
+    @property
+    def place(self) -> str:
+        """The location without what stands behind `?`, which says how to open a target and not which one it is."""
+        return self.location if self.location.startswith("/") else self.location.partition("?")[0]
+
 
 @dataclass(frozen=True)
 class Aftermath:
