@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -257,3 +258,43 @@ def test_finished_work_that_the_journal_does_not_know(
     assert "was cut off: run `a64patch recover` first" in run("apply", "-R", patch, program).err
     assert ": applied: all 1 words are the new ones" in run("recover").out
     assert run("apply", "-R", patch, program).status == 0
+
+
+def interrupting(name: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
+    """Have Ctrl-C pressed when this function of the project is called, or when it returns."""
+    module, function = name.rsplit(".", 1)
+    real = getattr(importlib.import_module(module), function)
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        if after:
+            real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("where", "after", "status", "says", "done"),
+    [
+        ("a64patch.patch.plan.make_plan", False, 1, "nothing was changed", False),
+        ("a64patch.patch.transaction._patch", False, 1, "nothing was changed", False),
+        ("a64patch.patch.transaction._patch", True, 3, "entry 1 is cut off: run `a64patch recover`", True),
+        ("a64patch.cli.patching.print_result", False, 0, "everything was done", True),
+    ],
+)
+def test_ctrl_c_says_what_it_left(
+    run: Run, patch: Path, program: Path, monkeypatch: pytest.MonkeyPatch, where: str, after: bool, status: int,
+    says: str, done: bool,
+) -> None:  # fmt: skip
+    old = program.read_bytes()
+    interrupting(where, monkeypatch, after=after)
+    ran = run("apply", patch, program, "--journal", program.parent / "journal")
+    assert (ran.status, one_sentence(ran.err)) == (status, True)
+    assert says in ran.err
+    assert (program.read_bytes() != old) == done
+
+
+def test_ctrl_c_while_commands_are_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupting("a64patch.cli.main._parser", monkeypatch)
+    ran = run("log")
+    assert (ran.status, ran.err) == (2, "a64patch: interrupted\n")

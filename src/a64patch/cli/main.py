@@ -94,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) == ["--version"]:
         print(f"a64patch {VERSION}")
         return DONE
-    parsed = _parser().parse_args(arguments)
+    parsed = argparse.Namespace(command=None)
     try:
+        _parser().parse_args(arguments, parsed)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -103,13 +104,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
-        print("a64patch: interrupted", file=sys.stderr)
-        return HALF_WAY if parsed.command in _WRITERS else WRONG
+        return _interrupted(parsed)
     except Exception as error:
         if os.environ.get("A64PATCH_DEBUG"):
             raise
         return _report(error)
     return status
+
+
+def _interrupted(parsed: argparse.Namespace) -> int:
+    """Say what Ctrl-C left: the journal knows, unless the command had said already that it was done."""
+    if parsed.command not in _WRITERS:
+        print("a64patch: interrupted", file=sys.stderr)
+        return WRONG
+    if getattr(parsed, "outcome", None) is not None:
+        print("a64patch: interrupted, but everything was done: `a64patch log` shows it", file=sys.stderr)
+        return DONE
+    from a64patch.patch.journal import EntryState, Journal
+
+    try:
+        with Journal(parsed.journal) as journal:
+            unfinished = journal.entries(EntryState.OPEN, EntryState.PARTIAL)
+    except errors.A64PatchError as error:
+        print(f"a64patch: interrupted, and what was done is not known: {error}", file=sys.stderr)
+        return HALF_WAY
+    if unfinished:
+        numbers = ", ".join(str(entry.id) for entry in unfinished)
+        print(f"a64patch: interrupted; journal entry {numbers} is cut off: run `a64patch recover`", file=sys.stderr)
+        return HALF_WAY
+    if parsed.command == "recover":
+        print("a64patch: interrupted, but nothing is cut off any more", file=sys.stderr)
+        return DONE
+    print("a64patch: interrupted; nothing was changed", file=sys.stderr)
+    return REFUSED
 
 
 def _report(error: Exception) -> int:

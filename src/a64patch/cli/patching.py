@@ -158,7 +158,7 @@ def carry_out(
     require_acceptable(plan, accept, arguments.sync)
     facts = _plan_facts(plan, target) if arguments.json else None
     with Journal(arguments.journal) as journal:
-        outcome = apply_plan(plan, target, journal, sync=arguments.sync, accept=accept)
+        outcome = arguments.outcome = apply_plan(plan, target, journal, sync=arguments.sync, accept=accept)
     if facts is not None:
         print_json(facts | result_facts(outcome.entry, outcome.result))
         return 0

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Journal(arguments.journal) as journal:
         location = journal.entry(arguments.id).identity.location
         with open_location(location, arguments) as target:
-            outcome = revert(arguments.id, target, journal)
+            outcome = arguments.outcome = revert(arguments.id, target, journal)
     if arguments.json:
         print_json(patching.result_facts(outcome.entry, outcome.result))
     else:
