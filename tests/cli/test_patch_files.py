@@ -298,3 +298,9 @@ def test_ctrl_c_while_commands_are_loaded(run: Run, monkeypatch: pytest.MonkeyPa
     interrupting("a64patch.cli.main._parser", monkeypatch)
     ran = run("log")
     assert (ran.status, ran.err) == (2, "a64patch: interrupted\n")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_patch(run: Run, patch: Path, program: Path) -> None:
+    canonical = run("fmt", patch).out
+    patch.write_text("@@" + canonical.split("@@", 1)[1], "utf-8-sig")
+    assert run("status", patch, program).out.split() == ["pair", "not", "applied"]

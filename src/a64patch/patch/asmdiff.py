@@ -162,11 +162,11 @@ def parse(text: str) -> AsmDiff:
 
 
 def decode(data: bytes) -> str:
-    """The text of a patch file; PatchFormatError when it is too long or not UTF-8."""
+    """The text of a patch file, without a byte order mark; PatchFormatError when it is too long or not UTF-8."""
     if len(data) > MOST_BYTES:
         raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB: split it")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
