@@ -304,3 +304,14 @@ def test_a_byte_order_mark_is_no_part_of_the_patch(run: Run, patch: Path, progra
     canonical = run("fmt", patch).out
     patch.write_text("@@" + canonical.split("@@", 1)[1], "utf-8-sig")
     assert run("status", patch, program).out.split() == ["pair", "not", "applied"]
+
+
+def test_rejects_are_not_written_beside_a_device(run: Run, patch: Path, program: Path) -> None:
+    patch.write_text(patch.read_text().replace("-11000400  add   w0, w0, #1", "-d503201f  nop"))
+    pipe = patch.with_name("pipe")
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", patch, pipe]):
+        assert run("apply", pipe, program).status == 1
+    assert not pipe.with_name("pipe.rej").exists()
+    assert run("apply", patch, program).status == 1
+    assert patch.with_name("fix.patch.rej").exists()

@@ -292,7 +292,10 @@ def _offset_lines(hunks: Sequence[PlannedHunk], done: str) -> list[str]:
 
 
 def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str | None:
-    """Write the hunks that do not fit to PATCH.rej, with what stands there; its name, or None when it cannot be."""
+    """Write the hunks that do not fit to PATCH.rej, with what stands there; its name, or None when it cannot be.
+
+    A patch that came through a pipe or a device has no place for it.
+    """
     from a64patch.patch.asmdiff import to_text
 
     rejected = [
@@ -300,7 +303,7 @@ def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str
         for hunk in hunks
         if hunk.difference
     ]
-    if path == "-" or not rejected:
+    if path == "-" or not rejected or not os.path.isfile(path) or os.path.abspath(path).startswith(("/dev/", "/proc/")):
         return None
     name = f"{path}.rej"
     text = to_text(replace(diff, hunks=tuple(rejected), comments=()))
