@@ -315,3 +315,23 @@ def test_rejects_are_not_written_beside_a_device(run: Run, patch: Path, program:
     assert not pipe.with_name("pipe.rej").exists()
     assert run("apply", patch, program).status == 1
     assert patch.with_name("fix.patch.rej").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("apply", "PATCH", "PROGRAM", "--profile", "1999"), 2, "there is no profile '1999'"),
+        (("revert", str(1 << 70)), 1, f"has no entry {1 << 70}"),
+        (("show", "PROGRAM", "pair+0xfffffffffffffffc"), 2, "pair+0xfffffffffffffffc lies beyond the last address"),
+        (("show", "PROGRAM", ".text:0x10"), 2, "no symbol '0x10' in .text; an address needs none"),
+    ],
+)
+def test_values_out_of_range(
+    run: Run, patch: Path, program: Path, arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    old = program.read_bytes()
+    named = {"PATCH": patch, "PROGRAM": program}
+    ran = run(*(named.get(argument, argument) for argument in arguments))
+    assert (ran.status, one_sentence(ran.err)) == (status, True)
+    assert says in ran.err
+    assert program.read_bytes() == old

@@ -313,7 +313,7 @@ class Journal:
 
     def entry(self, number: int) -> Entry:
         """The entry of that id; JournalError when there is none."""
-        for entry in self._select("WHERE id = ?", number):
+        for entry in self._select("WHERE id = ?", number) if abs(number) < 1 << 63 else ():
             return entry
         raise JournalError(f"the journal {self.path} has no entry {number}; `a64patch log` lists them")
 

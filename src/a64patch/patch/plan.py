@@ -15,10 +15,10 @@ from enum import Enum
 from functools import cached_property
 from itertools import pairwise
 
-from a64patch.a64.cmodx import Verdict, hotpatch_safe
+from a64patch.a64.cmodx import PROFILES, Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
-from a64patch.errors import MappingError, PatchFormatError, PlanError, SymbolError
+from a64patch.errors import MappingError, PatchFormatError, PlanError, RequestError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, collector_paused
 from a64patch.patch.hazards import Hazard, hazards_of
 from a64patch.patch.meaning import (
@@ -123,8 +123,10 @@ def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str
 
     PlanError: wrong build; a hunk that fits twice, overlaps another or reaches beyond its symbol; a new word whose
     meaning is not known there. SymbolError, AlignmentError, MappingError for sites; PatchFormatError where word and
-    text disagree, or more is added than taken away; what the target raises.
+    text disagree, or more is added than taken away; RequestError for an unknown profile; what the target raises.
     """
+    if profile not in PROFILES:
+        raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
     identity = target.identity()
     by_meaning = _compare_by_meaning(diff, identity, fuzz)
     finder = _Finder(target, by_meaning, fuzz)

@@ -86,7 +86,7 @@ class SymbolTable:
             return found[0]
         where = f" in {module}" if module else ""
         if not found:
-            raise SymbolError(f"there is no symbol {name!r}{where}; `show` with an address needs none")
+            raise SymbolError(f"there is no symbol {name!r}{where}; an address needs none")
         addresses = sorted({symbol.address for symbol in found})
         if len(addresses) > 1:
             places = ", ".join(f"{address:#x}" for address in addresses[:8])
@@ -116,7 +116,10 @@ class SymbolTable:
             return self._count(module, _number(name) + distance, site)
         if not module and name in self._spaces and name not in self._names():
             return self._count(name, distance, site)
-        return self.find(name, module).address + distance
+        address = self.find(name, module).address + distance
+        if address >= 1 << 64:
+            raise SymbolError(f"{site[:80]} lies beyond the last address")
+        return address
 
     def _count(self, name: str, offset: int, site: str) -> int:
         spaces = self._spaces[name]
