@@ -126,6 +126,7 @@ def test_a_plan_with_proofs(run: Run, tmp_path: Path, program: Path) -> None:
         [*SAFE, "--omit", "store"],
         [*SAFE, "--profile", "1984"],
         [*SAFE, "--executors", "99"],
+        [*SAFE, "--executors", "0"],
         [*SAFE, "--omit", "isb", "--dot", "/nonexistent/x.dot"],
         ["prove", "/nonexistent.patch"],
     ],

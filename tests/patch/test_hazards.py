@@ -70,6 +70,8 @@ def names(found: Sequence[Hazard]) -> list[tuple[str, int]]:
         ("adrp x0, 0x2000; nop; ldr x1, [x0, #16]", {2: "mov x1, #0"}, [("address-pair", 2)]),
         ("adrp x0, 0x2000; add x0, x0, #16", {0: "nop", 1: "mov x0, #0"}, []),
         ("adrp x0, 0x2000; add x1, x2, #16", {1: "nop"}, []),
+        ("adrp x0, 0x2000; ldr x1, [x0, #16]", {1: "ldr x2, [x0, #16]"}, []),
+        ("adrp x0, 0x2000; ldr x1, [x0, #16]", {1: "ldr x1, [x0, #24]"}, [("address-pair", 1)]),
         ("adrp x0, 0x2000; nop; add x0, x0, #16", {1: "mov x1, #0"}, []),
         # Between a load-exclusive and its store-exclusive, both included.
         ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]", {1: "ldr x3, [x4]"}, [("exclusive", 1)]),

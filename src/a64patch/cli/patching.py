@@ -272,7 +272,8 @@ def _print_plan(plan: Plan, target: Target) -> None:
     print()
     padding = sum(hunk.padding for hunk in plan.hunks)
     if padding:
-        print(f"{_count(padding, 'NOP')} fill up where the patch has fewer new instructions than old ones.")
+        verb = "fills" if padding == 1 else "fill"
+        print(f"{_count(padding, 'NOP')} {verb} up where the patch has fewer new instructions than old ones.")
     compared = "by meaning: the build is not known to be the patch's own" if plan.by_meaning else "by words: same build"
     print(f"Compared {compared}.")
     if plan.method is not None:

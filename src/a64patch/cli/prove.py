@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.profile not in PROFILES:
         raise RequestError(f"there is no profile {arguments.profile!r}: choose one of {', '.join(PROFILES)}")
+    if arguments.executors is not None and arguments.executors < 1:
+        raise RequestError(f"{arguments.executors} executors: give at least one, or leave it out for any number")
     of = models(arguments.model)
     asked = proving.ask(_questions(arguments), of)
     proofs = [each.proof for each in asked]

@@ -8,7 +8,7 @@ What is not seen: who gets into a site by a register, a table or an exception, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -49,6 +49,8 @@ _PIECE = 1 << 20
 """Bytes of code that are searched at a time."""
 _FEW = 500
 """Changes up to which their surroundings are read one by one."""
+_DESTINATION = 0x1F
+"""Rd of ADD (immediate), Rt of loads and stores: what completes an address keeps it there (Arm ARM, C4.1)."""
 _ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
 
 
@@ -72,11 +74,12 @@ def hazards_of(target: Target, changes: Sequence[Change]) -> list[Hazard]:
         *_branches(target, changes),
     ]
     overlay = _Changes(changes)
+    news = {change.address: change.new for change in changes}
     for start, words in _surroundings(target, changes):
         changed = overlay.flags(start, len(words))
         rows = classify(words)
         found += _exclusives(target, start, rows, changed)
-        found += _pairs(target, start, words, rows, changed)
+        found += _pairs(target, start, words, rows, changed, news)
     return sorted(set(found), key=lambda hazard: (hazard.address, hazard.name))
 
 
@@ -290,7 +293,9 @@ def _exclusives(target: Target, start: int, rows: NDArray[numpy.int16], changed:
         )
 
 
-def _pairs(target: Target, start: int, words: Words, rows: NDArray[numpy.int16], changed: Flags) -> Iterator[Hazard]:
+def _pairs(
+    target: Target, start: int, words: Words, rows: NDArray[numpy.int16], changed: Flags, news: Mapping[int, int]
+) -> Iterator[Hazard]:
     import numpy
 
     firsts = numpy.flatnonzero(_rows("adrp").take(rows, mode="wrap"))
@@ -308,6 +313,9 @@ def _pairs(target: Target, start: int, words: Words, rows: NDArray[numpy.int16],
         for first, second in zip(firsts[pairs].tolist(), seconds[pairs].tolist(), strict=True):
             if changed[first] == changed[second]:
                 continue
+            address = start + INSN_SIZE * second
+            if changed[second] and (news[address] ^ int(words[second])) & ~_DESTINATION == 0:
+                continue  # the same address, put to use in another register
             names = [target.symbols.describe(start + INSN_SIZE * index) for index in (first, second)]
             stays = names[1] if changed[first] else names[0]
             yield Hazard(
