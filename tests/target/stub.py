@@ -35,6 +35,10 @@ CORE_XML = (
     + '<reg name="sp" bitsize="64" type="data_ptr"/><reg name="pc" bitsize="64"/><reg name="cpsr" bitsize="32"/>'
     "</feature>"
 )
+MORE_XML = (
+    '<?xml version="1.0"?><feature name="org.qemu.gdb.arm.sys.regs"><reg name="VBAR" bitsize="64" regnum="90"/>'
+    '<reg name="ELR_EL1" bitsize="64" regnum="91"/></feature>'
+)
 
 
 def packet(payload: bytes) -> bytes:
@@ -342,7 +346,7 @@ class Session:
 
     def _document(self, name: str, span: str) -> bytes:
         self._described = True
-        texts = {"target.xml": TARGET_XML, "core.xml": CORE_XML}
+        texts = {"target.xml": TARGET_XML, "core.xml": CORE_XML, "more.xml": MORE_XML}
         if name not in texts:
             return b"E00"
         start, size = (int(number, 16) for number in span.split(","))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from a64patch import open_target, patch_text, patch_text_sync
+from a64patch.a64.words import from_bytes
 from a64patch.errors import (
     A64PatchError,
     BusyError,
@@ -138,6 +139,19 @@ def test_pcs_links_and_frames_are_seen() -> None:
         with pytest.raises(BusyError, match="CPU 1 will return to"):
             patch_text_sync(target, [BASE + 40, BASE + 44], NEW[:2])
         assert machine.words == OLD
+
+
+def test_an_exception_that_was_just_taken_returns_into_the_site() -> None:
+    """Nothing but ELR_EL1 knows the address then. In user mode what stands there is of an exception long over."""
+    machine = machine_of(OLD)
+    vectors = 0xFFFF << 48 | 0x10880
+    machine.registers |= {(1, 32): vectors, (1, 91): PLACES[1]}
+    with Stub(machine) as stub, open_stub(stub) as target:
+        with pytest.raises(BusyError, match="CPU 1 will return to"):
+            patch_text_sync(target, PLACES, NEW)
+        machine.registers[1, 32] = 0x400000
+        patch_text_sync(target, PLACES, NEW)
+        assert [from_bytes(target.read(place, 4))[0] for place in PLACES] == NEW
 
 
 def test_a_chain_of_frames_that_goes_round_ends() -> None:

@@ -30,7 +30,7 @@ from a64patch.errors import (
 )
 from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.rsp import Connection, ConnectionLostError, frame
-from a64patch.target.stub import QEMU_USER, Stub, list_threads, meet, read_registers
+from a64patch.target.stub import EXCEPTION_LINK, QEMU_USER, Stub, list_threads, meet, read_registers
 from a64patch.target.symbols import SymbolTable
 from a64patch.target.wire import Location, open_wire, parse_location
 
@@ -76,7 +76,10 @@ class _Halted:
         self._states = states
 
     def states(self) -> Sequence[CpuState]:
-        """PC and link register of each CPU, and the return addresses in the frame records on its stack's top."""
+        """PC and link register of each CPU, and the return addresses in the frame records on its stack's top.
+
+        Where the stub describes ELR_EL1 (QEMU), the address to which a CPU in the kernel returns from its exception.
+        """
         return self._states()
 
 
@@ -580,15 +583,19 @@ class GdbTarget(Target):
         if not self._sees_pcs:
             return []
         with self._hold("stop", TargetError), _failing("stop", TargetError):
-            values = self._registers(("pc", "x30", "x29"))
-            if any(pc % INSN_SIZE for pc, _, _ in values):
+            describes = self._stub.reads_registers and EXCEPTION_LINK in self._stub.registers.by_name
+            values = self._registers(("pc", "x30", "x29", *([EXCEPTION_LINK] if describes else [])))
+            if any(pc % INSN_SIZE for pc, *_ in values):
                 raise self._connection.break_off("a PC is not a multiple of 4")
-            frames = follow_frames(self._connection, self._stub.threads, [head for _, _, head in values])
+            frames = follow_frames(self._connection, self._stub.threads, [head for _, _, head, *_ in values])
             self._vantage = False
             self._find_vantage()
         return [
-            CpuState(cpu, pc, tuple(dict.fromkeys(_without_signature([link, *saved]))))
-            for cpu, ((pc, link, _), saved) in enumerate(zip(values, frames, strict=True))
+            # One that has just taken an exception has its address in ELR_EL1 and nowhere else yet.
+            CpuState(
+                cpu, pc, tuple(dict.fromkeys(_without_signature([link, *saved, *(elr if pc >= _KERNEL_HALF else [])])))
+            )
+            for cpu, ((pc, link, _, *elr), saved) in enumerate(zip(values, frames, strict=True))
         ]
 
 

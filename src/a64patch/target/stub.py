@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from a64patch.errors import CapabilityError, FormatError, TargetError
@@ -17,6 +18,8 @@ from a64patch.target.rsp import MOST_BYTES, Connection, frame, is_stop_reply
 MOST_THREADS = 1 << 16
 _THREAD = re.compile(rb"p?-?[0-9a-fA-F]{1,16}(?:\.-?[0-9a-fA-F]{1,16})?")
 _WANTED = ("x29", "x30", "sp", "pc")
+EXCEPTION_LINK = "ELR_EL1"
+"""Where a CPU that has just taken an exception to EL1 will return to (Arm ARM, C5.2.7), as QEMU names it."""
 _SMALLEST_PACKET, _LARGEST_PACKET = 64, 1 << 16
 _GREETING = b"qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegisters=aarch64"
 
@@ -151,7 +154,7 @@ def meet(connection: Connection, patience: float) -> Stub:
     kind = _kind(connection, features, emulator, threads)
     if kind is KGDB:  # it lists the kernel's tasks, too; its CPUs are those below 0
         threads = [thread for thread in threads if len(thread) == 8 and thread.startswith(b"fff")] or threads
-    registers = _registers(connection, features)
+    registers = _registers(connection, features, kind)
     if registers.architecture not in ("", "aarch64"):
         raise FormatError(f"the stub serves a machine of architecture {registers.architecture[:40]!r}, not aarch64")
     pc = registers.by_name.get("pc")
@@ -218,9 +221,13 @@ def _kind(connection: Connection, features: dict[str, str], emulator: bytes, thr
     return UNKNOWN
 
 
-def _registers(connection: Connection, features: dict[str, str]) -> Registers:
+def _registers(connection: Connection, features: dict[str, str], kind: Kind) -> Registers:
     if features.get("qXfer:features:read") != "+":
         return default_registers()
+    if kind in (QEMU, QEMU_KVM):
+        # System registers come last: a description that breaks off before them is good for the others.
+        with suppress(FormatError):
+            return read_description(lambda name: _fetch(connection, name), (*_WANTED, EXCEPTION_LINK))
     return read_description(lambda name: _fetch(connection, name), _WANTED)
 
 
