@@ -302,6 +302,11 @@ class Session:
             return b"b" + b"".join(b"}%c" % (byte ^ 0x20) if byte in b"#$}*" else b"%c" % byte for byte in data)
         if match := re.fullmatch("M([0-9a-f]+),([0-9a-f]+):([0-9a-f]*)", text):
             return self._write(int(match[1], 16), int(match[2], 16), bytes.fromhex(match[3]))
+        match = re.fullmatch("X([0-9a-f]+),([0-9a-f]+):(.*)", text, re.DOTALL)
+        if match and self._kind in ("gdbserver", "openocd"):
+            plain = re.sub("}(.)", lambda escaped: chr(ord(escaped[1]) ^ 0x20), match[3], flags=re.DOTALL)
+            size = int(match[2], 16)
+            return self._write(int(match[1], 16), size, plain.encode("latin-1")) if size else b"OK"
         return b""
 
     def _features(self) -> bytes:

@@ -141,6 +141,18 @@ def test_pcs_links_and_frames_are_seen() -> None:
         assert machine.words == OLD
 
 
+@pytest.mark.parametrize(("kind", "form"), [("gdbserver", b"X"), ("openocd", b"X"), ("plain", b"M"), ("qemu", b"M")])
+def test_bytes_are_written_as_the_stub_takes_them(kind: Kind, form: bytes) -> None:
+    """Those that packets are made of are escaped."""
+    machine = machine_of(OLD)
+    data = b"#$}*\x03+-\n" + bytes(range(56))
+    with Stub(machine, kind) as stub, open_stub(stub, assume=["stops", "caches"]) as target:
+        target.write(BASE, data)
+        assert target.read(BASE, len(data)) == data
+        assert [request[:1] for request in stub.requests if b",40:" in request[:24]] == [form]
+    assert bytes(machine.text[: len(data)]) == data
+
+
 def test_an_exception_that_was_just_taken_returns_into_the_site() -> None:
     """Nothing but ELR_EL1 knows the address then. In user mode what stands there is of an exception long over."""
     machine = machine_of(OLD)

@@ -531,7 +531,9 @@ class GdbTarget(Target):
             return
         address = piece[0]
         there = _Reading([(address, INSN_SIZE)], self._connection.packet_size).results(self._connection)
-        reply = _Writing([(address, there[0])], self._connection).replies(self._connection)[0]
+        reply = _Writing([(address, there[0])], self._connection, binary=self._stub.writes_binary).replies(
+            self._connection
+        )[0]
         self._takes_text = reply == b"OK"
         if not self._takes_text:
             self._takes_text = None  # another place may do
@@ -563,7 +565,7 @@ class GdbTarget(Target):
         key = tuple(requests)
         writing = self._writings.get(key)
         if writing is None:
-            writing = _Writing(requests, self._connection)
+            writing = _Writing(requests, self._connection, binary=self._stub.writes_binary)
             _keep(self._writings, key, writing)
         self._require_writable(writing.pieces)
         return writing
@@ -767,7 +769,7 @@ class _Reading:
 class _Writing:
     """Bytes for memory as packets, made before they are needed."""
 
-    def __init__(self, requests: Sequence[tuple[int, bytes]], connection: Connection) -> None:
+    def __init__(self, requests: Sequence[tuple[int, bytes]], connection: Connection, *, binary: bool = False) -> None:
         most = max(16, (connection.packet_size - 40) // 2 & -16)
         self.noted = False
         """What will be written is known to `_require_witnesses` already."""
@@ -780,7 +782,8 @@ class _Writing:
                     self.pieces[-1] = (start, before + data)
                     continue
             self.pieces += [(address + at, data[at : at + most]) for at in range(0, len(data), most)]
-        self._frames = [frame(b"M%x,%x:%b" % (at, len(data), binascii.hexlify(data))) for at, data in self.pieces]
+        form, encode = (b"X%x,%x:%b", bytes) if binary else (b"M%x,%x:%b", binascii.hexlify)
+        self._frames = [frame(form % (at, len(data), encode(data))) for at, data in self.pieces]
 
     def replies(self, connection: Connection) -> list[bytes]:
         """What the stub says to each piece."""

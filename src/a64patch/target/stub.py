@@ -109,6 +109,8 @@ UNKNOWN = Kind(
     fixed_cpus=False,
     writes_read_only=None,
 )
+_ASKED_FOR_BINARY = (GDBSERVER, OPENOCD, UNKNOWN)
+"""The others are known not to take `X`."""
 
 
 @dataclass
@@ -125,6 +127,8 @@ class Stub:
     reads_registers: bool
     """`p`, one register a request; otherwise `g`, all of them."""
     features: dict[str, str] = field(default_factory=dict)
+    writes_binary: bool = False
+    """`X`, bytes as they are; otherwise `M`, two digits a byte."""
 
     def fingerprint(self) -> tuple[object, ...]:
         """What does not change while it stays the same machine."""
@@ -167,6 +171,7 @@ def meet(connection: Connection, patience: float) -> Stub:
         b"D;%b" % threads[0].partition(b".")[0][1:] if threads[0].startswith(b"p") else b"D",
         reads_registers,
         features,
+        kind in _ASKED_FOR_BINARY and connection.ask(b"X0,0:") == b"OK",
     )
 
 
