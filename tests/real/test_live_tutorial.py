@@ -19,7 +19,7 @@ from tests.real import packages
 from tests.support import ROOT, need
 
 PAGE = (ROOT / "docs/live-kernel.md").read_text("utf-8")
-SECONDS = 60
+SECONDS = 180
 
 pytestmark = pytest.mark.xdist_group("guest")
 

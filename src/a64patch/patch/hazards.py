@@ -45,7 +45,7 @@ _EXCLUSIVE_REACH = 32
 """Words from a load-exclusive to its store-exclusive, at most."""
 _PAIR_REACH = 8
 """Words from an ADRP to what completes its address, at most."""
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 """Bytes of code that are searched at a time."""
 _FEW = 500
 """Changes up to which their surroundings are read one by one."""
