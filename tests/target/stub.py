@@ -21,7 +21,10 @@ BASE = 0xFFFF800008000000
 STACK = 0xFFFF800009000000
 PACKET_SIZE = 0x200
 
-Kind = Literal["qemu", "qemu-user", "gdbserver", "kgdb", "openocd", "plain"]
+Kind = Literal["qemu", "qemu-10", "qemu-user", "gdbserver", "kgdb", "openocd", "plain"]
+"""`qemu` is QEMU 7.2: it halts a running machine as a client comes, and says so unasked. `qemu-10` does not say so."""
+QEMUS: tuple[Kind, ...] = ("qemu", "qemu-10")
+HALT_ON_CONNECTION: tuple[Kind, ...] = (*QEMUS, "openocd", "plain")
 Cut = Literal["before", "after", "half"]
 """The connection ends instead of carrying a packet out; after that, without a reply; in the middle of the reply."""
 
@@ -52,6 +55,8 @@ class Machine:
     text: bytearray
     cpus: int = 2
     running: bool = True
+    state: str = ""
+    """What QEMU's `info status` adds to `paused`, until the machine is let go: `prelaunch` for one that never ran."""
     read_only: bool = False
     stack: bytearray = field(default_factory=lambda: bytearray(256))
     blind: set[int] = field(default_factory=set)
@@ -60,6 +65,10 @@ class Machine:
     """By CPU and number; 32 is the PC. Others are 0."""
     resumed: int = 0
     stopped: int = 0
+
+    def resume(self) -> None:
+        self.running, self.state = True, ""
+        self.resumed += 1
 
     def place(self, address: int, size: int) -> tuple[bytearray, int] | None:
         for memory, base in ((self.text, BASE), (self.stack, STACK)):
@@ -99,6 +108,8 @@ class Stub:
         """Sent without end in place of the next reply."""
         self.loses_writes = False
         """It says that it has written, and has not."""
+        self.mute = False
+        """It has no console."""
         self.unacknowledged = 0
         """How often a packet came although the reply before it had not been acknowledged."""
         self._mangle, self._cut_at, self._cut, self._again = mangle, cut_at, cut, again
@@ -187,10 +198,11 @@ class Session:
         self._described = False
 
     def serve(self) -> None:
-        if self._kind == "qemu" and self._machine.running:
+        if self._kind in HALT_ON_CONNECTION and self._machine.running:
             self._machine.running = False
             self._machine.stopped += 1
-            self.say(b"T02thread:01;")
+            if self._kind == "qemu":
+                self.say(b"T02thread:01;")
         buffer = b""
         while data := self._receive(65536):
             buffer += data
@@ -222,7 +234,7 @@ class Session:
         if self._machine.running and self._kind != "qemu-user":
             self._machine.running = False
             self._machine.stopped += 1
-            self.say(b"T02thread:p01.01;" if self._kind == "qemu" else b"T02thread:1;")
+            self.say(b"T02thread:p01.01;" if self._kind in QEMUS else b"T02thread:1;")
 
     def _packet(self, request: bytes) -> bool:
         if self._machine.running:
@@ -260,12 +272,10 @@ class Session:
         if text.startswith("qSupported"):
             return self._features()
         if text in ("c", "vCont;c"):
-            machine.running = True
-            machine.resumed += 1
+            machine.resume()
             return None
         if text == "D" or text.startswith("D;"):
-            machine.running = True
-            machine.resumed += 1
+            machine.resume()
             return b"OK"
         if text == "QStartNoAckMode":
             self._acknowledge = False
@@ -273,9 +283,9 @@ class Session:
         if text == "?":
             return b"T05thread:1;"
         if text == "vCont?":
-            return b"vCont;c;C;s;S" if self._kind in ("qemu", "qemu-user", "gdbserver", "openocd") else b""
+            return b"vCont;c;C;s;S" if self._kind not in ("kgdb", "plain") else b""
         if text == "qqemu.Supported":
-            known = {"qemu": b"sstepbits;sstep;PhyMemMode", "qemu-user": b"sstepbits;sstep"}
+            known = dict.fromkeys(QEMUS, b"sstepbits;sstep;PhyMemMode") | {"qemu-user": b"sstepbits;sstep"}
             return known.get(self._kind, b"")
         if text.startswith("qRcmd,"):
             return self._console(bytes.fromhex(text[6:]))
@@ -311,18 +321,24 @@ class Session:
 
     def _features(self) -> bytes:
         size = b"PacketSize=%x" % PACKET_SIZE
-        return {
-            "qemu": size + b";qXfer:features:read+;vContSupported+;multiprocess+",
+        known = dict.fromkeys(QEMUS, size + b";qXfer:features:read+;vContSupported+;multiprocess+") | {
             "qemu-user": size + b";qXfer:features:read+;vContSupported+;qXfer:auxv:read+;multiprocess+",
             "gdbserver": size + b";QStartNoAckMode+;qXfer:features:read+;qXfer:osdata:read+;QNonStop+;binary-upload+",
             "openocd": size + b";qXfer:memory-map:read+;qXfer:features:read+;QStartNoAckMode+;vContSupported+",
-        }.get(self._kind, b"")
+        }
+        return known.get(self._kind, b"")
 
     def _console(self, command: bytes) -> bytes:
-        said = {
-            ("qemu", b"info kvm"): b"kvm support: disabled\r\n",
-            ("openocd", b"version"): b"Open On-Chip Debugger 0.12.0\n",
-        }.get((self._kind, command))
+        state = f"paused ({self._machine.state})" if self._machine.state else "paused"
+        version = "7.2.22Debian 1:7.2+dfsg-7" if self._kind == "qemu" else "10.0.13Debian 1:10.0.13+ds-0"
+        known = {
+            b"info kvm": b"kvm support: disabled\r\n",
+            b"info status": b"VM status: %b\r\n" % state.encode(),
+            b"info version": b"%b\r\n" % version.encode(),
+        }
+        if self._kind == "openocd":
+            known = {b"version": b"Open On-Chip Debugger 0.12.0\n"}
+        said = known.get(command) if self._kind in (*QEMUS, "openocd") and not self._stub.mute else None
         if said is None:
             return b""
         self.say(b"O" + said.hex().encode())
@@ -330,7 +346,7 @@ class Session:
 
     def _threads(self, *, first: bool) -> bytes:
         names = [self._name(cpu) for cpu in range(self._machine.cpus)]
-        if self._kind == "qemu":  # one at a time
+        if self._kind in QEMUS:  # one at a time
             self._threads_given = 1 if first else self._threads_given + 1
             more = names[self._threads_given - 1 : self._threads_given]
             return b"m" + more[0] if more else b"l"

@@ -18,6 +18,7 @@ from a64patch.errors import (
     A64PatchError,
     BusyError,
     CapabilityError,
+    FormatError,
     MappingError,
     MismatchError,
     PartialPatchError,
@@ -28,9 +29,11 @@ from a64patch.errors import (
 )
 from a64patch.target.gdb import GdbTarget, open_gdb
 from a64patch.target.symbols import Symbol, SymbolTable
-from tests.target.stub import BASE, STACK, Cut, Kind, Machine, Session, Stub, machine_of, packet
+from tests.target.stub import BASE, QEMUS, STACK, Cut, Kind, Machine, Session, Stub, machine_of, packet
 
-KINDS: tuple[Kind, ...] = ("qemu", "qemu-user", "gdbserver", "kgdb", "openocd", "plain")
+KINDS: tuple[Kind, ...] = ("qemu", "qemu-10", "qemu-user", "gdbserver", "kgdb", "openocd", "plain")
+TELLS_NOTHING = ("openocd", "plain")
+"""Nobody knows whether their machine ran before we came."""
 CUTS: tuple[Cut, ...] = ("before", "after", "half")
 OLD = [0x11000000 + number for number in range(64)]
 PLACES = [BASE + 4, BASE + 8, BASE + 128]
@@ -53,8 +56,8 @@ def open_stub(stub: Stub, **options: Any) -> GdbTarget:
 @pytest.mark.parametrize("tcp", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_patched_and_left_as_it_was(kind: Kind, tcp: bool) -> None:
-    machine = machine_of(OLD, running=kind in ("qemu", "kgdb"))
-    was_running = machine.running
+    machine = machine_of(OLD, running=kind in ("qemu", "qemu-10", "kgdb"))
+    left_running = machine.running or kind in TELLS_NOTHING
     with Stub(machine, kind, tcp=tcp) as stub:
         with open_stub(stub, timeout=1.0 if kind == "kgdb" else 5.0) as target:
             result = patch_text_sync(target, PLACES, NEW, expected=[OLD[1], OLD[2], OLD[32]])
@@ -62,7 +65,7 @@ def test_every_kind_is_patched_and_left_as_it_was(kind: Kind, tcp: bool) -> None
             assert result.cpus == tuple(range(target.capabilities.cpus))
             assert target.capabilities.cpus == (1 if kind == "plain" else 2)
             assert target.read_many([(BASE + 4, 8), (BASE, 4)]) == [bytes(machine.text[4:12]), bytes(machine.text[:4])]
-        assert eventually(lambda: machine.running == was_running)
+        assert eventually(lambda: machine.running == left_running)
         assert stub.unacknowledged <= 1, "only the stop reply to our coming may still be on its way"
 
 
@@ -82,17 +85,78 @@ def test_a_machine_runs_whenever_nobody_looks() -> None:
         assert eventually(lambda: machine.running and machine.resumed == resumed + 1)
 
 
+def left_as(machine: Machine, kind: Kind, **options: Any) -> tuple[str, str]:
+    """How a look found the machine, and how the look said that it would leave it; checked when it has left."""
+    with Stub(machine, kind) as stub:
+        with open_stub(stub, **options) as target:
+            target.read(BASE, 4)
+            facts = target.facts()
+        assert eventually(lambda: machine.running == (facts["it will be left"] == "running"))
+        assert machine.resumed == 0 or machine.running
+    return facts["the machine was found"], facts["it will be left"]
+
+
 @pytest.mark.parametrize(
     ("leave", "before", "after"), [("", False, False), ("running", False, True), ("halted", True, False)]
 )
-def test_how_a_machine_is_left_can_be_said(leave: str, before: bool, after: bool) -> None:
-    machine = machine_of(OLD, running=before)
-    with Stub(machine) as stub:
-        with open_stub(stub, leave=leave) as target:
+@pytest.mark.parametrize("kind", QEMUS)
+def test_how_a_machine_is_left_can_be_said(kind: Kind, leave: str, before: bool, after: bool) -> None:
+    machine = machine_of(OLD, running=before, state="" if before else "prelaunch")
+    assert left_as(machine, kind, leave=leave)[1] == ("running" if after else "halted")
+
+
+NOT_TOLD = "not told by the stub, so taken for running"
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "found"),
+    [
+        ("qemu", "running", "running"),
+        ("qemu", "paused", "halted"),
+        ("qemu", "never ran", "halted before its first instruction"),
+        ("qemu-10", "running", NOT_TOLD),
+        ("qemu-10", "paused", NOT_TOLD),
+        ("qemu-10", "never ran", "halted before its first instruction"),
+        ("gdbserver", "paused", "halted"),
+        ("kgdb", "paused", "halted"),
+        ("openocd", "running", NOT_TOLD),
+        ("openocd", "paused", NOT_TOLD),
+        ("plain", "running", NOT_TOLD),
+        ("plain", "paused", NOT_TOLD),
+    ],
+)
+def test_a_machine_is_left_halted_only_where_it_is_known_to_have_stood(kind: Kind, before: str, found: str) -> None:
+    """A stub that halts as we come, and does not say what it halted, may have halted a machine that ran."""
+    machine = machine_of(OLD, running=before == "running", state="prelaunch" if before == "never ran" else "")
+    assert left_as(machine, kind) == (found, "halted" if found.startswith("halted") else "running")
+
+
+@pytest.mark.parametrize("state", ["io-error", "guest-panicked", "debug", "prelaunch"])
+def test_a_state_of_its_own_was_there_before_we_came(state: str) -> None:
+    machine = machine_of(OLD, running=False, state=state)
+    assert left_as(machine, "qemu-10")[1] == "halted"
+
+
+def test_a_machine_runs_on_where_the_stub_has_no_console() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine, "qemu-10") as stub:
+        stub.mute = True
+        with open_stub(stub) as target:
             target.read(BASE, 4)
-            assert target.facts()["it will be left"] == ("running" if after else "halted")
-        assert eventually(lambda: machine.running == after)
-        assert machine.resumed == 0 or after
+        assert eventually(lambda: machine.running)
+
+
+def test_a_machine_of_another_architecture_is_let_go() -> None:
+    machine = machine_of(OLD)
+
+    def tell(_: int, request: bytes, reply: bytes) -> bytes | None:
+        other = reply.replace(b"aarch64", b"riscv64")
+        return packet(other) if other != reply and request.startswith(b"qXfer") else None
+
+    with Stub(machine, "qemu-10", mangle=tell) as stub:
+        with pytest.raises(FormatError, match="riscv64"):
+            open_stub(stub)
+        assert eventually(lambda: machine.running)
 
 
 def test_a_machine_that_somebody_else_halts_stays_halted() -> None:
@@ -319,7 +383,7 @@ def test_a_closed_target_says_so() -> None:
 
 
 def packets_of_a_patch(kind: Kind, running: bool) -> int:
-    machine = machine_of(OLD, running=running)
+    machine = machine_of(OLD, running=running, state="" if running else "prelaunch")
     with Stub(machine, kind) as stub:
         with open_stub(stub) as target:
             patch_text_sync(target, PLACES, NEW)
@@ -360,12 +424,13 @@ def require_told(machine: Machine, error: Exception | None) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("kind", QEMUS)
 @pytest.mark.parametrize("cut", CUTS)
-def test_cut_at_every_packet_and_connected_again(cut: Cut, running: bool) -> None:
+def test_cut_at_every_packet_and_connected_again(cut: Cut, kind: Kind, running: bool) -> None:
     """Nothing is left half done, and the machine is left as it was found."""
-    for number in range(packets_of_a_patch("qemu", running)):
-        machine = machine_of(OLD, running=running)
-        with Stub(machine, cut_at=number, cut=cut) as stub:
+    for number in range(packets_of_a_patch(kind, running)):
+        machine = machine_of(OLD, running=running, state="" if running else "prelaunch")
+        with Stub(machine, kind, cut_at=number, cut=cut) as stub:
             error = attempt(stub, 2.0)
             assert not isinstance(error, PartialPatchError), (number, error)
             require_told(machine, error)
@@ -537,6 +602,7 @@ def test_a_stub_that_says_it_wrote_and_did_not() -> None:
         "",
         "<target>" + "<reg name='a' bitsize='8'/>" * 5000 + "</target>",
     ],
+    ids=range(8),
 )
 def test_descriptions_that_make_no_sense(document: str) -> None:
     machine = machine_of(OLD)

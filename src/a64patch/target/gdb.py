@@ -29,7 +29,7 @@ from a64patch.errors import (
     WriteError,
 )
 from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
-from a64patch.target.rsp import Connection, ConnectionLostError, frame
+from a64patch.target.rsp import Connection, ConnectionLostError, Found, frame
 from a64patch.target.stub import EXCEPTION_LINK, QEMU_USER, Stub, list_threads, meet, read_registers
 from a64patch.target.symbols import SymbolTable
 from a64patch.target.wire import Location, open_wire, parse_location
@@ -87,8 +87,10 @@ class GdbTarget(Target):
     """What a GDB stub serves: a machine with all its CPUs, or one process.
 
     **When it is halted.** A machine that runs is halted for each single operation and let go after it; inside `stop()`
-    it stays halted. One that was halted when we came is never let go; `leave` ("running" or "halted") overrules what
-    was found. Closing leaves it as it was found, also after a failure, as far as the stub can still be reached.
+    it stays halted. One that is known to have been halted when we came is never let go. One whose stub does not tell
+    is taken for running: a QEMU from 8.1 on that somebody paused, OpenOCD, a stub of unknown kind. `leave` ("running"
+    or "halted") overrules what was found. Closing leaves it as it was found, also after a failure, as far as the stub
+    can still be reached.
 
     **Reading and writing.** As the stub does it. Neighbouring words share packets, and packets travel together; a gap
     of up to 64 bytes within a page of 4 KiB is read with its neighbours, never written. Before the first write, a stub
@@ -151,11 +153,8 @@ class GdbTarget(Target):
         self._holders = 0
         """How many blocks now want the machine halted."""
         self._halted = True
-        self._found_running = False
-        self._uncertain = False
-        """A first connection was lost: what halted the machine may have been that."""
-        self._connection, self._stub = self._first_connection()
-        self._runs = {"": self._found_running, "running": True, "halted": False}[leave]
+        self._connection, self._stub, self._found = self._first_connection()
+        self._runs = {"": not self._found.stands, "running": True, "halted": False}[leave]
         """The machine runs whenever nobody wants it halted, and when we have left."""
         try:
             self._sees_pcs = self._can_see_pcs()
@@ -326,9 +325,7 @@ class GdbTarget(Target):
             "a stop halts": kind.stop + (" (assumed: all CPUs)" if "stops" in self._assume else ""),
             "caches are maintained by": kind.caches + (" (assumed: by the stub)" if "caches" in self._assume else ""),
             "writes read-only text": {True: "yes", False: "no", None: "not known"}[takes],
-            "the machine was found": "running"
-            if self._found_running
-            else "halted" + (", maybe by a first connection that was lost" if self._uncertain else ""),
+            "the machine was found": self._found.value,
             "it will be left": "running" if self._runs or self._stub.kind is QEMU_USER else "halted",
         }
 
@@ -415,33 +412,47 @@ class GdbTarget(Target):
 
     # Connecting
 
-    def _first_connection(self) -> tuple[Connection, Stub]:
-        """As `_connect`; tried again when it is lost, since by then the machine may have been halted for us."""
+    def _first_connection(self) -> tuple[Connection, Stub, Found]:
+        """As `_connect`, with what the machine did before; tried again when it is lost.
+
+        What stands at a later try may have been halted by an earlier one: then only NEVER_RAN is known.
+        """
         deadline = time.monotonic() + self._timeout
+        met: set[Found] = set()
         for attempt in range(_FIRST_TRIES):
             try:
-                return self._connect(deadline)
+                connection, stub = self._connect(deadline, met)
             except TargetError as error:
-                self._uncertain = True
                 lost = isinstance(error, ConnectionLostError) or attempt
                 if not lost or attempt == _FIRST_TRIES - 1 or time.monotonic() >= deadline:
-                    if self._found_running:
+                    if Found.RUNNING in met:
                         error.add_note("The machine was running, and may have been left halted.")
+                    elif Found.NOT_TOLD in met:
+                        error.add_note("If the machine was running, it may have been left halted.")
                     raise
+            else:
+                found = connection.found or Found.NOT_TOLD
+                if Found.RUNNING in met:
+                    found = Found.RUNNING
+                elif found is Found.HALTED and attempt:
+                    found = Found.NOT_TOLD
+                return connection, stub, found
         raise AssertionError
 
-    def _connect(self, deadline: float) -> tuple[Connection, Stub]:
-        """A new connection to a machine that is halted."""
+    def _connect(self, deadline: float, met: set[Found]) -> tuple[Connection, Stub]:
+        """A new connection to a machine that is halted; when it fails, `met` gets what that machine did before."""
         wire = open_wire(self._location, deadline, remote=self._remote, baud=self._baud)
         left = max(0.01, deadline - time.monotonic())
         connection = Connection(wire, self._location.text, min(self._timeout, left))
         try:
             stub = meet(connection, min(_PATIENCE, left / 3))
         except BaseException:
-            _abandon(connection)
+            let_go = _abandon(connection)
+            if connection.was_running:
+                met.add(Found.RUNNING)
+            elif connection.found is not None and not let_go:
+                met.add(connection.found)
             raise
-        finally:
-            self._found_running = self._found_running or connection.was_running
         return connection, stub
 
     def _reconnect(self, seconds: float) -> None:
@@ -452,7 +463,7 @@ class GdbTarget(Target):
             raise TargetError(f"the connection to {self._location.text} is lost, and it was tried often enough")
         for attempt in itertools.count():
             try:
-                connection, stub = self._connect(deadline)
+                connection, stub = self._connect(deadline, set())
                 break
             except TargetError as error:
                 pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
@@ -861,13 +872,16 @@ def _failing(what: str, failure: Callable[[str], Exception]) -> Iterator[None]:
         raise failure(f"{what} failed: {error}") from error
 
 
-def _abandon(connection: Connection) -> None:
-    """Let go what our coming has halted, if it can still be told so, and close."""
-    if connection.usable and connection.was_running:
+def _abandon(connection: Connection) -> bool:
+    """Let go a machine that our coming may have halted, and close. False when it could not be told to go."""
+    let_go = connection.found is None or connection.found.stands
+    if connection.usable and not let_go:
         with suppress(TargetError):
             if connection.ask(b"D") != b"OK":
                 connection.resume(b"c")
+            let_go = True
     connection.close()
+    return let_go
 
 
 def _reason(reply: bytes) -> str:

@@ -10,6 +10,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Sequence
+from enum import Enum
 from typing import Literal, NamedTuple
 
 from a64patch.errors import TargetError
@@ -43,6 +44,20 @@ class ConnectionLostError(TargetError):
 
 class SilentStubError(ConnectionLostError):
     """A stub has not sent a single byte in time."""
+
+
+class Found(Enum):
+    """What a machine did before we came; the value is for people."""
+
+    RUNNING = "running"
+    HALTED = "halted"
+    NEVER_RAN = "halted before its first instruction"
+    NOT_TOLD = "not told by the stub, so taken for running"
+
+    @property
+    def stands(self) -> bool:
+        """The machine is known to have been halted before we came. False also where nobody tells."""
+        return self in (Found.HALTED, Found.NEVER_RAN)
 
 
 class Event(NamedTuple):
@@ -188,7 +203,10 @@ class Connection:
         self.stops: deque[bytes] = deque(maxlen=16)
         """Stop replies that came without being waited for, since the last resume."""
         self.was_running = False
-        """The machine was running when we came, and our coming, or our interrupt, halted it."""
+        """The machine showed that it ran when we came: by a stop reply that nobody had asked for, or by its silence
+        until an interrupt. False says nothing: QEMU 8.1 and newer show neither."""
+        self.found: Found | None = None
+        """What the stub is known to have found; None until it has answered. Whoever knows the stub writes it."""
         self.unheard = False
         """The last resume has not been acknowledged: it may not have arrived."""
         self.timeout = timeout
@@ -235,18 +253,20 @@ class Connection:
         return self._run(frame(b"?"), 1, stop=True)[0]
 
     def greet(self, request: bytes, patience: float) -> bytes:
-        """The reply to the first request of all; `was_running` is known after it.
+        """The reply to the first request of all; `was_running` has its value after it.
 
         Some stubs hear nothing but an interrupt while the machine runs: that is sent after `patience` seconds.
         """
         try:
-            return self._run(frame(request), 1, seconds=patience, may_be_silent=True)[0]
+            reply = self._run(frame(request), 1, seconds=patience, may_be_silent=True)[0]
         except SilentStubError:
             self.was_running = True
-            return self._run(b"\x03" + frame(request), 1)[0]
+            reply = self._run(b"\x03" + frame(request), 1)[0]
         finally:
-            # A stub that halts the machine as we come says so before anything else (QEMU).
+            # A QEMU before 8.1 halts a running machine as we come, and says so before anything else.
             self.was_running = self.was_running or bool(self.stops)
+        self.found = Found.RUNNING if self.was_running else Found.NOT_TOLD
+        return reply
 
     def ask_console(self, command: bytes) -> bytes:
         """What the stub's own console says to a command (`qRcmd`), at most 64 KiB; empty when it has no console."""

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 
 from a64patch.errors import CapabilityError, FormatError, TargetError
 from a64patch.target.registers import Registers, default_registers, read_description
-from a64patch.target.rsp import MOST_BYTES, Connection, frame, is_stop_reply
+from a64patch.target.rsp import MOST_BYTES, Connection, Found, frame, is_stop_reply
 
 MOST_THREADS = 1 << 16
 _THREAD = re.compile(rb"p?-?[0-9a-fA-F]{1,16}(?:\.-?[0-9a-fA-F]{1,16})?")
 _WANTED = ("x29", "x30", "sp", "pc")
 EXCEPTION_LINK = "ELR_EL1"
 """Where a CPU that has just taken an exception to EL1 will return to (Arm ARM, C5.2.7), as QEMU names it."""
+_VM_STATUS = re.compile(rb"VM status: paused(?: \(([\w-]+)\))?\r?\n")
+_VERSION = re.compile(rb"([0-9]{1,4})\.([0-9]{1,4})")
+_FIRST_WITHOUT_STOP_REPLY = (8, 1)
 _SMALLEST_PACKET, _LARGEST_PACKET = 64, 1 << 16
 _GREETING = b"qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegisters=aarch64"
 
@@ -41,6 +44,8 @@ class Kind:
     """No CPU comes or goes; where they are threads of a process, they do."""
     writes_read_only: bool | None
     """It writes to text that the program itself may not write. None: tried when it is first needed."""
+    answers_only_halted: bool = False
+    """It hears nothing but an interrupt while its machine runs: an answer without one shows that the machine stood."""
 
 
 _ALL_CPUS = "all CPUs of the machine"
@@ -72,6 +77,7 @@ QEMU_USER = Kind(
     caches=_TRANSLATES,
     fixed_cpus=False,
     writes_read_only=None,
+    answers_only_halted=True,
 )
 GDBSERVER = Kind(
     "gdbserver",
@@ -81,6 +87,7 @@ GDBSERVER = Kind(
     caches="the kernel under it: ptrace flushes what it writes",
     fixed_cpus=False,
     writes_read_only=True,
+    answers_only_halted=True,
 )
 KGDB = Kind(
     "kgdb",
@@ -90,6 +97,7 @@ KGDB = Kind(
     caches="kgdb: flush_icache_range() after each write",
     fixed_cpus=True,
     writes_read_only=None,
+    answers_only_halted=True,
 )
 OPENOCD = Kind(
     "OpenOCD",
@@ -137,7 +145,7 @@ class Stub:
 
 
 def meet(connection: Connection, patience: float) -> Stub:
-    """Ask a stub who it is; its machine is halted afterwards.
+    """Ask a stub who it is, and whether its machine ran (`connection.found`); the machine is halted afterwards.
 
     ConnectionLostError as the connection; TargetError when it serves no program; FormatError when what it serves is
     not AArch64, or what it says makes no sense.
@@ -156,6 +164,7 @@ def meet(connection: Connection, patience: float) -> Stub:
         _require_stopped(connection.ask_status())
     threads = list_threads(connection)
     kind = _kind(connection, features, emulator, threads)
+    connection.found = _found(connection, kind)
     if kind is KGDB:  # it lists the kernel's tasks, too; its CPUs are those below 0
         threads = [thread for thread in threads if len(thread) == 8 and thread.startswith(b"fff")] or threads
     registers = _registers(connection, features, kind)
@@ -224,6 +233,26 @@ def _kind(connection: Connection, features: dict[str, str], emulator: bytes, thr
     if extra.startswith(b"shadowCPU".hex().encode()):
         return KGDB
     return UNKNOWN
+
+
+def _found(connection: Connection, kind: Kind) -> Found:
+    """What the machine did before we came, and HALTED only where that is known.
+
+    All QEMUs halt a running machine as we come. Those before 8.1 send a stop reply then, unasked; newer ones send none
+    (QEMU 758370052fb lets them only answer), and call the machine `paused`, as they call one that somebody
+    had paused. Any other state was there before us, since a machine that stands keeps its state: `paused (prelaunch)`
+    for one that was started with -S and never ran, `paused (io-error)`.
+    """
+    if connection.was_running:
+        return Found.RUNNING
+    if kind not in (QEMU, QEMU_KVM):
+        return Found.HALTED if kind.answers_only_halted else Found.NOT_TOLD
+    status = _VM_STATUS.search(connection.ask_console(b"info status"))
+    if status and status[1]:
+        return Found.NEVER_RAN if status[1] == b"prelaunch" else Found.HALTED
+    version = _VERSION.match(connection.ask_console(b"info version"))
+    tells = version is not None and (int(version[1]), int(version[2])) < _FIRST_WITHOUT_STOP_REPLY
+    return Found.HALTED if status and tells else Found.NOT_TOLD
 
 
 def _registers(connection: Connection, features: dict[str, str], kind: Kind) -> Registers:
