@@ -7,7 +7,7 @@ say() {
 
 # Sets $python to the first Python that is new enough.
 choose_python() {
-    for python in python3 python3.13 python3.12 python3.11; do
+    for python in python3 python3.14 python3.13 python3.12 python3.11; do
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
     done
     say "no Python 3.11 or newer was found: install one (Debian, Ubuntu: apt-get install python3)."
@@ -29,7 +29,7 @@ may_install() {
     sudo -n true 2>/dev/null
 }
 
-# install PACKAGE...: from the distribution where that is possible, otherwise says what to install and fails.
+# install PACKAGE...: from the distribution where that is possible, otherwise says once what to install and fails.
 install() {
     if ! may_install; then
         say "please install the Debian packages $* (as root: apt-get install --no-install-recommends $*)."
@@ -53,10 +53,7 @@ make_venv() {
     stamp="$root $("$python" -VV | tr '\n' ' ') $(cksum <"$root/pyproject.toml")"
     [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && return
     package=$(venv_package)
-    if [ -n "$package" ] && ! install "$package"; then
-        say "$python cannot make a virtual environment without the package $package."
-        exit 2
-    fi
+    [ -z "$package" ] || install "$package" || exit 2
     say "preparing $venv (once)."
     rm -rf "$venv"
     "$python" -m venv "$venv"

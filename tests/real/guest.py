@@ -155,7 +155,8 @@ class Guest:
     `files` are put into the guest by their absolute path there: programs (see `compile_program`), .ko files.
     `modules` are loaded at boot, with what they depend on; `insmod` works in the guest as well. `kaslr` places the
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
-    `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `kernel` is another Image than Debian's.
+    `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `halted` starts it with -S: it executes
+    nothing until somebody lets it go; see `await_ready`. `kernel` is another Image than Debian's.
     `gdbserver` serves one process of the guest.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
@@ -172,6 +173,7 @@ class Guest:
         gdb_tcp: bool = False,
         command_line: str = "",
         kernel: Path | None = None,
+        halted: bool = False,
         seconds: float = BOOT_SECONDS,
     ) -> None:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
@@ -197,6 +199,7 @@ class Guest:
                         *("-kernel", str(kernel), "-initrd", str(archive), "-append", append),
                         *("-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off"),
                         *("-gdb", "chardev:gdb"),
+                        *(["-S"] if halted else []),
                         *("-device", "virtio-serial-device"),
                         *("-chardev", f"socket,id=control,fd={far.fileno()}"),
                         *("-device", "virtserialport,nr=1,chardev=control"),
@@ -210,13 +213,18 @@ class Guest:
                 )
             self._reader = threading.Thread(target=self._collect, daemon=True)
             self._reader.start()
-            self._deadline = time.monotonic() + seconds
-            if self._line() != "ready":
-                raise self._lose("said something else than that it is ready")
-            archive.unlink()  # 10 MB that a killed process would leave behind
+            if not halted:
+                self.await_ready(seconds=seconds)
+                archive.unlink()  # 10 MB that a killed process would leave behind
         except BaseException:
             self.close()
             raise
+
+    def await_ready(self, *, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until it has booted; GuestError when it does not in time."""
+        self._deadline = time.monotonic() + seconds
+        if self._line() != "ready":
+            raise self._lose("said something else than that it is ready")
 
     def _listen(self, name: str, *, tcp: bool) -> tuple[socket.socket, str]:
         """A listening socket, which QEMU inherits, and the target's name for it."""

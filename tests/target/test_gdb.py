@@ -159,6 +159,11 @@ def test_a_machine_of_another_architecture_is_let_go() -> None:
         assert eventually(lambda: machine.running)
 
 
+def test_settings_are_not_dropped_in_silence() -> None:
+    with Stub(machine_of(OLD)) as stub, pytest.raises(RequestError, match="open_target reads them"):
+        GdbTarget(f"{stub.location}?leave=halted")
+
+
 def test_a_machine_that_somebody_else_halts_stays_halted() -> None:
     machine = machine_of(OLD)
     with Stub(machine) as stub:

@@ -129,12 +129,18 @@ class GdbTarget(Target):
             raise RequestError(f"leave={leave!r} is neither 'running' nor 'halted'")
         if unknown := [each for each in assume if each not in _ASSUMPTIONS]:
             raise RequestError(f"assume={unknown[0]!r} is none of {', '.join(_ASSUMPTIONS)}")
+        if isinstance(location, str):
+            location = parse_location(location)
+            if location.options:
+                raise RequestError(
+                    f"{location.text} has settings behind `?`: open_target reads them, GdbTarget does not"
+                )
         self.symbols = symbols or SymbolTable()
         self.code: list[tuple[int, int]] = []
         self.build_id = ""
         self.release = ""
         self.base = 0
-        self._location = parse_location(location) if isinstance(location, str) else location
+        self._location = location
         self._remote, self._timeout, self._baud = remote, timeout, baud
         self._assume = frozenset(assume)
         self._closed = False
