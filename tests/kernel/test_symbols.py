@@ -252,7 +252,14 @@ def test_listing() -> None:
         KernelSymbol(0xFFFF800008010000, "T", "_stext"),
         KernelSymbol(0xFFFF800008010040, "t", "f.cold", "ext4"),
     ]
-    left_out = ("x\t[bpf]", "$x\t[ext4]", "$d.5\t[ext4]", "y [__builtin__ftrace]")
+    left_out = (
+        "x\t[bpf]",
+        "$x\t[ext4]",
+        "$d.5\t[ext4]",
+        "y [__builtin__ftrace]",
+        ".L14472\x021\t[brd]",
+        ".L1\x017\t[m]",
+    )
     assert parse_listing("".join(f"0000000000001000 t {name}\n" for name in left_out).encode(), "it") == []
 
 
@@ -270,6 +277,7 @@ def test_hidden_addresses_are_refused() -> None:
         b"ffff800008010000 T main\n",
         b"",
         b"ffff800008010000 T _st\x1b[31mext\n",
+        b"ffff800008010000 T _st\x02ext\n",
         b"ffff800008010000 T " + b"x" * 2000,
         b"\xff\xfe\0\0",
         b"\x7fELF" + bytes(60),

@@ -31,11 +31,13 @@ LINKED_TO = (0xFFFF800080000000, 0xFFFF800008000000, 0xFFFF800010000000, 0xFFFFF
 
 _MOST_LISTING_BYTES = 1 << 28
 _MOST_LISTED = 4 * MOST_SYMBOLS
-_LINE = re.compile(rb"([0-9a-fA-F]{8,16}) ([!-~]) ([!-~]{1,1024})(?:[ \t]+\[([!-Z^-~]{1,64})\])?\s*")
+_LABEL = rb"\.L[0-9]{1,20}[\x01\x02][0-9]{1,20}"
+"""A label `1:` or `1$:` of assembly code, as GNU as writes it down ("Symbol Names" in its manual)."""
+_LINE = re.compile(rb"([0-9a-fA-F]{8,16}) ([!-~]) ([!-~]{1,1024}|" + _LABEL + rb")(?:[ \t]+\[([!-Z^-~]{1,64})\])?\s*")
 _MADE_AT_RUN_TIME = re.compile(r"bpf|ftrace|kprobe|__builtin__\w+")
 """What /proc/kallsyms lists as modules and are none: names of code that comes and goes."""
 
-_MAPPING = re.compile(rb"\$[xd](?:\..*)?")
+_NAMES_NOTHING = re.compile(rb"\$[xd](?:\..*)?|" + _LABEL)
 
 _PIECE = 1 << 20
 _PROBE = 1 << 10
@@ -96,9 +98,9 @@ def names_a_kernel(source: str | os.PathLike[str]) -> bool:
 def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
     """The lines `ADDRESS TYPE NAME [MODULE]` of System.map or /proc/kallsyms, ascending by address.
 
-    Left out: names of code made at run time (bpf, ftrace, kprobes), and the mapping symbols $x and $d of modules
-    (AAELF64 5.5.5), which say where code begins, not whose. FormatError at the first line that is none of
-    these, for more than 4 million lines, and where every address is zero.
+    Left out: names of code made at run time (bpf, ftrace, kprobes); the mapping symbols $x and $d of modules
+    (AAELF64 5.5.5), which say where code begins, not whose; and the numbered labels of assembly code in modules.
+    FormatError at the first line that is none of these, for more than 4 million lines, and where every address is zero.
     """
     found = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -107,7 +109,7 @@ def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
             raise FormatError(f"line {number} of {name} is not a symbol: System.map and /proc/kallsyms have none such")
         address, kind, symbol, module = match.groups()
         owner = module.decode() if module else ""
-        if not _MADE_AT_RUN_TIME.fullmatch(owner) and not _MAPPING.fullmatch(symbol):
+        if not _MADE_AT_RUN_TIME.fullmatch(owner) and not _NAMES_NOTHING.fullmatch(symbol):
             found.append(KernelSymbol(int(address, 16), kind.decode(), symbol.decode(), owner))
     if found and not any(symbol.address for symbol in found):
         raise FormatError(
