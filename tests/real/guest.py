@@ -75,7 +75,8 @@ def build_initramfs(files: Mapping[str, bytes | Path], path: Path, *, modules: I
     """A cpio archive (newc, not compressed) at `path`: /init, busybox, modules in the order to load, and `files`.
 
     `files` are by their absolute path in the guest. Everything in it may be executed and has the time 0, so equal
-    files make equal archives. Names of modules are the kernel's: `ext4`; what they depend on is added.
+    files make equal archives. Names of modules are the kernel's: `ext4`; what they depend on is added, and one that is
+    built in is left out.
     """
     ordered = _with_dependencies([*_ALWAYS, *modules])
     contents: dict[str, bytes | Path] = {
@@ -130,7 +131,7 @@ def _with_dependencies(names: Iterable[str]) -> list[str]:
 
     def visit(name: str) -> None:
         name = name.replace("-", "_")
-        if name in ordered:
+        if name in ordered or packages.is_built_in(name):
             return
         match = re.search(rb"\0depends=([\w,-]*)\0", packages.read_kernel_module(name))
         for needed in match[1].decode().split(",") if match else []:

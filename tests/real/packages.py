@@ -78,6 +78,12 @@ def read_kernel_module(name: str) -> bytes:
     raise LookupError(f"{KERNEL} has no module {name}")
 
 
+def is_built_in(module: str) -> bool:
+    """The newest kernel holds this module itself, as its modules.builtin says: there is no file to load."""
+    listed = next(unpacked(KERNEL).rglob("modules.builtin")).read_text("ascii")
+    return f"/{module}.ko\n".replace("_", "-") in listed.replace("_", "-")
+
+
 def cache_directory() -> Path:
     chosen = os.environ.get("A64PATCH_CACHE")
     return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "a64patch"
