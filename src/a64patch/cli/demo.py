@@ -40,7 +40,7 @@ class Scenario:
 def _write_only(simulator: Simulator, words: list[int]) -> None:
     from a64patch.a64.words import to_bytes
 
-    simulator.write(SITE, to_bytes(words[0]))
+    simulator.write(SITE, to_bytes(words))
 
 
 def _nosync(simulator: Simulator, words: list[int]) -> None:
@@ -62,22 +62,24 @@ def _patch_text(simulator: Simulator, words: list[int]) -> None:
     patch_text(simulator, [SITE, SITE + 4], words)
 
 
+_TWO_WORDS = ("mov x1, #1; mov x2, #1", "mov x1, #2; mov x2, #2")
+
 SCENARIOS = (
     Scenario(
-        "a  one word is written, and nothing else", "nop; nop", f"b {SITE + 8:#x}; nop", _write_only,
-        "Nobody told the caches: a CPU goes on with the old word until chance makes it look again.",
+        "a  two words, just written", *_TWO_WORDS, _write_only,
+        "Nobody told the caches: each CPU sees each new word when chance brings it.",
     ),
     Scenario(
-        "b  patch_text_nosync, one word: NOP -> B", "nop; nop", f"b {SITE + 8:#x}; nop", _nosync,
-        "Never a mixture, but no CPU was told: each executes the old word until it next synchronises.",
+        "b  one word, patch_text_nosync", "nop; nop", f"b {SITE + 8:#x}; nop", _nosync,
+        "Never a mixture, but no CPU was told: old until it next synchronises.",
     ),
     Scenario(
-        "c  patch_text_nosync, twice, two words", "mov x1, #1; mov x2, #1", "mov x1, #2; mov x2, #2",
-        _two_words_nosync, "Half of the old and half of the new: code that nobody wrote was executed.",
+        "c  two words, patch_text_nosync", *_TWO_WORDS, _two_words_nosync,
+        "One word after the other: whoever came between them ran one of each.",
     ),
     Scenario(
-        "d  patch_text on the same two words", "mov x1, #1; mov x2, #1", "mov x1, #2; mov x2, #2", _patch_text,
-        "All CPUs wait while one writes: only old before, only new after, nothing else ever.",
+        "d  two words, patch_text", *_TWO_WORDS, _patch_text,
+        "All CPUs wait while one writes: only old before, only new after.",
     ),
 )  # fmt: skip
 
@@ -164,29 +166,26 @@ def _calls(executed: list[Any]) -> list[tuple[int, int, tuple[int, ...]]]:
 
 
 def _print(results: list[tuple[Scenario, dict[str, int], dict[str, int]]]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(
-        f"{CPUS} CPUs call a function over and over; meanwhile its code is changed. What did each call execute?\n"
-    )
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("\nhow it is changed")
-    for when in ("meanwhile", "afterwards"):
-        for number, kind in enumerate(("old", "torn", "new")):
-            table.add_column(f"{when if number == 0 else ''}\n{kind}", justify="right")
+    # No line is longer than 80 columns or broken by a narrower terminal: the same seed prints the same everywhere.
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{CPUS} CPUs call a function over and over while its code is changed, in four ways.")
+    console.print("How many calls executed the old code, the new code, or half of each?\n")
+    console.print(f"{'':33}{'while it is changed':>21}{'afterwards':>23}")
+    console.print(f" {'how it is changed':32}{'old':>7}{'torn':>7}{'new':>7}{'stale':>9}{'torn':>7}{'new':>7}")
+    console.print("─" * 78)
     for scenario, after, during in results:
-        cells = [Text(str(during[kind]), "bold red" if kind == "torn" and during[kind] else "") for kind in during]
+        row = Text(f" {scenario.title:32}")
+        for kind, count in during.items():
+            row.append(f"{count:>7}", "bold red" if kind == "torn" and count else "")
+        row.append("  ")
         for kind, count in after.items():
-            wrong = count and kind != "new"
-            cells.append(Text(str(count), "bold red" if wrong else "green" if count else ""))
-        table.add_row(scenario.title, *cells)
-    console.print(table)
+            row.append(f"{count:>7}", "" if not count else "green" if kind == "new" else "bold red")
+        console.print(row)
+    console.print()
     for scenario, _, _ in results:
         console.print(f" {scenario.title[0]}  {scenario.lesson}")
-    console.print(
-        "\nold: what stood there before; afterwards it is stale. torn: half of the old, half of the new. Red is wrong."
-    )
+    console.print("\nstale: the old code, although the change was done.")
+    console.print("torn: one word of the old code and one of the new. Both are wrong.")
