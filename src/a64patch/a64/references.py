@@ -16,7 +16,6 @@ from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING
 
-from a64patch.a64.encodings import TABLE
 from a64patch.a64.fields import PAGE_SIZE, Immediate
 from a64patch.a64.predicates import classify
 from a64patch.a64.row import Encoding
@@ -105,6 +104,8 @@ def reference(row: Encoding) -> Reference | None:
 def _numbered(kind: ReferenceKind) -> tuple[tuple[Reference, ...], NDArray[numpy.uint8]]:
     """The different references of a kind; for each row of TABLE, and at the end for no row: 1 + which it has, or 0."""
     import numpy
+
+    from a64patch.a64.encodings import TABLE
 
     of_rows = [reference(row) for row in TABLE]
     different = tuple(dict.fromkeys(each for each in of_rows if each is not None and each.kind is kind))

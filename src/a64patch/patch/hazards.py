@@ -8,16 +8,15 @@ What is not seen: who gets into a site by a register, a table or an exception, a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
-from a64patch.a64.encodings import TABLE
-from a64patch.a64.predicates import classify, decode
+from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.references import adr_targets, branch_targets
 from a64patch.a64.row import Encoding, Flow
-from a64patch.a64.words import INSN_SIZE, as_array
+from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.text import Change, sites_of
 from a64patch.target.base import Target
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[numpy.uint32]
-    Flags = NDArray[numpy.bool_]
 
 NAMES = {
     "branch-into-site": "other code goes to a word strictly inside a site",
@@ -48,7 +46,7 @@ _PAIR_REACH = 8
 _PIECE = 1 << 18
 """Bytes of code that are searched at a time."""
 _FEW = 500
-"""Changes up to which their surroundings are read one by one."""
+"""Changes up to which their surroundings are read one by one, and looked at without arrays."""
 _DESTINATION = 0x1F
 """Rd of ADD (immediate), Rt of loads and stores: what completes an address keeps it there (Arm ARM, C4.1)."""
 _ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
@@ -73,13 +71,10 @@ def hazards_of(target: Target, changes: Sequence[Change]) -> list[Hazard]:
         *_returns(target, changes),
         *_branches(target, changes),
     ]
-    overlay = _Changes(changes)
-    news = {change.address: change.new for change in changes}
-    for start, words in _surroundings(target, changes):
-        changed = overlay.flags(start, len(words))
-        rows = classify(words)
-        found += _exclusives(target, start, rows, changed)
-        found += _pairs(target, start, words, rows, changed, news)
+    changed = {change.address: change.new for change in changes if change.new != change.old}
+    for code in _surroundings(target, changes, sorted(changed)):
+        found += _exclusives(target, code, changed)
+        found += _pairs(target, code, changed)
     return sorted(set(found), key=lambda hazard: (hazard.address, hazard.name))
 
 
@@ -149,11 +144,11 @@ def _returns(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
 
 
 def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
-    import numpy
-
     inside = _inside(changes)
     if not inside:
         return
+    import numpy
+
     ranges = _ranges(target)
     if not ranges:
         first = min(inside)
@@ -203,7 +198,6 @@ class _Changes:
         ascending = sorted(changes, key=lambda change: change.address)
         self._addresses = numpy.array([change.address for change in ascending], numpy.uint64)
         self._new = numpy.array([change.new for change in ascending], numpy.uint32)
-        self._differ = numpy.array([change.new != change.old for change in ascending], numpy.bool_)
 
     def _within(self, start: int, count: int) -> tuple[slice, NDArray[numpy.intp]]:
         """Which changes lie in `count` words from `start` on, and where there."""
@@ -222,14 +216,43 @@ class _Changes:
         words[places] = self._new[which]
         return words
 
-    def flags(self, start: int, count: int) -> Flags:
-        """Which of these words become others."""
+
+@dataclass(frozen=True)
+class _Code:
+    """Old code, and where words of it change."""
+
+    start: int
+    words: list[int] | Words
+    """An array where there are many: its predicates cost less a word, and more before the first."""
+    changed: Sequence[int]
+    """The addresses of all words that become others, ascending."""
+
+    def address(self, place: int) -> int:
+        """Where the word of this number stands (bytes)."""
+        return self.start + INSN_SIZE * place
+
+    def first_change(self, low: int, high: int) -> int | None:
+        """Which of the words from `low` to `high` is the first that becomes another."""
+        index = bisect_left(self.changed, self.address(low))
+        if index == len(self.changed) or self.changed[index] > self.address(high):
+            return None
+        return (self.changed[index] - self.start) // INSN_SIZE
+
+    def before_changes(self, predicate: Predicate, reach: int) -> Sequence[int]:
+        """The words that it is true for and that have a change at themselves or at most `reach` words behind."""
+        if isinstance(self.words, list):
+            words = self.words
+            before = (place for place in range(len(words)) if self.first_change(place, place + reach) is not None)
+            return [place for place in before if predicate(words[place])]
         import numpy
 
-        which, places = self._within(start, count)
-        flags = numpy.zeros(count, numpy.bool_)
-        flags[places] = self._differ[which]
-        return flags
+        places = numpy.flatnonzero(predicate(self.words))
+        addresses = numpy.uint64(self.start) + places.astype(numpy.uint64) * numpy.uint64(INSN_SIZE)
+        changed = numpy.array(self.changed, numpy.uint64)
+        low = numpy.searchsorted(changed, addresses)
+        high = numpy.searchsorted(changed, addresses + numpy.uint64(INSN_SIZE * reach), side="right")
+        near: list[int] = places[low < high].tolist()
+        return near
 
 
 def _ranges(target: Target) -> list[tuple[int, int]]:
@@ -237,10 +260,11 @@ def _ranges(target: Target) -> list[tuple[int, int]]:
     return [(-(-start & -INSN_SIZE), end & -INSN_SIZE) for start, end in target.code_ranges()]
 
 
-def _surroundings(target: Target, changes: Sequence[Change]) -> Iterator[tuple[int, Words]]:
-    """The old code around the changes: address and words of each piece."""
+def _surroundings(target: Target, changes: Sequence[Change], changed: Sequence[int]) -> Iterator[_Code]:
+    """The old code around the changes."""
     ranges = _ranges(target)
-    if len(changes) > _FEW and ranges:
+    few = len(changes) <= _FEW
+    if not few and ranges:
         pieces = ranges
     else:
         pieces = []
@@ -253,73 +277,48 @@ def _surroundings(target: Target, changes: Sequence[Change]) -> Iterator[tuple[i
                 pieces.append((start, end))
     data = target.read_many([(start, end - start) for start, end in pieces])
     for (start, _), raw in zip(pieces, data, strict=True):
-        yield start, as_array(raw)
+        yield _Code(start, from_bytes(raw) if few else as_array(raw), changed)
 
 
-@cache
-def _rows(kind: str) -> Flags:
-    """For each row of TABLE, and at the end for no row: is it of this kind?"""
-    import numpy
-
-    tests = {
-        "load-exclusive": lambda row: "load_ex" in row.families,
-        "store-exclusive": lambda row: "store_ex" in row.families,
-        "adrp": lambda row: "adrp" in row.families,
-        "low": lambda row: {"rn", "imm12"} <= set(row.fields),
-    }
-    return numpy.array([bool(tests[kind](row)) for row in TABLE] + [False], numpy.bool_)
-
-
-def _exclusives(target: Target, start: int, rows: NDArray[numpy.int16], changed: Flags) -> Iterator[Hazard]:
-    import numpy
-
-    loads = numpy.flatnonzero(_rows("load-exclusive").take(rows, mode="wrap"))
-    stores = numpy.flatnonzero(_rows("store-exclusive").take(rows, mode="wrap"))
-    if not len(loads) or not len(stores):
-        return
-    following = numpy.searchsorted(stores, loads, side="right")
-    loads, following = loads[following < len(stores)], following[following < len(stores)]
-    ends = stores[following]
-    before = numpy.concatenate([[0], numpy.cumsum(changed)])
-    touched = (before[ends + 1] - before[loads] > 0) & (ends - loads <= _EXCLUSIVE_REACH)
-    touched &= ~(changed[loads] & changed[ends])
-    for load, end in zip(loads[touched].tolist(), ends[touched].tolist(), strict=True):
-        place = load + int(numpy.argmax(changed[load : end + 1]))
-        names = [target.symbols.describe(start + INSN_SIZE * index) for index in (place, load, end)]
+def _exclusives(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[Hazard]:
+    for load in code.before_changes(is_load_ex, _EXCLUSIVE_REACH):
+        behind = range(load + 1, min(load + _EXCLUSIVE_REACH + 1, len(code.words)))
+        end = next((place for place in behind if is_store_ex(int(code.words[place]))), None)
+        place = code.first_change(load, end) if end is not None else None
+        if end is None or place is None or {code.address(load), code.address(end)} <= changed.keys():
+            continue
+        names = [target.symbols.describe(code.address(each)) for each in (place, load, end)]
         yield Hazard(
             "exclusive",
-            start + INSN_SIZE * place,
+            code.address(place),
             f"{names[0]} belongs to the load-exclusive at {names[1]} and the store-exclusive at {names[2]}",
         )
 
 
-def _pairs(
-    target: Target, start: int, words: Words, rows: NDArray[numpy.int16], changed: Flags, news: Mapping[int, int]
-) -> Iterator[Hazard]:
-    import numpy
+def _pairs(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[Hazard]:
+    for first in code.before_changes(is_adrp, _PAIR_REACH):
+        register = int(code.words[first]) & 31
+        behind = range(first + 1, min(first + _PAIR_REACH + 1, len(code.words)))
+        second = next((place for place in behind if _completes(int(code.words[place]), register)), None)
+        if second is None:
+            continue
+        page, low = code.address(first), code.address(second)
+        if (page in changed) == (low in changed):
+            continue
+        if low in changed and (changed[low] ^ int(code.words[second])) & ~_DESTINATION == 0:
+            continue  # the same address, put to use in another register
+        names = [target.symbols.describe(address) for address in (page, low)]
+        stays = names[1] if page in changed else names[0]
+        yield Hazard(
+            "address-pair",
+            page if page in changed else low,
+            f"the ADRP at {names[0]} and {names[1]} form one address; {stays} stays as it is",
+        )
 
-    firsts = numpy.flatnonzero(_rows("adrp").take(rows, mode="wrap"))
-    low = _rows("low").take(rows, mode="wrap")
-    before = numpy.concatenate([[0], numpy.cumsum(changed)])
-    reach = numpy.minimum(firsts + _PAIR_REACH, len(words) - 1)
-    firsts = firsts[before[reach + 1] - before[firsts] > 0]
-    open_ = numpy.ones(len(firsts), numpy.bool_)
-    for distance in range(1, _PAIR_REACH + 1):
-        seconds = firsts + distance
-        inside = seconds < len(words)
-        seconds = numpy.minimum(seconds, len(words) - 1)
-        pairs = open_ & inside & low[seconds] & ((words[seconds] >> 5 & 31) == (words[firsts] & 31))
-        open_ &= ~pairs
-        for first, second in zip(firsts[pairs].tolist(), seconds[pairs].tolist(), strict=True):
-            if changed[first] == changed[second]:
-                continue
-            address = start + INSN_SIZE * second
-            if changed[second] and (news[address] ^ int(words[second])) & ~_DESTINATION == 0:
-                continue  # the same address, put to use in another register
-            names = [target.symbols.describe(start + INSN_SIZE * index) for index in (first, second)]
-            stays = names[1] if changed[first] else names[0]
-            yield Hazard(
-                "address-pair",
-                start + INSN_SIZE * (first if changed[first] else second),
-                f"the ADRP at {names[0]} and {names[1]} form one address; {stays} stays as it is",
-            )
+
+def _completes(word: int, register: int) -> bool:
+    """Whether the word adds low bits to the page in this register."""
+    if word >> 5 & 31 != register:
+        return False
+    row = decode(word)
+    return row is not None and {"rn", "imm12"} <= row.fields.keys()
