@@ -24,12 +24,12 @@ _LONGEST = 200
 
 
 @cache
-def _rows_by_mnemonic(files: tuple[str, ...]) -> dict[str, list[tuple[Encoding, int]]]:
-    """The first word of each spelling in these files of the table, with the rows and the number of the spelling."""
+def _rows_by_mnemonic(file: str) -> dict[str, list[tuple[Encoding, int]]]:
+    """The first word of each spelling in this file of the table, with the rows and the number of the spelling."""
     index: dict[str, list[tuple[Encoding, int]]] = {}
-    for row in (row for file in files for row in rows_of(file)):
+    for row in rows_of(file):
         for number, text in enumerate(row.texts):
-            mnemonic = re.split(r"[ {]", text)[0]
+            mnemonic = text.partition(" ")[0].partition("{")[0]
             names = [mnemonic]
             if "<cond:cond>" in mnemonic:
                 names = [mnemonic.replace("<cond:cond>", condition) for condition in CONDITIONS]
@@ -39,9 +39,12 @@ def _rows_by_mnemonic(files: tuple[str, ...]) -> dict[str, list[tuple[Encoding, 
 
 
 def _spellings(mnemonic: str) -> Iterator[Template]:
-    """Every spelling that begins so; those on general registers first, so that the others load when they are needed."""
-    for files in (GENERAL, VECTOR):
-        for row, number in _rows_by_mnemonic(files).get(mnemonic, []):
+    """Every spelling that begins so, file by file; those on SIMD registers, which are most rows, come last.
+
+    A file loads when no spelling of the files before it was taken.
+    """
+    for file in (*GENERAL, *VECTOR):
+        for row, number in _rows_by_mnemonic(file).get(mnemonic, []):
             yield templates(row)[number]
 
 

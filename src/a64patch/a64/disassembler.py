@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from a64patch.a64.encodings import files_for, rows_of
+from a64patch.a64.encodings import rows_for
 from a64patch.a64.operands import Names, Place
 from a64patch.a64.predicates import decode
 from a64patch.a64.row import Encoding
@@ -16,7 +16,8 @@ from a64patch.a64.templates import Label, label_of, templates
 
 _REMEMBERED = 1 << 16
 """Texts that are kept, a few MB: code repeats itself, and equal words need not be formatted twice."""
-_TOP = 24
+_TOP = 8
+"""Bits of a word that say whether it has a label."""
 
 
 def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> str:
@@ -26,7 +27,7 @@ def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> st
     that the table has no row for is `.inst 0x…`, whether it is unallocated or merely unknown here: never a guess.
     EncodingError for a number that is no word. The text assembles to the same word at the same address.
     """
-    label = _label_of_group(word >> _TOP)
+    label = _label_of_group(word >> 32 - _TOP)
     if label is not None:
         around = _around_label(word & ~label.mask)
         if around is not None:
@@ -35,17 +36,15 @@ def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> st
     return _text(word)
 
 
-@lru_cache(maxsize=1 << (32 - _TOP))
+@lru_cache(maxsize=1 << _TOP)
 def _label_of_group(top: int) -> Label | None:
     """The label that words with these top bits have, if they are words of the table at all.
 
     All rows with these top bits share it, and none of them fixes a bit of it (tests/a64/test_disassembler.py).
     """
-    word, known = top << _TOP, 0xFFFFFFFF << _TOP & 0xFFFFFFFF
-    if not 0 <= word <= 0xFFFFFFFF:
+    if not 0 <= top < 1 << _TOP:
         return None
-    rows = (row for file in files_for(word) for row in rows_of(file) if (word ^ row.value) & row.mask & known == 0)
-    return next(filter(None, map(label_of, rows)), None)
+    return next(filter(None, map(label_of, rows_for(top, _TOP))), None)
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -72,6 +72,21 @@ def files_for(word: int) -> tuple[str, ...]:
     return _FILES.get(word >> 25 & 0xF, ())
 
 
+_GROUP = 7
+"""Top bits of a word that hold its encoding class."""
+
+
+@cache
+def rows_for(top: int, count: int) -> tuple[Encoding, ...]:
+    """The rows that a word with these top bits, `count` of them and no fewer than 7, can fit, in the table's order."""
+    if count > _GROUP:
+        rows = rows_for(top >> count - _GROUP, _GROUP)
+    else:
+        rows = tuple(row for file in files_for(top << 32 - count) for row in rows_of(file))
+    word, known = top << 32 - count, (1 << 32) - (1 << 32 - count)
+    return tuple(row for row in rows if (word ^ row.value) & row.mask & known == 0)
+
+
 def __getattr__(name: str) -> object:
     if name == "TABLE":
         globals()["TABLE"] = tuple(row for file in (*GENERAL, *VECTOR) for row in rows_of(file))

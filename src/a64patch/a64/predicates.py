@@ -14,7 +14,7 @@ from enum import IntEnum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, overload
 
-from a64patch.a64.encodings import files_for, rows_of
+from a64patch.a64.encodings import rows_for
 from a64patch.a64.row import Encoding
 from a64patch.errors import EncodingError
 
@@ -24,26 +24,21 @@ if TYPE_CHECKING:
 
 _HINT_STEPPABLE = ("nop", "xpaclri", "pacia1716", "pacib1716", "paciaz", "paciasp", "pacibz", "pacibsp", "bti")
 
-_BUCKET_SHIFT = 21
-
-
-def _most_exact_first(rows: list[Encoding]) -> tuple[Encoding, ...]:
-    return tuple(sorted(rows, key=lambda row: -row.mask.bit_count()))
+_TOP = 11
+"""Bits of a word that its candidates are kept by."""
 
 
 @cache
 def _candidates(top: int) -> tuple[Encoding, ...]:
-    """The rows that a word with these top eleven bits can fit."""
-    word, known = top << _BUCKET_SHIFT, 0xFFFFFFFF << _BUCKET_SHIFT & 0xFFFFFFFF
-    rows = [row for file in files_for(word) for row in rows_of(file)]
-    return _most_exact_first([row for row in rows if (word ^ row.value) & row.mask & known == 0])
+    """The rows that a word with these top bits can fit, the most exact first."""
+    return tuple(sorted(rows_for(top, _TOP), key=lambda row: -row.mask.bit_count()))
 
 
 def decode(word: int) -> Encoding | None:
     """The most exact row that the word fits, or None: unallocated, or not in the table yet (see `get_insn_class`)."""
     if not 0 <= word <= 0xFFFFFFFF:
         raise EncodingError(f"{word:#x} is not an instruction word: it must be from 0 to 0xffffffff")
-    for row in _candidates(word >> _BUCKET_SHIFT):
+    for row in _candidates(word >> 32 - _TOP):
         if row.matches(word):
             return None if row.is_hole else row
     return None

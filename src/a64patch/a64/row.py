@@ -34,6 +34,9 @@ class Field:
         return (word >> self.lsb) & ((1 << self.width) - 1)
 
 
+_FIXED = str.maketrans("01x", "110")
+
+
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """One row. Rows are compared by identity; `name` is unique."""
@@ -61,37 +64,35 @@ class Encoding:
         return not self.texts
 
     @cached_property
-    def _bits(self) -> tuple[int, int, dict[str, Field]]:
-        mask = value = 0
+    def _bits(self) -> str:
+        """Bits 31 to 0, an x for each bit of a field."""
+        tokens = (token.partition(":") for token in self.pattern.split())
+        bits = "".join("x" * int(width) if width else name for name, _, width in tokens)
+        if len(bits) != 32:
+            raise ValueError(f"row {self.name}: the pattern has {len(bits)} bits, not 32")
+        return bits
+
+    @cached_property
+    def mask(self) -> int:
+        """The bits that the pattern fixes."""
+        return int(self._bits.translate(_FIXED), 2)
+
+    @cached_property
+    def value(self) -> int:
+        """Their values; the other bits are 0."""
+        return int(self._bits.replace("x", "0"), 2)
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """The named fields; together with `mask` they cover all 32 bits once."""
         fields: dict[str, Field] = {}
         position = 32
         for token in self.pattern.split():
             name, _, width = token.partition(":")
+            position -= int(width or len(token))
             if width:
-                position -= int(width)
                 fields[name] = Field(position, int(width))
-            else:
-                position -= len(token)
-                mask |= ((1 << len(token)) - 1) << position
-                value |= int(token, 2) << position
-        if position:
-            raise ValueError(f"row {self.name}: the pattern leaves {position} of 32 bits")
-        return mask, value, fields
-
-    @property
-    def mask(self) -> int:
-        """The bits that the pattern fixes."""
-        return self._bits[0]
-
-    @property
-    def value(self) -> int:
-        """Their values; the other bits are 0."""
-        return self._bits[1]
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        """The named fields; together with `mask` they cover all 32 bits once."""
-        return self._bits[2]
+        return fields
 
     def matches(self, word: int) -> bool:
         """Whether the word fits the pattern. A row nested in this one may fit it more exactly: see `decode`."""
