@@ -8,6 +8,8 @@ Read on: encodings.py, the table.
 from __future__ import annotations
 
 import importlib
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,13 +28,46 @@ if TYPE_CHECKING:
     from a64patch.a64.relocation import relocate as relocate
     from a64patch.a64.relocation import relocate_block as relocate_block
 
-_HOMES = ("predicates", "generate", "fields", "assembler", "disassembler", "cmodx", "references", "relocation")
+_HOMES = {
+    "assemble": "assembler",
+    "assemble_one": "assembler",
+    "hotpatch_safe": "cmodx",
+    "is_hotpatchable": "cmodx",
+    "disassemble": "disassembler",
+    "adr_targets": "references",
+    "branch_targets": "references",
+    "branches_into": "references",
+    "literal_addresses": "references",
+    "relocate": "relocation",
+    "relocate_block": "relocation",
+}
+"""Where a name comes from, for files that have others besides."""
+_WHOLE = ("predicates", "generate", "fields")
+"""Files whose public names are all here."""
 
 
 def __getattr__(name: str) -> Any:
-    if not name.startswith("_"):
-        for home in _HOMES:
-            module = importlib.import_module(f"a64patch.a64.{home}")
-            if getattr(getattr(module, name, None), "__module__", "") == module.__name__:
-                return getattr(module, name)
+    if name == "__all__":
+        return sorted({*_HOMES, *(own for file in _WHOLE for own in vars(_load(file)) if _is_public(_load(file), own))})
+    if name in _HOMES:
+        return getattr(_load(_HOMES[name]), name)
+    # `from a64patch.a64 import words` asks here before it imports the file: no other file needs to load for the answer.
+    folder = __path__  # noqa: F405
+    if not name.startswith("_") and PathFinder.find_spec(f"{__name__}.{name}", folder) is None:
+        for file in _WHOLE:
+            if _is_public(_load(file), name):
+                return getattr(_load(file), name)
     raise AttributeError(f"module 'a64patch.a64' has no attribute {name!r}")
+
+
+def _load(file: str) -> ModuleType:
+    return importlib.import_module(f"a64patch.a64.{file}")
+
+
+def _is_public(module: ModuleType, name: str) -> bool:
+    """Whether the module makes it for everybody: neither private nor imported from another."""
+    return not name.startswith("_") and getattr(getattr(module, name, None), "__module__", "") == module.__name__
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})
