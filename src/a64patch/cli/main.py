@@ -10,7 +10,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from a64patch import errors
 from a64patch.version import VERSION
@@ -57,7 +57,8 @@ _REFUSALS = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands; the file of each is loaded."""
     parser = argparse.ArgumentParser(
         prog="a64patch",
         description="patch(1) for AArch64 machine code, wherever it is.",
@@ -66,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"a64patch {VERSION}")
     commands = parser.add_subparsers(prog="a64patch", dest="command", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
+    for name in names:
         module = importlib.import_module(f"a64patch.cli.{name}")
         command = commands.add_parser(
             name,
-            help=summary,
+            help=COMMANDS[name],
             description=(module.__doc__ or "").split("\n\n")[0],
             epilog=module.EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     parsed = argparse.Namespace(command=None)
     try:
-        _parser().parse_args(arguments, parsed)
+        # The first argument is the command, unless it is an option or a mistake: then all commands are to be named.
+        _parser(arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS).parse_args(arguments, parsed)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:
