@@ -10,13 +10,11 @@ import argparse
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from a64patch.cli import proving
 from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError, RequestError
@@ -146,6 +144,8 @@ def carry_out(
     if arguments.prove and not arguments.dry_run:
         raise RequestError("--prove goes with --dry-run")
     if arguments.dry_run:
+        from a64patch.cli import proving
+
         proofs = proving.of_plan(plan, target.symbols.describe) if arguments.prove else None
         if arguments.json:
             print_json(_plan_facts(plan, target) | ({} if proofs is None else {"proofs": proving.all_facts(proofs)}))
@@ -306,6 +306,8 @@ def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str
     ]
     if path == "-" or not rejected or not os.path.isfile(path) or os.path.abspath(path).startswith(("/dev/", "/proc/")):
         return None
+    import tempfile
+
     name = f"{path}.rej"
     text = to_text(replace(diff, hunks=tuple(rejected), comments=()))
     try:

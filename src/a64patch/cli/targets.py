@@ -47,9 +47,11 @@ def open_named_target(arguments: argparse.Namespace, **options: Any) -> Target:
 def open_location(location: str, arguments: argparse.Namespace, **options: Any) -> Target:
     """The target at a location, opened with the arguments' options; else as `open_named_target`."""
     from a64patch.kernel.open import open_target
-    from a64patch.target.wire import is_location
 
     given = {name: value for name in ("remote", "symbols") if (value := getattr(arguments, name))}
-    if given and not is_location(location):
-        raise RequestError(f"--{next(iter(given))} is for GDB stubs only, and {location} is none")
+    if given:
+        from a64patch.target.wire import is_location
+
+        if not is_location(location):
+            raise RequestError(f"--{next(iter(given))} is for GDB stubs only, and {location} is none")
     return open_target(location, **given, **options)

@@ -20,17 +20,11 @@ from a64patch.target.file import FileTarget
 from a64patch.target.symbols import Symbol, SymbolTable
 
 _MOST_BYTES = 1 << 30
-_MAGIC_AT, _MAGIC = 0x38, b"ARM\x64"
 _BIG_ENDIAN = 1
 _RELATIVE = struct.pack("<Q", 1027)
 """The r_info of an R_AARCH64_RELATIVE relocation (AAELF64 5.7.15)."""
 _HEAD = 0x1000
 """Bytes at the beginning that hold headers, and no code that a symbol could be checked by."""
-
-
-def is_image(head: bytes) -> bool:
-    """Whether the first 64 bytes of a file are the header of a raw arm64 Image."""
-    return head[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC and head[:4] != b"\x7fELF"
 
 
 class _Layout(NamedTuple):
@@ -117,7 +111,7 @@ class KernelImage(FileTarget):
 
 def require_image(head: bytes, size: int, name: str) -> None:
     """FormatError unless a file of `size` bytes that begins so is a raw arm64 Image, and all of it."""
-    if len(head) < 64 or not is_image(head):
+    if len(head) < 64 or not notes.is_image(head):
         raise FormatError(f"{name} is not a raw arm64 Image: ARM\\x64 does not stand at 0x38")
     _, _, _, image_size, flags = struct.unpack_from("<IIQQQ", head)
     if flags & _BIG_ENDIAN:

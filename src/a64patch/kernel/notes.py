@@ -1,4 +1,4 @@
-"""Which build a kernel is, read from its bytes: its banner and its build id.
+"""Whether bytes are a kernel's, and which build it is: its header, its banner and its build id.
 
 May know: nobody. Reads untrusted bytes, of an Image file or of the memory of a machine.
 Read on: image.py and symbols.py fill in a target's identity with it.
@@ -15,8 +15,14 @@ _BANNER = re.compile(rb"Linux version ([0-9][!-~]{0,63}) \(")
 _BUILD_ID = re.compile(rb"\x04\0\0\0([\x08-\x40])\0\0\0\x03\0\0\0GNU\0")
 """An Elf64_Nhdr of type NT_GNU_BUILD_ID with its name."""
 
+_MAGIC_AT, _MAGIC = 0x38, b"ARM\x64"
 _MOST_PROGRAMS = 64
 _PAGE = 4096
+
+
+def is_image(head: bytes) -> bool:
+    """Whether the first 64 bytes of a file are the header of a raw arm64 Image."""
+    return head[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC and head[:4] != b"\x7fELF"
 
 
 def release_of(data: bytes) -> str:

@@ -53,7 +53,7 @@ def open_target(
 def _open(spec: str | os.PathLike[str], options: dict[str, Any]) -> Target:
     text = os.fspath(spec)
     if not (isinstance(spec, str) and _NOT_A_PATH.match(text)) and os.path.isfile(text):
-        from a64patch.kernel.image import KernelImage, is_image
+        from a64patch.kernel.notes import is_image
         from a64patch.target.replace import FileOnDisk
 
         if "symbols" in options:
@@ -62,6 +62,8 @@ def _open(spec: str | os.PathLike[str], options: dict[str, Any]) -> Target:
         if is_image(head):
             if unknown := options.keys() - {"drop_relocations"}:
                 raise RequestError(f"an Image file has no option {', '.join(sorted(unknown))}")
+            from a64patch.kernel.image import KernelImage
+
             return KernelImage(text)
         for magic, program in _COMPRESSED.items():
             if head.startswith(magic):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import notes, placement
-from a64patch.kernel.image import KernelImage, is_image, sized
+from a64patch.kernel.image import KernelImage, sized
 from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
 from a64patch.target.base import Target
 from a64patch.target.elf_image import ElfImage
@@ -76,7 +76,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
             for s in elf.symbols(absolute=False)
         ]
         build_id = elf.build_id
-    elif is_image(head):
+    elif notes.is_image(head):
         with KernelImage(path) as image:
             symbols, build_id = image.kernel_symbols(), image.identity().build_id
     else:
