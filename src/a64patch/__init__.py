@@ -7,9 +7,11 @@ Read on: patch/text.py for the three functions, target/base.py for where they wo
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing's own, without loading typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from a64patch import a64 as a64
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe
     from a64patch.errors import A64PatchError as A64PatchError

@@ -6,7 +6,9 @@ Read on: cli/main.py turns these into exit statuses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+TYPE_CHECKING = False  # typing's own, without loading typing
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class A64PatchError(Exception):

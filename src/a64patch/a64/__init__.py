@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 from importlib.machinery import PathFinder
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing's own, without loading typing
 if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
     from a64patch.a64.assembler import assemble as assemble
     from a64patch.a64.assembler import assemble_one as assemble_one
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe

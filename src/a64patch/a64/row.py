@@ -66,8 +66,9 @@ class Encoding:
     @cached_property
     def _bits(self) -> str:
         """Bits 31 to 0, an x for each bit of a field."""
-        tokens = (token.partition(":") for token in self.pattern.split())
-        bits = "".join("x" * int(width) if width else name for name, _, width in tokens)
+        bits = ""
+        for token in self.pattern.split():
+            bits += "x" * int(token.partition(":")[2]) if ":" in token else token
         if len(bits) != 32:
             raise ValueError(f"row {self.name}: the pattern has {len(bits)} bits, not 32")
         return bits

@@ -7,12 +7,13 @@ Read on: fields.py for what is inside a word.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from a64patch.errors import AlignmentError, EncodingError
 
+TYPE_CHECKING = False  # typing's own, without loading typing
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy
     from numpy.typing import NDArray
 
