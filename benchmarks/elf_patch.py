@@ -56,13 +56,13 @@ def run(rounds: int | None) -> Report:
 
 def _measure(file: _Input, directory: Path, rounds: int, report: Report) -> None:
     size = file.path.stat().st_size
-    address = _nop_of(file.path)
+    address = nop_of(file.path)
     contenders: list[Contender] = []
     copies: dict[str, Path] = {}
-    for name, command in _commands(report).items():
+    for name, command in commands(report).items():
         copy = copies[name] = directory / f"{len(copies)}-{file.path.name}"
         run = process(*command(copy, address))
-        contenders.append(Contender(name, run, _copying(file.path, copy), ours=name == _OURS))
+        contenders.append(Contender(name, run, copying(file.path, copy), ours=name == _OURS))
     contenders.append(Contender("python -c pass", process(sys.executable, "-c", "pass")))
     table = compare(f"one word of {file.title}, {size:,} bytes, whole process", MILLISECONDS, contenders, rounds)
     control = _loads(file, file.path)
@@ -77,7 +77,8 @@ def _measure(file: _Input, directory: Path, rounds: int, report: Report) -> None
     report.verdicts.append(Verdict(f"{AIM}, {file.title}", median < 120, f"{median:.0f} ms"))
 
 
-def _commands(report: Report) -> dict[str, _Command]:
+def commands(report: Report) -> dict[str, _Command]:
+    """How we, and the peers that are installed, make a NOP of a file a YIELD."""
     ours = inputs.a64patch_command()
     commands: dict[str, _Command] = {
         _OURS: lambda path, address: [ours, "poke", path, f"{address:#x}", "yield", "--expect", "nop"]
@@ -96,7 +97,7 @@ def _script(name: str) -> _Command:
     ]  # fmt: skip
 
 
-def _nop_of(path: Path) -> int:
+def nop_of(path: Path) -> int:
     """The address of the NOP in the middle of all NOPs."""
     found: list[int] = []
     with ElfFile(path) as elf:
@@ -106,7 +107,8 @@ def _nop_of(path: Path) -> int:
     return found[len(found) // 2]
 
 
-def _copying(source: Path, copy: Path) -> Callable[[], object]:
+def copying(source: Path, copy: Path) -> Callable[[], object]:
+    """What puts a fresh copy of the file there."""
     return lambda: shutil.copy(source, copy)
 
 

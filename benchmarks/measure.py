@@ -9,6 +9,7 @@ import atexit
 import functools
 import math
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -35,6 +36,16 @@ class Contender:
     prepare: Callable[[], object] | None = None
     """Called before each run and not timed. A turn is one run then."""
     ours: bool = False
+
+
+Clock = Callable[[], float]
+"""Seconds, of which the difference counts."""
+
+
+def cpu_of_processes() -> float:
+    """The CPU time, user and system, of the processes that have ended: other work on the machine disturbs it less."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @dataclass(frozen=True)
@@ -103,14 +114,21 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def compare(title: str, unit: Unit, contenders: Iterable[Contender], rounds: int, notes: Sequence[str] = ()) -> Table:
+def compare(
+    title: str,
+    unit: Unit,
+    contenders: Iterable[Contender],
+    rounds: int,
+    notes: Sequence[str] = (),
+    clock: Clock = perf_counter,
+) -> Table:
     """Let each do a turn to warm up, then `rounds` rounds of one turn each."""
     contenders = list(contenders)
     runs = [_runs_in_a_turn(contender) for contender in contenders]
     values: list[list[float]] = [[] for _ in contenders]
     for _ in range(rounds):
         for contender, count, found in zip(contenders, runs, values, strict=True):
-            seconds, units = _turn(contender, count)
+            seconds, units = _turn(contender, count, clock)
             found.append(unit.convert(seconds / units))
     rows = [
         Row(contender.name, contender.ours, tuple(found)) for contender, found in zip(contenders, values, strict=True)
@@ -124,14 +142,14 @@ def _runs_in_a_turn(contender: Contender) -> int:
     return 1 if contender.prepare else max(1, math.ceil(_TURN_SECONDS / max(seconds, 1e-9)))
 
 
-def _turn(contender: Contender, runs: int) -> tuple[float, int]:
+def _turn(contender: Contender, runs: int, clock: Clock = perf_counter) -> tuple[float, int]:
     if contender.prepare:
         contender.prepare()
     units = 0
-    begun = perf_counter()
+    begun = clock()
     for _ in range(runs):
         units += contender.run()
-    return perf_counter() - begun, units
+    return clock() - begun, units
 
 
 def process(*command: object) -> Callable[[], int]:
