@@ -26,9 +26,9 @@ from a64patch.patch import journal as journal_module
 from a64patch.patch import text
 from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Entry, EntryState, Journal
-from a64patch.patch.plan import Plan, make_plan
+from a64patch.patch.plan import Plan, Sync, make_plan
 from a64patch.patch.text import Change
-from a64patch.patch.transaction import Sync, apply_plan, forget, recover, revert
+from a64patch.patch.transaction import apply_plan, forget, recover, revert
 from a64patch.target import open_target
 from a64patch.target.base import Identity, Target
 from a64patch.target.elf import ElfFile

@@ -134,8 +134,7 @@ def carry_out(
 ) -> int:
     """Carry a plan out as the options of `add_carrying_out` say; print what was done and, with `show`, each word."""
     from a64patch.patch.hazards import NAMES
-    from a64patch.patch.journal import Journal
-    from a64patch.patch.transaction import apply_plan, require_acceptable
+    from a64patch.patch.plan import require_acceptable
 
     accept = {*arguments.accept, *(["relocation"] if arguments.drop_relocations else [])}
     unknown = sorted(accept - {*NAMES, "all"})
@@ -156,6 +155,9 @@ def carry_out(
         require_acceptable(plan, accept, arguments.sync)
         return 0
     require_acceptable(plan, accept, arguments.sync)
+    from a64patch.patch.journal import Journal
+    from a64patch.patch.transaction import apply_plan
+
     facts = _plan_facts(plan, target) if arguments.json else None
     with Journal(arguments.journal) as journal:
         outcome = arguments.outcome = apply_plan(plan, target, journal, sync=arguments.sync, accept=accept)

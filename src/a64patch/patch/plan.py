@@ -9,16 +9,17 @@ Planning reads the target and changes nothing.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
+from typing import Literal
 
 from a64patch.a64.cmodx import PROFILES, Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
-from a64patch.errors import MappingError, PatchFormatError, PlanError, RequestError, SymbolError
+from a64patch.errors import MappingError, MismatchError, PatchFormatError, PlanError, RequestError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, collector_paused
 from a64patch.patch.hazards import Hazard, hazards_of
 from a64patch.patch.meaning import (
@@ -35,6 +36,9 @@ from a64patch.patch.meaning import (
 from a64patch.patch.text import Change, Method, method_for
 from a64patch.target.base import Identity, Target
 from a64patch.target.symbols import Space, Symbol, SymbolTable
+
+Sync = Literal["auto", "nosync", "kick", "stop"]
+"""How a user wants a plan to be carried out; auto is by the plan's method."""
 
 NEARBY = 64 * INSN_SIZE
 """Bytes before and behind its symbol, or its address, that a hunk is searched in on another build."""
@@ -137,6 +141,35 @@ def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str
         return plan
     method, reason = method_for(target.capabilities, plan.changes, profile)
     return replace(plan, method=method, reason=reason, hazards=tuple(hazards_of(target, plan.changes)))
+
+
+def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto") -> None:
+    """Raise unless this plan may be carried out.
+
+    MismatchError: a hunk is foreign, applied already, or some are and others are not. PlanError: a hazard whose name is
+    not in `accept`, or a `sync` weaker than the plan's method.
+    """
+    foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN]
+    if foreign:
+        more = f" (and {len(foreign) - 1} more hunks do not fit)" if len(foreign) > 1 else ""
+        raise MismatchError(f"hunk {foreign[0].hunk.site}: {foreign[0].difference}{more}; nothing was changed")
+    if plan.state is State.APPLIED:
+        raise MismatchError("already applied: the new words stand there; nothing was changed")
+    if plan.state is State.FOREIGN:
+        done = [hunk.hunk.site for hunk in plan.hunks if hunk.state is State.APPLIED]
+        raise MismatchError(
+            f"{len(done)} of {len(plan.hunks)} hunks are applied already ({', '.join(done[:4])}), the others are not:"
+            " reverse or remove those; nothing was changed"
+        )
+    if sync in ("nosync", "kick") and plan.method == "sync" and (plan.cpus or len(plan.changes) > 1):
+        why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
+        raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
+    refused = [hazard for hazard in plan.hazards if hazard.name not in accept and "all" not in accept]
+    if refused:
+        more = f" (and {len(refused) - 1} more hazards; --dry-run shows them)" if len(refused) > 1 else ""
+        hazard = refused[0]
+        way = "--drop-relocations" if hazard.name == "relocation" else f"--accept {hazard.name}"
+        raise PlanError(f"{hazard.sentence}{more}; if that is right, {way}; nothing was changed")
 
 
 def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:

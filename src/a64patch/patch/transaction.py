@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
 from a64patch.patch.asmdiff import collector_paused, parse, reverse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
-from a64patch.patch.plan import Plan, State
+from a64patch.patch.plan import Plan, Sync, require_acceptable
 from a64patch.patch.text import (
     Change,
     PatchResult,
@@ -29,8 +28,6 @@ from a64patch.patch.text import (
     sites_of,
 )
 from a64patch.target.base import Identity, Target
-
-Sync = Literal["auto", "nosync", "kick", "stop"]
 
 
 @dataclass(frozen=True)
@@ -51,35 +48,6 @@ class Recovery:
     """As it is now; unchanged when nothing could be done."""
     note: str
     """What was found and done, as a sentence."""
-
-
-def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto") -> None:
-    """Raise unless this plan may be carried out.
-
-    MismatchError: a hunk is foreign, applied already, or some are and others are not. PlanError: a hazard whose name is
-    not in `accept`, or a `sync` weaker than the plan's method.
-    """
-    foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN]
-    if foreign:
-        more = f" (and {len(foreign) - 1} more hunks do not fit)" if len(foreign) > 1 else ""
-        raise MismatchError(f"hunk {foreign[0].hunk.site}: {foreign[0].difference}{more}; nothing was changed")
-    if plan.state is State.APPLIED:
-        raise MismatchError("already applied: the new words stand there; nothing was changed")
-    if plan.state is State.FOREIGN:
-        done = [hunk.hunk.site for hunk in plan.hunks if hunk.state is State.APPLIED]
-        raise MismatchError(
-            f"{len(done)} of {len(plan.hunks)} hunks are applied already ({', '.join(done[:4])}), the others are not:"
-            " reverse or remove those; nothing was changed"
-        )
-    if sync in ("nosync", "kick") and plan.method == "sync" and (plan.cpus or len(plan.changes) > 1):
-        why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
-        raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
-    refused = [hazard for hazard in plan.hazards if hazard.name not in accept and "all" not in accept]
-    if refused:
-        more = f" (and {len(refused) - 1} more hazards; --dry-run shows them)" if len(refused) > 1 else ""
-        hazard = refused[0]
-        way = "--drop-relocations" if hazard.name == "relocation" else f"--accept {hazard.name}"
-        raise PlanError(f"{hazard.sentence}{more}; if that is right, {way}; nothing was changed")
 
 
 @collector_paused()
