@@ -6,6 +6,8 @@ Imports inside functions and under TYPE_CHECKING count too, and so do import_mod
 from __future__ import annotations
 
 import ast
+import importlib
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,8 +146,58 @@ def test_what_is_allowed(path: str, source: str) -> None:
     assert violations(path, source) == []
 
 
+def _loaded_by(statement: str) -> set[str]:
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
 def test_import_stays_light() -> None:
-    program = "import sys, a64patch; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    loaded = {name.split(".")[0] for name in _loaded_by("import a64patch")}
     assert "a64patch" in loaded
     assert {"numpy", "rich", "unicorn", "elftools"}.isdisjoint(loaded)
+
+
+def test_a_file_costs_the_same_however_it_is_imported() -> None:
+    alone = _loaded_by("import a64patch.a64.words")
+    assert _loaded_by("from a64patch.a64 import words") == alone
+    assert {name for name in alone if name.startswith("a64patch")} == {
+        "a64patch", "a64patch.errors", "a64patch.a64", "a64patch.a64.words",
+    }  # fmt: skip
+    assert {"typing", "re", "dataclasses", "numpy"}.isdisjoint(alone - _loaded_by("pass"))
+
+
+def test_one_name_loads_the_file_that_it_is_of() -> None:
+    loaded = _loaded_by("from a64patch.a64 import hotpatch_safe")
+    assert "a64patch.a64.cmodx" in loaded
+    assert {"a64patch.a64.generate", "a64patch.a64.assembler", "a64patch.a64.relocation"}.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("package", ["a64patch", "a64patch.a64"])
+def test_what_loads_late_is_listed(package: str) -> None:
+    module = importlib.import_module(package)
+    promised = _promised(package)
+    assert promised <= set(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    shown = pydoc.plain(pydoc.render_doc(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert name in shown
+    taken: dict[str, object] = {}
+    exec(f"from {package} import *", taken)
+    assert promised <= taken.keys()
+
+
+def _promised(package: str) -> set[str]:
+    """The names that type checkers are told of."""
+    path = PACKAGE.joinpath(*package.split(".")[1:], "__init__.py")
+    [block] = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.If)]
+    names = set()
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("a64patch"):
+            for alias in node.names:
+                file = importlib.import_module(node.module or "")
+                own = [name for name in vars(file) if getattr(getattr(file, name), "__module__", "") == file.__name__]
+                names.update([name for name in own if name[0] != "_"] if alias.name == "*" else [alias.name])
+    return names

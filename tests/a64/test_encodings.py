@@ -11,7 +11,7 @@ import pytest
 
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble
-from a64patch.a64.encodings import BY_NAME, GENERAL, TABLE, VECTOR, Encoding, Flow, files_for, rows_of
+from a64patch.a64.encodings import BY_NAME, GENERAL, TABLE, VECTOR, Encoding, Flow, files_for, rows_for, rows_of
 from a64patch.a64.operands import Place
 from a64patch.a64.predicates import classify, decode
 from a64patch.a64.tables.system import HINTS
@@ -84,6 +84,15 @@ def test_every_row_is_in_a_file_that_its_words_are_looked_for_in() -> None:
             for group in range(16):
                 if (row.value ^ group << 25) & row.mask & 0xF << 25 == 0:
                     assert file in files_for(group << 25), row.name
+
+
+def test_a_word_is_compared_with_few_rows() -> None:
+    candidates = [rows_for(top, 11) for top in range(1 << 11)]
+    assert set().union(*candidates) == set(TABLE)
+    assert sum(map(len, candidates)) < 4 << 11
+    for row in TABLE:
+        assert row in rows_for(row.value >> 24, 8)
+        assert row in rows_for((row.value | ~row.mask & 0xFFFFFFFF) >> 21, 11)
 
 
 def test_flow_of_branches() -> None:
