@@ -368,6 +368,7 @@ def checks_of(page: str, block: Block) -> tuple[Check, ...]:
 # Tests
 
 
+@pytest.mark.fresh("qemu-system-arm")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_what_runs(page: str, tmp_path: Path) -> None:
     place = Place(tmp_path)

@@ -28,6 +28,7 @@ def problems(content: bytes) -> list[str]:
     return found + [f"names a home directory: {match[0]}" for match in HOME_PATH.finditer(text)]
 
 
+@pytest.mark.fresh("git")
 def test_files_are_clean() -> None:
     git = need("git", "git")
     if not (ROOT / ".git").exists():
@@ -38,6 +39,21 @@ def test_files_are_clean() -> None:
     files = {name: ROOT / name for name in listed if (ROOT / name).is_file()}
     assert "pyproject.toml" in files
     assert {name: found for name, path in files.items() if (found := problems(path.read_bytes()))} == {}
+
+
+def test_each_package_that_is_installed_is_needed_in_a_fresh_root() -> None:
+    """Otherwise .ci/run would not notice that one is no longer installed."""
+    table = re.search(r"<<EOF\n(.*?)^EOF", (ROOT / "scripts/test").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert table
+    installed = {line.split()[1] for line in table[1].splitlines()}
+    needed = {
+        package
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for marked in re.findall(r"mark\.fresh\(([^)]*)\)", path.read_text("utf-8"))
+        for package in re.findall(r'"([^"]+)"', marked)
+    }
+    assert len(installed) > 8
+    assert installed <= needed
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_reach_ends_where_gnu_as_ends(name: str) -> None:
                 make(PC + distance)
 
 
+@pytest.mark.fresh("llvm", "binutils-aarch64-linux-gnu")
 @pytest.mark.parametrize("name", [name for name in REACHES if name != "adr"])
 def test_reach_seen_by_llvm_and_objdump(name: str) -> None:
     make, _, low, high, _ = REACHES[name]

@@ -364,6 +364,7 @@ def status(path: Path) -> int:
 FUNCTIONS = ("length", "mix", "weigh", "count", "allowed", "work", "leave", "_start")
 
 
+@pytest.mark.fresh("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user")
 def test_a_real_program_by_gcc_becomes_its_newer_build(real: Build) -> None:
     old, new = real("old", OLD_VALUES), real("new", NEW_VALUES)
     before, old_status, new_status = old.read_bytes(), status(old), status(new)

@@ -79,6 +79,7 @@ def test_killed_torn_failing_or_full_at_every_call(kind: str, folder: Path, faul
     assert counts["recovered: applied"] > 20
 
 
+@pytest.mark.fresh("gcc", "libc6-dev")
 @pytest.mark.parametrize("kind", KINDS)
 def test_power_cut_after_every_call(kind: str, folder: Path, faults: Path) -> None:
     counts = crash("power", kind, folder, library=faults)

@@ -101,6 +101,7 @@ def is_whole(uptime: str) -> bool:
     return re.fullmatch(r"\d+\.00 \d+\.00", uptime) is not None
 
 
+@pytest.mark.fresh("qemu-system-arm", "cpio")
 def test_the_tutorial() -> None:
     need("qemu-system-aarch64", "qemu-system-arm")
     need("cpio", "cpio")

@@ -29,6 +29,7 @@ def behaviour(program: Path, sysroot: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.fresh("qemu-user")
 def test_debian_executable_behaves_as_changed(
     arm64_file: Callable[[str, str], Path], arm64_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +58,7 @@ def test_debian_executable_behaves_as_changed(
     assert "1 word written" in capsys.readouterr().out
 
 
+@pytest.mark.fresh("binutils-aarch64-linux-gnu")
 def test_debian_kernel_module(kernel_module: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     module = kernel_module("crc32c_generic")
     original = module.read_bytes()
