@@ -56,7 +56,7 @@ class Commands:
         """Run so many of each kind. One with another exit status, or that leaves the machine otherwise, fails."""
         for _ in range(rounds):
             for status, command in self._kinds:
-                assert main(command) == status, (command, capsys.readouterr())
+                assert main(command) == status, f"{command}: {capsys.readouterr().err}"
                 assert is_as_found(), command
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from a64patch.target.rsp import (
     ConnectionLostError,
     Decoder,
     Event,
+    Found,
     frame,
     is_stop_reply,
     unpack,
@@ -286,12 +288,59 @@ def test_an_interrupt_is_not_sent_to_what_says_that_it_stopped() -> None:
 
 
 def test_a_stub_that_hears_only_interrupts_is_interrupted() -> None:
-    connection, wire = connect(
-        lambda sent: [packed(b"T02"), b"+" + packed(b"PacketSize=400")] if b"\x03" in sent else []
-    )
+    machine = {"runs": True}
+
+    def script(sent: bytes) -> list[bytes]:
+        if b"\x03" in sent:
+            machine["runs"] = False
+            return [packed(b"T02")]
+        return [] if machine["runs"] else answers(sent)
+
+    connection, wire = connect(script)
     assert connection.greet(b"qSupported", 0.01) == b"PacketSize=400"
     assert connection.was_running
-    assert wire.sent[:2] == [packed(b"qSupported"), b"\x03" + packed(b"qSupported")]
+    assert wire.sent[:4] == [packed(b"qSupported"), b"\x03", b"+", packed(b"qSupported")]
+    assert connection.ask(b"m0,1") == b"00"
+
+
+def answers(sent: bytes) -> list[bytes]:
+    """What an honest stub with a machine that stands says to requests."""
+    replies = {b"qSupported": b"PacketSize=400", b"?": b"S05", b"m0,1": b"00"}
+    return [b"+" + packed(replies[each]) for each in re.findall(rb"\$([^#]*)#", sent)]
+
+
+def test_a_stub_that_is_only_slow_shows_nothing() -> None:
+    """The answer to the first request comes after the interrupt, which a machine that stands ignores."""
+    kept: list[bytes] = []
+
+    def script(sent: bytes) -> list[bytes]:
+        if not kept:
+            kept.append(sent)
+            return []
+        return answers(kept[0]) if b"\x03" in sent else answers(sent)
+
+    connection, _ = connect(script)
+    assert connection.greet(b"qSupported", 0.01) == b"PacketSize=400"
+    assert not connection.was_running
+    assert connection.found is Found.NOT_TOLD
+    assert connection.ask(b"m0,1") == b"00"
+
+
+def test_a_stub_that_keeps_what_came_while_it_did_not_listen_is_in_step() -> None:
+    kept: list[bytes] = []
+
+    def script(sent: bytes) -> list[bytes]:
+        if not kept:
+            kept.append(sent)
+            return []
+        if b"\x03" in sent:
+            return [packed(b"T02")]
+        return [*(answers(kept[0]) if b"qSupported" in sent else []), *answers(sent)]
+
+    connection, _ = connect(script)
+    assert connection.greet(b"qSupported", 0.01) == b"PacketSize=400"
+    assert connection.was_running
+    assert connection.ask(b"m0,1") == b"00"
 
 
 def test_the_console_is_bounded() -> None:

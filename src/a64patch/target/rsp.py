@@ -22,6 +22,9 @@ MOST_BYTES = 1 << 20
 DEFAULT_PACKET_SIZE = 400
 """Bytes that a stub takes in one packet when it does not say: what GDB assumes for AArch64 is not less."""
 
+_Reply = Literal["reply", "stop", "any"]
+"""What a request waits for: a reply that is no stop reply; a stop reply; either of them, where a stop reply goes into
+`stops` and is no reply."""
 _RETRIES = 3
 _MOST_CONSOLE = 1 << 16
 _SECONDS_A_REQUEST = 0.02
@@ -203,8 +206,8 @@ class Connection:
         self.stops: deque[bytes] = deque(maxlen=16)
         """Stop replies that came without being waited for, since the last resume."""
         self.was_running = False
-        """The machine showed that it ran when we came: by a stop reply that nobody had asked for, or by its silence
-        until an interrupt. False says nothing: QEMU 8.1 and newer show neither."""
+        """The machine showed that it ran when we came: by a stop reply that nobody had asked for, or that answered our
+        interrupt. False says nothing: QEMU 8.1 and newer send neither."""
         self.found: Found | None = None
         """What the stub is known to have found; None until it has answered. Whoever knows the stub writes it."""
         self.unheard = False
@@ -250,23 +253,37 @@ class Connection:
 
     def ask_status(self) -> bytes:
         """The stop reply that answers `?`."""
-        return self._run(frame(b"?"), 1, stop=True)[0]
+        return self._run(frame(b"?"), 1, kind="stop")[0]
 
     def greet(self, request: bytes, patience: float) -> bytes:
         """The reply to the first request of all; `was_running` has its value after it.
 
-        Some stubs hear nothing but an interrupt while the machine runs: that is sent after `patience` seconds.
+        Some stubs hear nothing but an interrupt while the machine runs: that is sent when not a byte has come for
+        `patience` seconds. A stub that was only slow ignores it, and answers the request.
         """
         try:
-            reply = self._run(frame(request), 1, seconds=patience, may_be_silent=True)[0]
+            reply = self._run(frame(request), 1, patience=patience)[0]
         except SilentStubError:
-            self.was_running = True
-            reply = self._run(b"\x03" + frame(request), 1)[0]
+            if late := self._run(b"\x03", 1, kind="any"):
+                reply = late[0]
+            else:
+                reply = self._run(frame(request), 1)[0]
+                # It may have kept the first request and answer that too: then its replies come one too late.
+                self._require_in_step()
         finally:
             # A QEMU before 8.1 halts a running machine as we come, and says so before anything else.
             self.was_running = self.was_running or bool(self.stops)
         self.found = Found.RUNNING if self.was_running else Found.NOT_TOLD
         return reply
+
+    def _require_in_step(self) -> None:
+        """Read past replies to what was asked before: `?` alone is answered by a stop reply."""
+        request = frame(b"?")
+        for _ in range(_RETRIES):
+            if not self._run(request, 1, kind="any"):
+                return
+            request = b""
+        raise self.break_off("it does not say that its machine has stopped")
 
     def ask_console(self, command: bytes) -> bytes:
         """What the stub's own console says to a command (`qRcmd`), at most 64 KiB; empty when it has no console."""
@@ -278,7 +295,7 @@ class Connection:
         self.look()
         if self.stops:
             return self.stops[-1]
-        return self._run(b"\x03", 1, stop=True)[0]
+        return self._run(b"\x03", 1, kind="stop")[0]
 
     def look(self) -> None:
         """Take what has come meanwhile: stop replies, into `stops`."""
@@ -308,18 +325,17 @@ class Connection:
         data: bytes,
         count: int,
         *,
-        stop: bool = False,
+        kind: _Reply = "reply",
         ack: bool = False,
-        seconds: float = 0.0,
-        may_be_silent: bool = False,
+        patience: float = 0.0,
     ) -> list[bytes]:
+        """See `_exchange`. With `patience`, SilentStubError leaves the connection usable."""
         if self._lost:
             raise self._error()
-        silent_before = may_be_silent
         try:
-            return self._exchange(data, count, stop, ack, seconds or self.timeout + count * _SECONDS_A_REQUEST)
+            return self._exchange(data, count, kind, ack, patience)
         except SilentStubError as error:
-            if silent_before:
+            if patience:
                 raise
             self.close(str(error))
             raise self._error() from None
@@ -333,28 +349,34 @@ class Connection:
             self.close("it was interrupted in the middle of an exchange")
             raise
 
-    def _exchange(self, data: bytes, count: int, stop: bool, ack: bool, seconds: float) -> list[bytes]:
-        """Send, and gather `count` replies (stop replies if `stop`), or the acknowledgement of what was sent."""
+    def _exchange(self, data: bytes, count: int, kind: _Reply, ack: bool, patience: float) -> list[bytes]:
+        """Send, and gather `count` replies of this kind (fewer for `any`), or the acknowledgement of what was sent.
+
+        SilentStubError when not a byte comes for `patience` seconds, if that is not 0, or for the whole time.
+        """
         wire, decode = self._wire, self._decoder.feed
         if data:
             # What has come until now answers nothing of this.
-            self._take_stray()
+            if kind != "any":
+                self._take_stray()
             data, self._owed = self._owed + data, b""
-        deadline = time.monotonic() + seconds
+        seconds = self.timeout + count * _SECONDS_A_REQUEST
+        began = time.monotonic()
         to_send = memoryview(data)
         replies: list[bytes] = []
-        retries = 0
+        retries, stops = 0, len(self.stops)
         heard = False
         while True:
             if to_send:
                 to_send = to_send[wire.send(to_send) :]
-            if not to_send and len(replies) >= count and not ack:
+            if not to_send and (len(replies) >= count or (kind == "any" and len(self.stops) > stops)) and not ack:
                 if not data and (came := wire.receive()) is not None:
                     self._stray(came)
                 return replies
-            if not wire.wait(deadline, to_send=bool(to_send)) or time.monotonic() > deadline:
+            limit = seconds if heard else patience or seconds
+            if not wire.wait(began + limit, to_send=bool(to_send)) or time.monotonic() > began + limit:
                 error = ConnectionLostError if heard else SilentStubError
-                raise error(f"the stub did not answer within {seconds:g} seconds")
+                raise error(f"the stub did not answer within {limit:g} seconds")
             came = wire.receive()
             if came is None:
                 continue
@@ -364,7 +386,7 @@ class Connection:
             for event in decode(came):
                 if event.kind == "packet":
                     payload = event.payload
-                    if self._is_reply(payload, stop):
+                    if self._is_reply(payload, kind):
                         if len(replies) == count:
                             raise ConnectionLostError("the stub answered what nobody had asked")
                         replies.append(payload)
@@ -383,18 +405,18 @@ class Connection:
                     again = b"-" if event.kind == "damaged" else data
                     to_send = memoryview(bytes(to_send) + again)
 
-    def _is_reply(self, payload: bytes, stop: bool) -> bool:
+    def _is_reply(self, payload: bytes, kind: _Reply) -> bool:
         """Whether a packet answers; what does not is kept where it belongs."""
-        if not stop and (not payload or payload[0] not in _UNUSUAL):
+        if kind != "stop" and (not payload or payload[0] not in _UNUSUAL):
             return True
         if is_stop_reply(payload):
-            if not stop:
+            if kind != "stop":
                 self.stops.append(payload)
-            return stop
+            return kind == "stop"
         if _CONSOLE.fullmatch(payload):
             self._console = (self._console + bytes.fromhex(payload[1:].decode()))[:_MOST_CONSOLE]
             return False
-        if stop:
+        if kind == "stop":
             raise ConnectionLostError(f"the stub answered {payload[:40]!r} where it should say that it stopped")
         return True
 
@@ -410,7 +432,7 @@ class Connection:
             if event.kind == "ack":
                 self.unheard = False
             if event.kind == "packet":
-                if self._is_reply(event.payload, stop=False):
+                if self._is_reply(event.payload, "reply"):
                     raise ConnectionLostError("the stub answered what nobody had asked")
                 if self.acknowledge:
                     self._owed += b"+"
