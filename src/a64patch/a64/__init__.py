@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe
     from a64patch.a64.cmodx import is_hotpatchable as is_hotpatchable
     from a64patch.a64.disassembler import disassemble as disassemble
+    from a64patch.a64.effects import effects_of as effects_of
     from a64patch.a64.fields import *  # noqa: F403
     from a64patch.a64.generate import *  # noqa: F403
     from a64patch.a64.predicates import *  # noqa: F403
@@ -42,6 +43,7 @@ _HOMES = {
     "literal_addresses": "references",
     "relocate": "relocation",
     "relocate_block": "relocation",
+    "effects_of": "effects",
 }
 """Where a name comes from, for files that have others besides."""
 _WHOLE = ("predicates", "generate", "fields")

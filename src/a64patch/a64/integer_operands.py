@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from a64patch.a64.operands import (
     CONDITION_NAMES,
     CONDITIONS,
+    GENERAL,
     NUMBER,
     W_REGISTER,
     X_REGISTER,
@@ -22,6 +23,7 @@ from a64patch.a64.operands import (
     Operand,
     Place,
     Register,
+    Registers,
     SizedRegister,
     check_range,
     number_of,
@@ -70,11 +72,12 @@ class Distinct:
         return "" if len(set(numbers)) == len(numbers) else None
 
 
-class _StackPointer:
+class _StackPointer(Registers):
     """SP or WSP and no other register, told apart by a bit: fields size, number."""
 
     regex = r"w?sp"
     default: Numbers = (1, 31)
+    registers = (*GENERAL, ("sp",))
 
     def parse(self, text: str, place: Place) -> Numbers:
         return (0 if text.lower() == "wsp" else 1, 31)
@@ -83,31 +86,44 @@ class _StackPointer:
         return None if numbers[1] != 31 else "sp" if numbers[0] else "wsp"
 
 
-class _SameRegister:
-    """One register that two fields hold, after the size bit where there is one."""
+class _AnyRegister(Operand, Protocol):
+    """A kind of register."""
 
-    regex = r"[a-z][a-z0-9]*"
+    registers: tuple[tuple[str, ...], ...]
+
+
+class SameRegister(Registers):
+    """One register that the last two fields hold, after those that tell its form where there are such."""
+
     default: Numbers = (31, 31)
 
-    def __init__(self, register: Register | SizedRegister) -> None:
-        self._register = register
+    def __init__(self, register: _AnyRegister) -> None:
+        self._register, self.registers, self.regex = register, register.registers, register.regex
 
     def parse(self, text: str, place: Place) -> Numbers:
+        """The number twice; AssemblyError for another name."""
         numbers = self._register.parse(text, place)
         return (*numbers, numbers[-1])
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
+        """Its name, or None when the fields differ."""
         return self._register.format(numbers[:-1], place) if numbers[-1] == numbers[-2] else None
 
 
-class _RegisterPair:
+class _RegisterPair(Registers):
     """`x2, x3`, the first one even: the field holds half of its number."""
 
     regex = r"[a-z][a-z0-9]*\s*,\s*[a-z][a-z0-9]*"
     default: Numbers = (0,)
 
+    registers = tuple(sum(GENERAL[first : first + 2], ()) for first in range(0, 32, 2))
+
     def __init__(self, register: Register) -> None:
         self._register = register
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Of both."""
+        return 2 * self._register.width(numbers)
 
     def parse(self, text: str, place: Place) -> Numbers:
         first, second = (self._register.parse(part.strip(), place)[0] or 0 for part in text.split(","))
@@ -120,11 +136,16 @@ class _RegisterPair:
         return f"{self._register.format([first], place)}, {self._register.format([first + 1], place)}"
 
 
-class _EightRegisters:
+class _EightRegisters(Registers):
     """The first of eight registers, an even one: the field holds half of its number."""
 
     regex = r"x[0-9]+"
     default: Numbers = (0,)
+    registers = tuple(sum(GENERAL[first : first + 8], ()) for first in range(0, 32, 2))
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Of all eight."""
+        return 64
 
     def parse(self, text: str, place: Place) -> Numbers:
         number = X_REGISTER.parse(text, place)[0] or 0
@@ -140,7 +161,14 @@ def _low_bits(text: str, place: Place) -> int:
     return target_of(text.lstrip("#")[len(":lo12:") :], place) & 0xFFF
 
 
-class _Immediate12:
+class LowBits:
+    """What an operand has that `:lo12:symbol` may be written for: the low 12 bits of an address."""
+
+    unit: int = 1
+    """Bytes that its field imm12 counts in."""
+
+
+class _Immediate12(LowBits):
     """`#imm{, lsl #12}` of ADD and SUB, or `:lo12:symbol`: fields sh, imm12."""
 
     regex = rf"{NUMBER}(?:\s*,\s*lsl\s+{NUMBER})?|#?:lo12:[^,\s]+"
@@ -180,7 +208,7 @@ class _NegativeImmediate12(_Immediate12):
 
 
 class Scaled(Number):
-    """An immediate that counts in units of `scale`, 0 left out if optional; `:lo12:symbol` where it is unsigned."""
+    """An immediate that counts in units of `scale`; 0 is left out if optional."""
 
     def __init__(
         self,
@@ -192,30 +220,41 @@ class Scaled(Number):
         hexadecimal: bool = False,
     ) -> None:
         super().__init__(fields, hexadecimal)
-        self._scale, self._optional = scale, optional
-        width = sum(self._widths)
-        self._low, self._high = (-(1 << width - 1), (1 << width - 1) - 1) if signed else (0, (1 << width) - 1)
-        self.regex = NUMBER if signed else rf"{NUMBER}|#?:lo12:[^,\s\]]+"
+        self.unit, self._optional = scale, optional
+        self._low = -1 << self._bits - 1 if signed else 0
+        self._high = self._low + (1 << self._bits) - 1
 
     def parse(self, text: str, place: Place) -> Numbers:
         """The number of units; AssemblyError when it is no multiple or does not fit."""
-        value = _low_bits(text, place) if ":" in text else number_of(text)
-        if value % self._scale:
-            raise AssemblyError(f"immediate is {value}, must be a multiple of {self._scale}")
-        check_range(value, self._low * self._scale, self._high * self._scale, "immediate")
-        return self._split(value // self._scale)
+        return self._in_units(number_of(text))
+
+    def _in_units(self, value: int) -> Numbers:
+        if value % self.unit:
+            raise AssemblyError(f"immediate is {value}, must be a multiple of {self.unit}")
+        check_range(value, self._low * self.unit, self._high * self.unit, "immediate")
+        return self._split(value // self.unit)
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         """The number in bytes, or None for an optional 0."""
         if self._optional and not any(numbers):
             return None
-        value = 0
-        for width, number in zip(self._widths, numbers, strict=True):
-            value = value << width | number
+        value = self._join(numbers)
         if value > self._high:
-            value -= 1 << sum(self._widths)
-        value *= self._scale
+            value -= 1 << self._bits
+        value *= self.unit
         return f"#{value:#x}" if self._hexadecimal else f"#{value}"
+
+
+class _Offset12(Scaled, LowBits):
+    """The unsigned offset of a load or store, or `:lo12:symbol`."""
+
+    regex = rf"{NUMBER}|#?:lo12:[^,\s\]]+"
+
+    def __init__(self, fields: Sequence[Field], scale: int) -> None:
+        super().__init__(fields, scale, optional=True)
+
+    def parse(self, text: str, place: Place) -> Numbers:
+        return self._in_units(_low_bits(text, place)) if ":" in text else super().parse(text, place)
 
 
 _SHIFTS = {"lsl": 0, "lsr": 1, "asr": 2, "ror": 3}
@@ -266,11 +305,12 @@ def _extension(text: str) -> tuple[str, str, str]:
     return register, name, extension[len(name) :].strip()
 
 
-class _Extended:
+class _Extended(Registers):
     """`w2, sxtw #2` of ADD and SUB: fields rm, option, imm3; then those registers of which SP makes it `lsl`."""
 
     regex = rf"[a-z][a-z0-9]*(?:\s*,\s*(?:[us]xt[bhwx]|lsl)(?:\s+{NUMBER})?)?"
     default: Numbers = ()
+    position = 0
 
     def __init__(self, fields: Sequence[Field], bits: int) -> None:
         self._bits = bits
@@ -296,11 +336,12 @@ class _Extended:
         return f"{register}, {list(_EXTENDS)[option]}" + (f" #{amount}" if amount else "")
 
 
-class _RegisterOffset:
+class _RegisterOffset(Registers):
     """`x2, lsl #3` inside brackets: fields rm, the outer bits of the option, S. `scale` is the log2 of the access."""
 
     regex = rf"[wx][a-z0-9]+(?:\s*,\s*(?:uxtw|sxtw|sxtx|lsl)(?:\s+{NUMBER})?)?"
     default: Numbers = (0, 0, 1, 0)
+    position = 0
 
     def __init__(self, scale: int) -> None:
         self._scale = scale
@@ -308,6 +349,8 @@ class _RegisterOffset:
     def parse(self, text: str, place: Place) -> Numbers:
         register, name, rest = _extension(text)
         option = {"": 3, "lsl": 3, "uxtw": 2, "sxtw": 6, "sxtx": 7}[name]
+        if (register[0].lower() == "x") != (option & 1):
+            raise AssemblyError(f"index {text!r} must be W with uxtw or sxtw, or X with nothing, lsl #n or sxtx")
         amount = number_of(rest) if rest else None
         if name == "lsl" and amount is None:
             raise AssemblyError("lsl needs an amount")
@@ -472,7 +515,7 @@ def _offsets() -> dict[str, _Make]:
     kinds: dict[str, _Make] = {}
     for log in range(5):
         size = 1 << log
-        kinds[f"offset_{size}"] = partial(Scaled, scale=size, optional=True)
+        kinds[f"offset_{size}"] = partial(_Offset12, scale=size)
         kinds[f"signed_{size}"] = partial(Scaled, scale=size, signed=True)
         kinds[f"signed_offset_{size}"] = partial(Scaled, scale=size, signed=True, optional=True)
         kinds[f"index_{size}"] = lambda fields, log=log: _RegisterOffset(log)  # type: ignore[misc]
@@ -483,9 +526,9 @@ KINDS: dict[str, _Make] = {
     "WSP": lambda fields: Register("w", "wsp"),
     "SP": lambda fields: _StackPointer(),
     "RSP": lambda fields: SizedRegister(size_follows=False, last="sp"),
-    "W=": lambda fields: _SameRegister(W_REGISTER),
-    "X=": lambda fields: _SameRegister(X_REGISTER),
-    "R=": lambda fields: _SameRegister(SizedRegister(size_follows=False)),
+    "W=": lambda fields: SameRegister(W_REGISTER),
+    "X=": lambda fields: SameRegister(X_REGISTER),
+    "R=": lambda fields: SameRegister(SizedRegister(size_follows=False)),
     "distinct": Distinct,
     "X8": lambda fields: _EightRegisters(),
     "Wpair": lambda fields: _RegisterPair(W_REGISTER),

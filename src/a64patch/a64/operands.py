@@ -85,12 +85,52 @@ def check_range(value: int, low: int, high: int, what: str) -> int:
     return value
 
 
-class Register:
-    """A register by its letter; number 31 is `last` (zero register or stack pointer), or not allowed."""
+class Packed:
+    """Several fields as one unsigned number, the first the most significant."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._widths = [field.width for field in fields]
+        self._bits = sum(self._widths)
+
+    def _join(self, numbers: Sequence[int]) -> int:
+        value = 0
+        for width, number in zip(self._widths, numbers, strict=True):
+            value = value << width | number
+        return value
+
+    def _split(self, value: int) -> Numbers:
+        numbers: list[int] = []
+        for width in reversed(self._widths):
+            numbers.insert(0, value & (1 << width) - 1)
+            value >>= width
+        return tuple(numbers)
+
+
+GENERAL = tuple((f"x{number}",) for number in range(31))
+
+
+class Registers:
+    """What an operand has that stands for registers: effects.py says from it what an instruction reads and writes."""
+
+    registers: tuple[tuple[str, ...], ...] = GENERAL
+    """By the number in its field: the registers, `x0` to `x30`, `sp`, `v0` to `v31`. A number behind the end: none."""
+    position: int = -1
+    """Which of the operand's fields holds the number."""
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Bytes that a load or a store moves from or to these registers, unless its mnemonic says otherwise."""
+        raise NotImplementedError
+
+
+class Register(Registers):
+    """W or X; number 31 is `last` (zero register or stack pointer), or not allowed."""
 
     default: Numbers = (31,)
 
     def __init__(self, letter: str, last: str | None) -> None:
+        if last in ("sp", "wsp"):
+            self.registers = (*GENERAL, ("sp",))
+        self._width = {"w": 4, "x": 8}[letter]
         self._names = [f"{letter}{number}" for number in range(31)] + ([last] if last else [])
         self._numbers = {name: number for number, name in enumerate(self._names)}
         if letter == "x":
@@ -104,6 +144,10 @@ class Register:
         if number is None:
             raise AssemblyError(f"register {text!r} must be one of {self._what}")
         return (number,)
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Of this one register."""
+        return self._width
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         """Its name, or None where number 31 is not allowed."""
@@ -124,7 +168,7 @@ class _OptionalRegister(Register):
 W_REGISTER, X_REGISTER = Register("w", "wzr"), Register("x", "xzr")
 
 
-class SizedRegister:
+class SizedRegister(Registers):
     """W or X, told apart by a bit: fields size, number. With `size_follows`, an X may be written for a W."""
 
     regex = r"[a-z][a-z0-9]*"
@@ -134,6 +178,7 @@ class SizedRegister:
         self._size_follows = size_follows
         self._w = W_REGISTER if last == "zr" else Register("w", f"w{last}")
         self._x = X_REGISTER if last == "zr" else Register("x", last)
+        self.registers = self._x.registers
 
     def parse(self, text: str, place: Place) -> Numbers:
         """Size and number; AssemblyError for another name."""
@@ -146,32 +191,23 @@ class SizedRegister:
         return (self._x if numbers[0] else self._w).format(numbers[1:], place)
 
 
-class Number:
-    """An unsigned number in one field or several, the first the most significant; printed in hex or decimal."""
+class Number(Packed):
+    """An unsigned number, printed in hex or decimal."""
 
     regex = NUMBER
 
     def __init__(self, fields: Sequence[Field], hexadecimal: bool, usual: int = 0) -> None:
-        self._widths = [field.width for field in fields]
+        super().__init__(fields)
         self._hexadecimal = hexadecimal
         self.default = self._split(usual)
 
-    def _split(self, value: int) -> Numbers:
-        numbers: list[int] = []
-        for width in reversed(self._widths):
-            numbers.insert(0, value & (1 << width) - 1)
-            value >>= width
-        return tuple(numbers)
-
     def parse(self, text: str, place: Place) -> Numbers:
         """The number, spread over the fields; AssemblyError when it does not fit."""
-        return self._split(check_range(number_of(text), 0, (1 << sum(self._widths)) - 1, "immediate"))
+        return self._split(check_range(number_of(text), 0, (1 << self._bits) - 1, "immediate"))
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         """The number."""
-        value = 0
-        for width, number in zip(self._widths, numbers, strict=True):
-            value = value << width | number
+        value = self._join(numbers)
         return f"#{value:#x}" if self._hexadecimal else f"#{value}"
 
 
@@ -246,50 +282,45 @@ class _Wide:
         return f"#{value}" if -10 < value < 10 else f"#{value % (1 << self._bits):#x}"
 
 
-class _Label:
-    """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `scale` bytes.
+class Label(Packed):
+    """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `unit` bytes.
 
-    Where these are pages a name stands for the page that it lies in, as it does for GNU as.
+    A negative unit counts backwards. Where these are pages a name stands for the page that it lies in, as it does for
+    GNU as.
     """
 
     regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + NUMBER
     default: Numbers = (0,)
 
-    def __init__(self, fields: Sequence[Field], scale: int, sign: int = 1) -> None:
-        self._widths = [field.width for field in fields]
-        self._scale, self._sign = scale, sign
+    def __init__(self, fields: Sequence[Field], unit: int) -> None:
+        super().__init__(fields)
+        self.unit = unit
+        self._low = -1 << self._bits - 1 if unit > 0 else 0
+        self._high = self._low + (1 << self._bits) - 1
 
     def _origin(self, place: Place) -> int:
-        return place.address - place.address % (self._scale if self._scale > 4 else 1)
+        return place.address - place.address % (self.unit if self.unit > 4 else 1)
 
     def parse(self, text: str, place: Place) -> Numbers:
+        """The distance; AssemblyError when it is no multiple of the unit or does not fit."""
         target = target_of(text, place)
-        if self._scale > 4 and not _is_number(text):
-            target -= target % self._scale
+        if self.unit > 4 and not _is_number(text):
+            target -= target % self.unit
         # Addresses are 64 bits and wrap around, as the CPU's PC does.
-        distance = self._sign * (((target - self._origin(place)) + (1 << 63)) % (1 << 64) - (1 << 63))
-        if distance % self._scale:
-            raise AssemblyError(f"label {text} is {distance:+d} bytes away, must be a multiple of {self._scale}")
-        width = sum(self._widths)
-        low, high = (-(1 << width - 1), (1 << width - 1) - 1) if self._sign > 0 else (0, (1 << width) - 1)
-        if not low <= distance // self._scale <= high:
-            low, high = sorted((self._sign * low * self._scale, self._sign * high * self._scale))
-            away = self._sign * distance
-            raise AssemblyError(f"label {text} is {away:+d} bytes away, must be within {low:+d} to {high:+d}")
-        value, numbers = distance // self._scale, list[int | None]()
-        for part in reversed(self._widths):
-            numbers.insert(0, value & (1 << part) - 1)
-            value >>= part
-        return tuple(numbers)
+        distance = ((target - self._origin(place)) + (1 << 63)) % (1 << 64) - (1 << 63)
+        if distance % self.unit:
+            raise AssemblyError(f"label {text} is {distance:+d} bytes away, must be a multiple of {abs(self.unit)}")
+        if not self._low <= distance // self.unit <= self._high:
+            low, high = sorted((self._low * self.unit, self._high * self.unit))
+            raise AssemblyError(f"label {text} is {distance:+d} bytes away, must be within {low:+d} to {high:+d}")
+        return self._split(distance // self.unit)
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        value = 0
-        for width, number in zip(self._widths, numbers, strict=True):
-            value = value << width | number
-        width = sum(self._widths)
-        if self._sign > 0 and value >> width - 1:
-            value -= 1 << width
-        target = (self._origin(place) + self._sign * value * self._scale) % (1 << 64)
+        """The address, or its name."""
+        value = self._join(numbers)
+        if value > self._high:
+            value -= 1 << self._bits
+        target = (self._origin(place) + value * self.unit) % (1 << 64)
         return place.names.describe(target) if place.names else f"{target:#x}"
 
 
@@ -364,9 +395,6 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "XSP": lambda fields: Register("x", "sp"),
     "X30": lambda fields: _OptionalRegister(30),
     "Xopt": lambda fields: _OptionalRegister(31),
-    "S": lambda fields: Register("s", "s31"),
-    "D": lambda fields: Register("d", "d31"),
-    "Q": lambda fields: Register("q", "q31"),
     "R": lambda fields: SizedRegister(size_follows=False),
     "Rbit": lambda fields: SizedRegister(size_follows=True),
     "cond": lambda fields: _Condition(),
@@ -385,9 +413,9 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "hexopt": lambda fields: _OptionalNumber(fields, hexadecimal=True),
     "imm15": lambda fields: _OptionalNumber(fields, hexadecimal=False, usual=15),
     "lsl16": _Shift,
-    "label": lambda fields: _Label(fields, 4),
-    "backlabel": lambda fields: _Label(fields, 4, sign=-1),
-    "adr": lambda fields: _Label(fields, 1),
-    "adrp": lambda fields: _Label(fields, 4096),
+    "label": lambda fields: Label(fields, 4),
+    "backlabel": lambda fields: Label(fields, -4),
+    "adr": lambda fields: Label(fields, 1),
+    "adrp": lambda fields: Label(fields, 4096),
 }
 """The kinds of operands by their names in templates; each is made for the fields that it stands for."""

@@ -57,6 +57,16 @@ class Encoding:
     """Reads data at a PC-relative address."""
     feature: str = ""
     """The FEAT_ name that it came with; empty for Armv8.0."""
+    reads: str = ""
+    """What it reads beside what its operands say (effects.py): fields, and names of registers or `nzcv`."""
+    writes: str = ""
+    """What it writes beside what its operands say, in the same form."""
+    memory: str = ""
+    """`load`, `store`, or `load store`, when it accesses memory at the address in its registers or its literal."""
+    size: int | None = 0
+    """Bytes of that access; 0 when the registers `rt` and `rt2` say it, None when the word does not."""
+    lands: str = ""
+    """Indirect branches that may land on it: `c` calls, `j` jumps (Arm ARM D8.4.5)."""
 
     @property
     def is_hole(self) -> bool:
@@ -117,6 +127,11 @@ def rows(
     conditional: bool = False,
     literal: bool = False,
     feature: str = "",
+    reads: str = "",
+    writes: str = "",
+    memory: str = "",
+    size: int | None = 0,
+    lands: str = "",
 ) -> Iterator[Encoding]:
     """Rows of one encoding table that share what the keywords say; a row's first family is its name up to a dot."""
     for name, pattern, texts in entries:
@@ -131,6 +146,11 @@ def rows(
             conditional=conditional,
             literal=literal,
             feature=feature,
+            reads=reads,
+            writes=writes,
+            memory=memory,
+            size=size,
+            lands=lands,
         )
 
 

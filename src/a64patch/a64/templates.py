@@ -59,7 +59,7 @@ def _operand(kind: str, fields: tuple[Field, ...]) -> tuple[Operand, _Texts]:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """Literal text, or an operand with the names of its fields; `optional` numbers the braces that it stands in."""
 
     literal: str
@@ -75,20 +75,20 @@ class Template:
 
     def __init__(self, row: Encoding, text: str) -> None:
         self.row, self.text = row, text
-        self._pieces = self._split(row, text)
-        fixed = [piece for piece in self._pieces if isinstance(piece.operand, Fixed) and not piece.optional]
+        self.pieces = self._split(row, text)
+        fixed = [piece for piece in self.pieces if isinstance(piece.operand, Fixed) and not piece.optional]
         self._fixed_mask, self._fixed_value = self._fixed_bits(fixed)
         self._steps = [
             (piece.literal, piece.texts, 0 if piece.texts is None else piece.texts.mask, piece.placed, piece.optional)
-            for piece in self._pieces
+            for piece in self.pieces
             if piece not in fixed
         ]
-        self._operands = [piece for piece in self._pieces if piece.operand]
+        self._operands = [piece for piece in self.pieces if piece.operand]
         self._regex: re.Pattern[str] | None = None
 
     @staticmethod
-    def _split(row: Encoding, text: str) -> list[_Piece]:
-        pieces, optional, braces = list[_Piece](), 0, 0
+    def _split(row: Encoding, text: str) -> list[Piece]:
+        pieces, optional, braces = list[Piece](), 0, 0
         for inner, brace, literal in _TOKEN.findall(text):
             if brace == "{":
                 braces += 1
@@ -96,14 +96,14 @@ class Template:
             elif brace:
                 optional = 0
             elif literal:
-                pieces.append(_Piece(literal, optional=optional))
+                pieces.append(Piece(literal, optional=optional))
             else:
                 kind, *fields = inner.split(":")
                 made, texts = _operand(kind, tuple(row.fields[name] for name in fields))
-                pieces.append(_Piece("", made, tuple(fields), optional, texts, kind in _LABELS))
+                pieces.append(Piece("", made, tuple(fields), optional, texts, kind in _LABELS))
         return pieces
 
-    def _fixed_bits(self, pieces: Sequence[_Piece]) -> tuple[int, int]:
+    def _fixed_bits(self, pieces: Sequence[Piece]) -> tuple[int, int]:
         """The bits that the words of this spelling have in common, beside those of the row."""
         mask = value = 0
         for piece in pieces:
@@ -117,7 +117,7 @@ class Template:
     def _pattern(self) -> re.Pattern[str]:
         if self._regex is None:
             parts, optional = list[str](), 0
-            for piece in self._pieces:
+            for piece in self.pieces:
                 if piece.optional != optional:
                     parts.append((")?" if optional else "") + ("(?:" if piece.optional else ""))
                     optional = piece.optional

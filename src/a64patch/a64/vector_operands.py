@@ -1,6 +1,6 @@
-"""More kinds of operands: SIMD and FP registers, lists of them, lanes, and the constants and addresses beside them.
+"""More kinds of operands: SIMD and FP registers, lists of them, lanes, and the constants beside them.
 
-May know: operands.py (its protocol), row.py (Field).
+May know: operands.py, integer_operands.py, row.py (Field).
 Read on: templates.py puts operands together; tables/simd*.py use these kinds.
 """
 
@@ -10,51 +10,38 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from a64patch.a64.operands import Numbers, Operand, Place
+from a64patch.a64.integer_operands import SameRegister
+from a64patch.a64.operands import NUMBER, Numbers, Operand, Packed, Place, Registers, number_of
 from a64patch.a64.row import Field
 from a64patch.errors import AssemblyError
 
-_NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
 _FLOAT = r"#?[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 _REGISTER = re.compile(r"([a-z])(0|[1-9][0-9]?)((?:\.[0-9]*[a-z])?)")
 
-
-def _number(text: str) -> int:
-    digits = text.lstrip("#").lower()
-    return int(digits, 16 if "0x" in digits else 10)
-
-
-class _Packed:
-    """Several fields as one number, the first the most significant."""
-
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self._widths = [field.width for field in fields]
-        self._count = 1 << sum(self._widths)
-
-    def _join(self, numbers: Sequence[int]) -> int:
-        value = 0
-        for width, number in zip(self._widths, numbers, strict=True):
-            value = value << width | number
-        return value
-
-    def _split(self, value: int) -> Numbers:
-        numbers: list[int] = []
-        for width in reversed(self._widths):
-            numbers.insert(0, value & (1 << width) - 1)
-            value >>= width
-        return tuple(numbers)
+_VECTORS = tuple((f"v{number}",) for number in range(32))
+_WIDTHS = {"b": 1, "h": 2, "s": 4, "d": 8, "q": 16}
+"""Bytes of a register or an element, by its letter."""
 
 
-class _Registers(_Packed):
+class _Registers(Packed, Registers):
     """A register whose form (`s`, `v.16b`) the first fields select, and whose number is the last field."""
 
     regex = r"[a-z][0-9]+(?:\.[0-9]*[a-z])?"
     default: Numbers = ()
+    registers: tuple[tuple[str, ...], ...] = _VECTORS
 
     def __init__(self, forms: Sequence[str], fields: Sequence[Field]) -> None:
         super().__init__(fields[:-1])
         self._last = (1 << fields[-1].width) - 1
-        self._forms = [(form[0], form[1:]) if form != "-" else None for form in forms[: self._count]]
+        self._forms = [(form[0], form[1:]) if form != "-" else None for form in forms[: 1 << self._bits]]
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Of the register, or of the one element; 0 for a form that there is not."""
+        form = self._forms[self._join(numbers[:-1])]
+        if form is None:
+            return 0
+        letter, arrangement = form
+        return int(arrangement[1:-1] or 1) * _WIDTHS[arrangement[-1]] if arrangement else _WIDTHS[letter]
 
     def parse(self, text: str, place: Place) -> Numbers:
         match = _REGISTER.fullmatch(text.lower())
@@ -73,20 +60,6 @@ class _Registers(_Packed):
         return f"{form[0]}{numbers[-1]}{form[1]}" if form else None
 
 
-class _Twice(_Registers):
-    """One register that two fields, the last ones, name alike."""
-
-    def __init__(self, forms: Sequence[str], fields: Sequence[Field]) -> None:
-        super().__init__(forms, fields[:-1])
-
-    def parse(self, text: str, place: Place) -> Numbers:
-        numbers = super().parse(text, place)
-        return (*numbers, numbers[-1])
-
-    def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        return super().format(numbers[:-1], place) if numbers[-1] == numbers[-2] else None
-
-
 class _List(_Registers):
     """`{v0.16b, v1.16b}` or `{v0.16b-v3.16b}`: consecutive registers, counted modulo 32; the field names the first."""
 
@@ -95,6 +68,11 @@ class _List(_Registers):
     def __init__(self, forms: Sequence[str], length: int, fields: Sequence[Field]) -> None:
         super().__init__(forms, fields)
         self._length = length
+        self.registers = tuple(tuple(f"v{(first + step) % 32}" for step in range(length)) for first in range(32))
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Of all together."""
+        return self._length * super().width(numbers)
 
     def parse(self, text: str, place: Place) -> Numbers:
         parts = [part.strip() for part in text[1:-1].split(",")]
@@ -115,17 +93,26 @@ class _List(_Registers):
         return f"{{{names[0]}-{names[-1]}}}" if dashed else f"{{{', '.join(map(str, names))}}}"
 
 
-class _Choice(_Packed):
+class _Replicated(_List):
+    """A list that a load fills with copies of one element a register."""
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """Of one element a register."""
+        form = self._forms[self._join(numbers[:-1])]
+        return self._length * _WIDTHS[form[1][-1]] if form else 0
+
+
+class _Choice(Packed):
     """A number out of a list, which the fields index; `word` stands before it, and 0 is left out when `optional`."""
 
     def __init__(self, values: Sequence[int], fields: Sequence[Field], word: str = "", optional: bool = False) -> None:
         super().__init__(fields)
-        self._values, self._word, self._optional = values[: self._count], word, optional
-        self.regex = (rf"{word}\s*" if word else "") + _NUMBER
+        self._values, self._word, self._optional = values[: 1 << self._bits], word, optional
+        self.regex = (rf"{word}\s*" if word else "") + NUMBER
         self.default: Numbers = self._split(0)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        value = _number(text[len(self._word) :].strip())
+        value = number_of(text[len(self._word) :].strip())
         if value not in self._values:
             few = [str(value) for value in sorted(self._values)]
             allowed = ", ".join(few) if len(few) < 9 else f"from {few[0]} to {few[-1]}"
@@ -172,7 +159,7 @@ def _expand(imm8: int) -> float:
 _FLOATS = [_expand(imm8) for imm8 in range(256)]
 
 
-class _Float(_Packed):
+class _Float(Packed):
     """The constant of FMOV: 8 bits in one field or two."""
 
     regex = _FLOAT
@@ -188,14 +175,14 @@ class _Float(_Packed):
         return f"#{_FLOATS[self._join(numbers)]:.18e}"
 
 
-class _ByteMask(_Packed):
+class _ByteMask(Packed):
     """The 64-bit constant of MOVI: each of 8 bits stands for a byte of 0x00 or 0xff."""
 
-    regex = _NUMBER
+    regex = NUMBER
     default: Numbers = (0,)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        value = _number(text)
+        value = number_of(text)
         octets = (value % (1 << 64)).to_bytes(8, "big")
         if not -(1 << 63) <= value < 1 << 64 or not set(octets) <= {0, 255}:
             raise AssemblyError(f"immediate {value:#x} must have only bytes 0x00 and 0xff")
@@ -206,66 +193,8 @@ class _ByteMask(_Packed):
         return f"#{int.from_bytes(bytes(255 * (bits >> 7 - octet & 1) for octet in range(8)), 'big'):#x}"
 
 
-class _Offset:
-    """A distance from the base register in bytes, a multiple of `scale`; `optional`: 0 is left out."""
-
-    regex = _NUMBER
-    default: Numbers = (0,)
-
-    def __init__(self, scale: int, signed: bool, optional: bool, fields: Sequence[Field]) -> None:
-        self._bits, self._scale, self._optional = fields[0].width, scale, optional
-        self._low = -(1 << self._bits - 1) if signed else 0
-
-    def parse(self, text: str, place: Place) -> Numbers:
-        value = _number(text)
-        low, high = self._low * self._scale, (self._low + (1 << self._bits) - 1) * self._scale
-        if value % self._scale or not low <= value <= high:
-            multiple = f"a multiple of {self._scale} " if self._scale > 1 else ""
-            raise AssemblyError(f"offset is {value}, must be {multiple}from {low} to {high}")
-        return (value // self._scale % (1 << self._bits),)
-
-    def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        value = (numbers[0] - self._low) % (1 << self._bits) + self._low
-        return None if self._optional and not value else f"#{value * self._scale}"
-
-
-class _Index:
-    """`x2, lsl #4` or `w2, uxtw`: fields signed, 64-bit, scaled, register (Arm ARM C1.3.3)."""
-
-    regex = r"[wx][a-z0-9]+(?:\s*,\s*[a-z]+(?:\s*" + _NUMBER + ")?)?"
-    default: Numbers = (0, 1, 0, 31)
-    _extends = (("w", "uxtw"), ("x", "lsl"), ("w", "sxtw"), ("x", "sxtx"))
-
-    def __init__(self, shift: int, fields: Sequence[Field]) -> None:
-        self._shift = shift
-
-    def parse(self, text: str, place: Place) -> Numbers:
-        register, _, modifier = (part.strip() for part in text.lower().partition(","))
-        extend = re.split(r"[\s#0-9]", modifier)[0] or "lsl"
-        amount = modifier.removeprefix(extend).strip()
-        if (register[0], extend) not in self._extends or modifier == "lsl":
-            raise AssemblyError(f"index {text!r} must be W with uxtw or sxtw, or X with nothing, lsl #n or sxtx")
-        names = [f"{register[0]}{number}" for number in range(31)] + [f"{register[0]}zr"]
-        if register not in names:
-            raise AssemblyError(f"register {register!r} must be one of {names[0]} to {names[-1]}")
-        shift = _number(amount) if amount else 0
-        if shift not in (0, self._shift):
-            raise AssemblyError(f"shift is {shift}, must be 0 or {self._shift}")
-        scaled = bool(amount) if not self._shift else shift != 0
-        form = self._extends.index((register[0], extend))
-        return (form >> 1, form & 1, int(scaled), names.index(register))
-
-    def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        sign, wide, scaled, number = numbers
-        letter, extend = self._extends[sign << 1 | wide]
-        register = f"{letter}{number}" if number < 31 else f"{letter}zr"
-        if scaled:
-            return f"{register}, {extend} #{self._shift}"
-        return register if extend == "lsl" else f"{register}, {extend}"
-
-
 _FORMS = {
-    "B": "b", "H": "h", "SD": "s d", "BHSD": "b h s d", "SDwide": "h s d -",
+    "B": "b", "H": "h", "S": "s", "D": "d", "Q": "q", "SD": "s d", "BHSD": "b h s d", "SDwide": "h s d -",
     # Vectors by size and Q; "V1" with 1D; by sz and Q; by Q alone
     "V": "v.8b v.16b v.4h v.8h v.2s v.4s - v.2d", "V1": "v.8b v.16b v.4h v.8h v.2s v.4s v.1d v.2d",
     "Vsd": "v.2s v.4s - v.2d", "Vb": "v.8b v.16b", "Vh": "v.4h v.8h", "Vs": "v.2s v.4s", "Vd": "v.1d v.2d",
@@ -283,23 +212,22 @@ _FORMS = {
 Kind = Callable[[Sequence[Field]], Operand]
 
 
+def _same(forms: Sequence[str], fields: Sequence[Field]) -> Operand:
+    return SameRegister(_Registers(forms, fields[:-1]))
+
+
 def _kinds() -> dict[str, Kind]:
     kinds: dict[str, Kind] = {name: partial(_Registers, forms.split()) for name, forms in _FORMS.items()}
     for name in ("Vb", "Vh", "Vs", "Vd"):
-        kinds[f"{name}="] = partial(_Twice, _FORMS[name].split())
+        kinds[f"{name}="] = partial(_same, _FORMS[name].split())
     for length in range(1, 5):
         for name in ("V1", "Vlower", "Vwhole", "V2s", "V16b", "Eb", "Eh", "Es", "Ed"):
             kinds[f"{name}*{length}"] = partial(_List, _FORMS[name].split(), length)
+        kinds[f"copies*{length}"] = partial(_Replicated, _FORMS["V1"].split(), length)
         kinds[f"bytes{length}"] = partial(_Choice, (8 * length, 16 * length))
         kinds[f"lanes{length}"] = partial(_Choice, [length << size for size in range(4)])
     for constant in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
         kinds[f"#{constant}"] = partial(_Choice, (constant,))
-    for scale in (1, 2, 4, 8, 16):
-        kinds[f"uoffset{scale}"] = partial(_Offset, scale, False, True)
-        kinds[f"soffset{scale}"] = partial(_Offset, scale, True, True)
-        kinds[f"step{scale}"] = partial(_Offset, scale, True, False)
-    for shift in range(5):
-        kinds[f"index{shift}"] = partial(_Index, shift)
     kinds["bits"] = partial(_Choice, (8, 16, 32, 64))
     for bits in (8, 16, 32, 64):
         kinds[f"right{bits}"] = partial(_Choice, range(bits, 0, -1))

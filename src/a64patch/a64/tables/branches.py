@@ -23,12 +23,12 @@ def _branches() -> Iterator[Encoding]:
     yield from rows(
         table,
         ("bcond", "01010100 imm19:19 0 cond:4", "b.<cond:cond> <label:imm19>"),
-        families="branch branch_imm", flow=Flow.BRANCH, conditional=True,
+        families="branch branch_imm", flow=Flow.BRANCH, conditional=True, reads="nzcv",
     )  # fmt: skip
     yield from rows(
         table,
         ("bccond", "01010100 imm19:19 1 cond:4", "bc.<cond:cond> <label:imm19>"),
-        families="branch branch_imm", flow=Flow.BRANCH, conditional=True, feature="FEAT_HBC",
+        families="branch branch_imm", flow=Flow.BRANCH, conditional=True, feature="FEAT_HBC", reads="nzcv",
     )  # fmt: skip
     yield from rows(
         "Unconditional branch (immediate)",
@@ -38,7 +38,7 @@ def _branches() -> Iterator[Encoding]:
     yield from rows(
         "Unconditional branch (immediate)",
         ("bl", "100101 imm26:26", "bl <label:imm26>"),
-        families="branch branch_imm", flow=Flow.CALL,
+        families="branch branch_imm", flow=Flow.CALL, writes="x30",
     )  # fmt: skip
     yield from rows(
         "Compare and branch (immediate)",
@@ -79,17 +79,18 @@ def _register_branches() -> Iterator[Encoding]:
     table = "Unconditional branch (register)"
     for name, opc, flow in (("br", "00", Flow.BRANCH), ("blr", "01", Flow.CALL)):
         family = f"branch {name}_auth"
+        link = "x30" if flow is Flow.CALL else ""
         yield from rows(
             table,
             (name, f"110101100 {opc} 11111 000000 rn:5 00000", f"{name} <X:rn>"),
-            families="branch", flow=flow,
+            families="branch", flow=flow, writes=link,
         )  # fmt: skip
         for key, bit in (("a", "0"), ("b", "1")):
             yield from rows(
                 table,
                 (f"{name}a{key}z", f"110101100 {opc} 11111 00001{bit} rn:5 11111", f"{name}a{key}z <X:rn>"),
                 (f"{name}a{key}", f"110101110 {opc} 11111 00001{bit} rn:5 rm:5", f"{name}a{key} <X:rn>, <XSP:rm>"),
-                families=family, flow=flow, feature="FEAT_PAuth",
+                families=family, flow=flow, feature="FEAT_PAuth", writes=link,
             )  # fmt: skip
     yield from rows(
         table,
@@ -100,31 +101,31 @@ def _register_branches() -> Iterator[Encoding]:
         table,
         ("retaa", "11010110010111110000101111111111", "retaa"),
         ("retab", "11010110010111110000111111111111", "retab"),
-        families="branch ret_auth", flow=Flow.RETURN, feature="FEAT_PAuth",
+        families="branch ret_auth", flow=Flow.RETURN, feature="FEAT_PAuth", reads="x30 sp",
     )  # fmt: skip
     yield from rows(
         table,
         ("retaasppcr", "1101011001011111000010 11111 rm:5", "retaasppcr <X!:rm>"),
         ("retabsppcr", "1101011001011111000011 11111 rm:5", "retabsppcr <X!:rm>"),
-        families="branch ret_auth", flow=Flow.RETURN, feature="FEAT_PAuth_LR",
+        families="branch ret_auth", flow=Flow.RETURN, feature="FEAT_PAuth_LR", reads="x30 sp",
     )  # fmt: skip
     yield from rows(
         "Miscellaneous branch (immediate)",
         ("retaasppc", "01010101000 imm16:16 11111", "retaasppc <backlabel:imm16>"),
         ("retabsppc", "01010101001 imm16:16 11111", "retabsppc <backlabel:imm16>"),
-        families="branch ret_auth", flow=Flow.RETURN, feature="FEAT_PAuth_LR",
+        families="branch ret_auth", flow=Flow.RETURN, feature="FEAT_PAuth_LR", reads="x30 sp",
     )  # fmt: skip
     yield from rows(
         table,
         ("eret", "11010110100111110000001111100000", "eret"),
         ("drps", "11010110101111110000001111100000", "drps"),
-        families="branch", flow=Flow.EXCEPTION,
+        families="branch", flow=Flow.EXCEPTION, writes="nzcv",
     )  # fmt: skip
     yield from rows(
         table,
         ("eretaa", "11010110100111110000101111111111", "eretaa"),
         ("eretab", "11010110100111110000111111111111", "eretab"),
-        families="branch eret_auth", flow=Flow.EXCEPTION, feature="FEAT_PAuth",
+        families="branch eret_auth", flow=Flow.EXCEPTION, feature="FEAT_PAuth", reads="sp", writes="nzcv",
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def _exceptions() -> Iterator[Encoding]:
         yield from rows(
             table,
             (name, f"11010100 {opc} imm16:16 000 {ll}", f"{name} <hex:imm16>"),
-            families="exception", flow=Flow.EXCEPTION,
+            families="exception", flow=Flow.EXCEPTION, lands="cj" if name in ("brk", "hlt") else "",
         )  # fmt: skip
     yield from rows(
         table,

@@ -31,7 +31,7 @@ def _movewide() -> Iterator[Encoding]:
                 table,
                 (f"{name}.{size}", f"{sf}{opc}100101 {hw} imm16:16 rd:5",
                  tuple(filter(None, (alias, f"{name} <{register}:rd>, <hex:imm16>{{, <lsl16:hw>}}")))),
-                families="movewide",
+                families="movewide", reads="rd" if name == "movk" else "",
             )  # fmt: skip
 
 
@@ -54,10 +54,14 @@ def _add_subtract_immediate() -> Iterator[Encoding]:
         yield from rows(
             table,
             (f"{name}_imm", plain, (*move, f"{name} <RSP:sf:rd>, {operands}", f"{opposite} <RSP:sf:rd>, {negative}")),
+        )
+        yield from rows(
+            table,
             (f"{name}s_imm", flags, (
                 f"{alias} <=31:rd>{operands}", f"{name}s <R:sf:rd>, {operands}",
                 f"{other_alias} <=31:rd>{negative}", f"{opposite}s <R:sf:rd>, {negative}",
             )),
+            writes="nzcv",
         )  # fmt: skip
     yield from rows(
         "Add/subtract (immediate, with tags)",
@@ -95,7 +99,8 @@ def _logical_immediate() -> Iterator[Encoding]:
                 texts.insert(0, f"mov <{target}:rd>, <=31:rn><bitmask_{size}:{fields}>")
             if name == "ands":
                 texts.insert(0, f"tst <=31:rd><{registers}:rn>, {mask}")
-            yield from rows(table, (f"{name}_imm.{size}", f"{head} immr:6 imms:6 {_PLAIN}", tuple(texts)))
+            flags = "nzcv" if name == "ands" else ""
+            yield from rows(table, (f"{name}_imm.{size}", f"{head} immr:6 imms:6 {_PLAIN}", tuple(texts)), writes=flags)
             plain = head.replace("n:1", "0")
             yield from holes(table, *(f"{plain} immr:6 {imms} {_PLAIN}" for imms in reserved))
             if size == "x":
@@ -142,7 +147,7 @@ def _bitfield() -> Iterator[Encoding]:
             f"bfxil <{r}:rd>, <{r}:rn>, <extract_{size}:immr:imms>",
             f"bfm <{r}:rd>, <{r}:rn>, <imm:immr>, <imm:imms>",
         )  # fmt: skip
-        yield from rows(table, (f"bfm.{size}", f"{head.format(opc='01')} {imms} {_PLAIN}", moves))
+        yield from rows(table, (f"bfm.{size}", f"{head.format(opc='01')} {imms} {_PLAIN}", moves), reads="rd")
     table = "Extract"
     for size, r, pattern in (("w", "W", "0 00 100111 00 rm:5 0 imms:5"), ("x", "X", "1 00 100111 10 rm:5 imms:6")):
         spellings = (
@@ -168,7 +173,7 @@ def _shifted() -> Iterator[Encoding]:
             elif name == "ands":
                 texts.insert(0, f"tst <=31:rd><{r}:rn>, {shifted}")
             pattern = f"{sf} {opc} 01010 shift:2 {n} rm:5 {amount} {_PLAIN}"
-            yield from rows(table, (f"{name}.{size}", pattern, tuple(texts)))
+            yield from rows(table, (f"{name}.{size}", pattern, tuple(texts)), writes="nzcv" if opc == "11" else "")
         table = "Add/subtract (shifted register)"
         for name, op in (("add", "0"), ("sub", "1")):
             for flags, s in (("", "0"), ("s", "1")):
@@ -179,8 +184,9 @@ def _shifted() -> Iterator[Encoding]:
                     texts.insert(0, f"{'cmp' if name == 'sub' else 'cmn'} <=31:rd><{r}:rn>, {shifted}")
                 head = f"{sf} {op} {s} 01011"
                 yield from rows(
-                    table, (f"{name}{flags}.{size}", f"{head} shift:2 0 rm:5 {amount} {_PLAIN}", tuple(texts))
-                )
+                    table, (f"{name}{flags}.{size}", f"{head} shift:2 0 rm:5 {amount} {_PLAIN}", tuple(texts)),
+                    writes="nzcv" if flags else "",
+                )  # fmt: skip
                 yield from holes(table, f"{head} 11 0 rm:5 {amount} {_PLAIN}")
 
 
@@ -196,7 +202,10 @@ def _extended() -> Iterator[Encoding]:
                 if flags:
                     texts.insert(0, f"{'cmp' if name == 'sub' else 'cmn'} <=31:rd><{r}SP:rn>, {extended}")
                 head = f"{sf} {op} {s} 01011001 rm:5 option:3"
-                yield from rows(table, (f"{name}{flags}_ext.{size}", f"{head} imm3:3 {_PLAIN}", tuple(texts)))
+                yield from rows(
+                    table, (f"{name}{flags}_ext.{size}", f"{head} imm3:3 {_PLAIN}", tuple(texts)),
+                    writes="nzcv" if flags else "",
+                )  # fmt: skip
                 yield from holes(table, f"{head} 101 {_PLAIN}", f"{head} 11 l:1 {_PLAIN}")
 
 
@@ -209,6 +218,7 @@ def _carry_and_flags() -> Iterator[Encoding]:
             (f"adc{flags}", f"sf:1 0 {s} 11010000 rm:5 000000 {_PLAIN}", f"adc{flags} {three}"),
             (f"sbc{flags}", f"sf:1 1 {s} 11010000 rm:5 000000 {_PLAIN}",
              (f"ngc{flags} <R:sf:rd>, <=31:rn><R:sf:rm>", f"sbc{flags} {three}")),
+            reads="nzcv", writes="nzcv" if flags else "",
         )  # fmt: skip
     yield from rows(
         "Add/subtract (checked pointer)",
@@ -219,24 +229,26 @@ def _carry_and_flags() -> Iterator[Encoding]:
     yield from rows(
         "Rotate right into flags",
         ("rmif", "10111010000 imm6:6 00001 rn:5 0 mask:4", "rmif <X:rn>, <imm:imm6>, <imm:mask>"),
-        feature="FEAT_FlagM",
-    )
+        feature="FEAT_FlagM", reads="nzcv", writes="nzcv",
+    )  # fmt: skip
     yield from rows(
         "Evaluate into flags",
         ("setf8", "00111010000 000000 0 0010 rn:5 01101", "setf8 <W:rn>"),
         ("setf16", "00111010000 000000 1 0010 rn:5 01101", "setf16 <W:rn>"),
-        feature="FEAT_FlagM",
-    )
+        feature="FEAT_FlagM", reads="nzcv", writes="nzcv",
+    )  # fmt: skip
     for name, op in (("ccmn", "0"), ("ccmp", "1")):
         yield from rows(
             "Conditional compare (register)",
             (f"{name}.register", f"sf:1 {op} 1 11010010 rm:5 cond:4 00 rn:5 0 nzcv:4",
              f"{name} <R:sf:rn>, <R:sf:rm>, <hex:nzcv>, <cond:cond>"),
+            reads="nzcv", writes="nzcv",
         )  # fmt: skip
         yield from rows(
             "Conditional compare (immediate)",
             (f"{name}.immediate", f"sf:1 {op} 1 11010010 imm5:5 cond:4 10 rn:5 0 nzcv:4",
              f"{name} <R:sf:rn>, <hex:imm5>, <hex:nzcv>, <cond:cond>"),
+            reads="nzcv", writes="nzcv",
         )  # fmt: skip
     for name, op, o2, set_alias, alias in (
         ("csel", "0", "00", "", ""), ("csinc", "0", "01", "cset", "cinc"), ("csinv", "1", "00", "csetm", "cinv"),
@@ -247,7 +259,8 @@ def _carry_and_flags() -> Iterator[Encoding]:
             texts.insert(0, f"{alias} <R:sf:rd>, <R=:sf:rn:rm>, <invcond:cond>")
         if set_alias:
             texts.insert(0, f"{set_alias} <R:sf:rd>, <=31:rn><=31:rm><invcond:cond>")
-        yield from rows("Conditional select", (name, f"sf:1 {op} 0 11010100 rm:5 cond:4 {o2} {_PLAIN}", tuple(texts)))
+        pattern = f"sf:1 {op} 0 11010100 rm:5 cond:4 {o2} {_PLAIN}"
+        yield from rows("Conditional select", (name, pattern, tuple(texts)), reads="nzcv")
 
 
 def _one_source() -> Iterator[Encoding]:
@@ -273,29 +286,40 @@ def _one_source() -> Iterator[Encoding]:
             (name, f"{signing} 000 {number:03b} {_PLAIN}", f"{name} <X:rd>, <XSP:rn>"),
             (f"{name[:-1]}z{name[-1]}", f"{signing} 001 {number:03b} 11111 rd:5", f"{name[:-1]}z{name[-1]} <X:rd>"),
             feature="FEAT_PAuth",
+            reads="rd",
         )
     yield from rows(
         table,
         ("xpaci", f"{signing} 010000 11111 rd:5", "xpaci <X:rd>"),
         ("xpacd", f"{signing} 010001 11111 rd:5", "xpacd <X:rd>"),
         feature="FEAT_PAuth",
+        reads="rd",
     )
     fixed = (("pacnbiasppc", "100000"), ("pacnbibsppc", "100001"), ("pacia171615", "100010"), ("pacib171615", "100011"),
              ("paciasppc", "101000"), ("pacibsppc", "101001"), ("autia171615", "101110"),
              ("autib171615", "101111"))  # fmt: skip
     for name, opcode in fixed:
-        yield from rows(table, (name, f"{signing} {opcode} 11111 11110", name), feature="FEAT_PAuth_LR")
+        reads, writes = ("x15 x16 x17", "x17") if name.endswith("171615") else ("x30 sp", "x30")
+        lands = "c" if name in ("paciasppc", "pacibsppc") else ""
+        yield from rows(
+            table, (name, f"{signing} {opcode} 11111 11110", name),
+            feature="FEAT_PAuth_LR", reads=reads, writes=writes, lands=lands,
+        )  # fmt: skip
     yield from rows(
         table,
         ("autiasppcr", f"{signing} 100100 rn:5 11110", "autiasppcr <X:rn>"),
         ("autibsppcr", f"{signing} 100101 rn:5 11110", "autibsppcr <X:rn>"),
         feature="FEAT_PAuth_LR",
+        reads="x30 sp",
+        writes="x30",
     )
     yield from rows(
         "PC-rel. authentication",
         ("autiasppc", "11110011100 imm16:16 11111", "autiasppc <backlabel:imm16>"),
         ("autibsppc", "11110011101 imm16:16 11111", "autibsppc <backlabel:imm16>"),
         feature="FEAT_PAuth_LR",
+        reads="x30 sp",
+        writes="x30",
     )
 
 
@@ -330,9 +354,13 @@ def _two_sources() -> Iterator[Encoding]:
             )  # fmt: skip
     yield from rows(
         table,
-        ("subp", f"10011010110 rm:5 000000 {_PLAIN}", "subp <X:rd>, <XSP:rn>, <XSP:rm>"),
         ("subps", f"10111010110 rm:5 000000 {_PLAIN}",
          ("cmpp <=31:rd><XSP:rn>, <XSP:rm>", "subps <X:rd>, <XSP:rn>, <XSP:rm>")),
+        feature="FEAT_MTE", writes="nzcv",
+    )  # fmt: skip
+    yield from rows(
+        table,
+        ("subp", f"10011010110 rm:5 000000 {_PLAIN}", "subp <X:rd>, <XSP:rn>, <XSP:rm>"),
         ("irg", f"10011010110 rm:5 000100 {_PLAIN}", "irg <XSP:rd>, <XSP:rn>{, <Xopt:rm>}"),
         ("gmi", f"10011010110 rm:5 000101 {_PLAIN}", "gmi <X:rd>, <XSP:rn>, <X:rm>"),
         feature="FEAT_MTE",

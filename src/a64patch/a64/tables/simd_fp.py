@@ -13,13 +13,15 @@ _SIZES = (("", "0 sz:1", "SD:sz", ""), (".h", "11", "H", "FEAT_FP16"))
 """The field ftype: single or double in one row, half, which came later, in another."""
 
 
-def _by_size(table: str, name: str, pattern: str, text: str, families: str = "") -> Iterator[Encoding]:
+def _by_size(
+    table: str, name: str, pattern: str, text: str, families: str = "", reads: str = "", writes: str = ""
+) -> Iterator[Encoding]:
     """One row for S and D, one for H; `pattern` has ftype as `{}`, `text` has the kind of FP registers as `{}`."""
     for suffix, ftype, kind, feature in _SIZES:
         yield from rows(
             table,
             (f"{name}_fp{suffix}", pattern.format(ftype), text.replace("{}", kind)),
-            families=f"fp {families}", feature=feature,
+            families=f"fp {families}", feature=feature, reads=reads, writes=writes,
         )  # fmt: skip
 
 
@@ -73,20 +75,22 @@ def _comparisons() -> Iterator[Encoding]:
     table = "Floating-point compare"
     for name, signals in (("fcmp", "0"), ("fcmpe", "1")):
         yield from _by_size(
-            table, name, f"00011110 {{}} 1 rm:5 001000 rn:5 {signals}0000", f"{name} <{{}}:rn>, <{{}}:rm>"
-        )
+            table, name, f"00011110 {{}} 1 rm:5 001000 rn:5 {signals}0000", f"{name} <{{}}:rn>, <{{}}:rm>",
+            writes="nzcv",
+        )  # fmt: skip
         yield from _by_size(
-            table, f"{name}_zero", f"00011110 {{}} 1 00000 001000 rn:5 {signals}1000", f"{name} <{{}}:rn>, <#0.0>"
-        )
+            table, f"{name}_zero", f"00011110 {{}} 1 00000 001000 rn:5 {signals}1000", f"{name} <{{}}:rn>, <#0.0>",
+            writes="nzcv",
+        )  # fmt: skip
         name = name.replace("cmp", "ccmp")
         yield from _by_size(
             "Floating-point conditional compare", name,
             f"00011110 {{}} 1 rm:5 cond:4 01 rn:5 {signals} nzcv:4",
-            f"{name} <{{}}:rn>, <{{}}:rm>, <hex:nzcv>, <cond:cond>",
+            f"{name} <{{}}:rn>, <{{}}:rm>, <hex:nzcv>, <cond:cond>", reads="nzcv", writes="nzcv",
         )  # fmt: skip
     yield from _by_size(
         "Floating-point conditional select", "fcsel",
-        "00011110 {} 1 rm:5 cond:4 11 rn:5 rd:5", "fcsel <{}:rd>, <{}:rn>, <{}:rm>, <cond:cond>",
+        "00011110 {} 1 rm:5 cond:4 11 rn:5 rd:5", "fcsel <{}:rd>, <{}:rn>, <{}:rm>, <cond:cond>", reads="nzcv",
     )  # fmt: skip
     yield from _by_size(
         "Floating-point immediate", "fmov_imm", "00011110 {} 1 imm8:8 100 00000 rd:5", "fmov <{}:rd>, <float:imm8>"
@@ -122,13 +126,17 @@ def _conversions() -> Iterator[Encoding]:
     yield from rows(
         table,
         ("fmov_fp.vx", "1 0011110 10 1 01111 000000 rn:5 rd:5", "fmov <Ed:rd>[1], <X:rn>"),
+        families="fp", reads="rd",
+    )  # fmt: skip
+    yield from rows(
+        table,
         ("fmov_fp.xv", "1 0011110 10 1 01110 000000 rn:5 rd:5", "fmov <X:rd>, <Ed:rn>[1]"),
         families="fp",
     )
     yield from rows(
         table,
         ("fjcvtzs", "0 0011110 01 1 11110 000000 rn:5 rd:5", "fjcvtzs <W:rd>, <D:rn>"),
-        families="fp", feature="FEAT_JSCVT",
+        families="fp", feature="FEAT_JSCVT", writes="nzcv",
     )  # fmt: skip
     table = "Conversion between floating-point and fixed-point"
     for general, sf, scale, fraction in (("W", "0", "1 scale:5", "right32"), ("X", "1", "scale:6", "right64")):

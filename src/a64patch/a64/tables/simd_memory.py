@@ -9,44 +9,48 @@ from collections.abc import Iterator
 
 from a64patch.a64.row import Encoding, rows
 
+_ACCESSES = {"st": "store", "ld": "load"}
+"""What the first two letters of a name say."""
+
 
 def _registers() -> Iterator[Encoding]:
     for shift, letter in enumerate("BHSDQ"):
         size, scale = f"{shift % 4:02b}", 1 << shift
         for verb, load in (("str", "0"), ("ldr", "1")):
             opc, suffix, families = f"{shift // 4}{load}", letter.lower(), f"ldst_simd {verb}_simd"
+            memory = _ACCESSES[verb[:2]]
             unscaled = verb.replace("r", "ur")
             if verb == "str":
                 unscaled = "stur"
-            base = f"{verb} <{letter}:rt>, [<XSP:rn>"
-            far = f"{unscaled} <{letter}:rt>, [<XSP:rn>{{, <soffset1:imm9>}}]"
+            base, step = f"{verb} <{letter}:rt>, [<XSP:rn>", "<signed_1:imm9>"
+            far = f"{unscaled} <{letter}:rt>, [<XSP:rn>{{, <signed_offset_1:imm9>}}]"
             yield from rows(
                 "Load/store register (unsigned immediate)",
                 (f"{verb}_simd_imm.{suffix}", f"{size} 111101 {opc} imm12:12 rn:5 rt:5",
-                 f"{base}{{, <uoffset{scale}:imm12>}}]"),
-                families=families,
+                 f"{base}{{, <offset_{scale}:imm12>}}]"),
+                families=families, memory=memory,
             )  # fmt: skip
             yield from rows(
                 "Load/store register (unscaled immediate)",
                 (f"{unscaled}_simd.{suffix}", f"{size} 111100 {opc} 0 imm9:9 00 rn:5 rt:5",
                  (far, far.replace(unscaled, verb))),
-                families=families,
+                families=families, memory=memory,
             )  # fmt: skip
             yield from rows(
                 "Load/store register (immediate post-indexed)",
-                (f"{verb}_simd_post.{suffix}", f"{size} 111100 {opc} 0 imm9:9 01 rn:5 rt:5", f"{base}], <step1:imm9>"),
-                families=families,
-            )
+                (f"{verb}_simd_post.{suffix}", f"{size} 111100 {opc} 0 imm9:9 01 rn:5 rt:5", f"{base}], {step}"),
+                families=families, memory=memory,
+            )  # fmt: skip
             yield from rows(
                 "Load/store register (immediate pre-indexed)",
-                (f"{verb}_simd_pre.{suffix}", f"{size} 111100 {opc} 0 imm9:9 11 rn:5 rt:5", f"{base}, <step1:imm9>]!"),
-                families=families,
-            )
+                (f"{verb}_simd_pre.{suffix}", f"{size} 111100 {opc} 0 imm9:9 11 rn:5 rt:5", f"{base}, {step}]!"),
+                families=families, memory=memory,
+            )  # fmt: skip
             yield from rows(
                 "Load/store register (register offset)",
                 (f"{verb}_simd_reg.{suffix}", f"{size} 111100 {opc} 1 rm:5 sign:1 1 wide:1 s:1 10 rn:5 rt:5",
-                 f"{base}, <index{shift}:sign:wide:s:rm>]"),
-                families=families,
+                 f"{base}, <index_{scale}:rm:sign:wide:s>]"),
+                families=families, memory=memory,
             )  # fmt: skip
 
 
@@ -56,50 +60,52 @@ def _ordered() -> Iterator[Encoding]:
             yield from rows(
                 "LDAPR/STLR (SIMD&FP)",
                 (f"{name}_simd.{letter.lower()}", f"{shift % 4:02b} 011101 {shift // 4}{load} 0 imm9:9 10 rn:5 rt:5",
-                 f"{name} <{letter}:rt>, [<XSP:rn>{{, <soffset1:imm9>}}]"),
-                families="ldst_simd", feature="FEAT_LRCPC3",
+                 f"{name} <{letter}:rt>, [<XSP:rn>{{, <signed_offset_1:imm9>}}]"),
+                families="ldst_simd", feature="FEAT_LRCPC3", memory=_ACCESSES[name[:2]],
             )  # fmt: skip
     for name, load in (("stl1", "0"), ("ldap1", "1")):
         yield from rows(
             "Advanced SIMD load/store single structure",
             (name, f"0 q:1 001101 0 {load} 0 00001 100001 rn:5 rt:5", f"{name} <Ed*1:rt>[<lane:q>], [<XSP:rn>]"),
-            families="ldst_simd structure", feature="FEAT_LRCPC3",
+            families="ldst_simd structure", feature="FEAT_LRCPC3", reads="rt", memory=_ACCESSES[name[:2]],
         )  # fmt: skip
 
 
 def _pairs() -> Iterator[Encoding]:
     for opc, letter, scale in (("00", "S", 4), ("01", "D", 8), ("10", "Q", 16)):
         for verb, load in (("stp", "0"), ("ldp", "1")):
-            suffix, families = letter.lower(), f"ldst_simd {verb}_simd"
+            suffix, families, memory = letter.lower(), f"ldst_simd {verb}_simd", _ACCESSES[verb[:2]]
             base = f" <{letter}:rt>, <{letter}:rt2>, [<XSP:rn>"
             fields = f"{load} imm7:7 rt2:5 rn:5 rt:5"
-            offset = f"{{, <soffset{scale}:imm7>}}]"
+            offset = f"{{, <signed_offset_{scale}:imm7>}}]"
             yield from rows(
                 "Load/store no-allocate pair (offset)",
                 (f"{verb[:2]}np_simd.{suffix}", f"{opc} 101100 0 {fields}", f"{verb[:2]}np{base}{offset}"),
-                families=families,
-            )
+                families=families, memory=memory,
+            )  # fmt: skip
             yield from rows(
                 "Load/store register pair",
-                (f"{verb}_simd_post.{suffix}", f"{opc} 101100 1 {fields}", f"{verb}{base}], <step{scale}:imm7>"),
+                (f"{verb}_simd_post.{suffix}", f"{opc} 101100 1 {fields}", f"{verb}{base}], <signed_{scale}:imm7>"),
                 (f"{verb}_simd_imm.{suffix}", f"{opc} 101101 0 {fields}", f"{verb}{base}{offset}"),
-                (f"{verb}_simd_pre.{suffix}", f"{opc} 101101 1 {fields}", f"{verb}{base}, <step{scale}:imm7>]!"),
-                families=families,
-            )
+                (f"{verb}_simd_pre.{suffix}", f"{opc} 101101 1 {fields}", f"{verb}{base}, <signed_{scale}:imm7>]!"),
+                families=families, memory=memory,
+            )  # fmt: skip
 
 
 def _indexed(table: str, name: str, pattern: str, text: str, step: str) -> Iterator[Encoding]:
     """The three rows of a load or store of structures; `pattern` has the bit of post-indexing and Rm as `{}`."""
-    address = "[<XSP:rn>{, <zero>}]"
+    address, memory = "[<XSP:rn>{, <zero>}]", _ACCESSES[name[:2]]
+    reads = "rt" if "_single" in name else ""  # the other lanes stay
     yield from rows(
-        table, (f"{name}", pattern.format("0", "00000"), f"{text}, {address}"), families="ldst_simd structure"
-    )
+        table, (f"{name}", pattern.format("0", "00000"), f"{text}, {address}"),
+        families="ldst_simd structure", memory=memory, reads=reads,
+    )  # fmt: skip
     yield from rows(
         f"{table} (post-indexed)",
         (f"{name}_post", pattern.format("1", "rm:5"), f"{text}, [<XSP:rn>], <X!:rm>"),
         (f"{name}_post_imm", pattern.format("1", "11111"), f"{text}, [<XSP:rn>], <{step}>"),
-        families="ldst_simd structure",
-    )
+        families="ldst_simd structure", memory=memory, reads=reads,
+    )  # fmt: skip
 
 
 _ARRANGEMENTS = (
@@ -151,7 +157,7 @@ def _single_structures() -> Iterator[Encoding]:
                 )  # fmt: skip
         yield from _indexed(
             table, f"ld{elements}r", f"0 q:1 001101 {{}} 1 {r} {{}} 11{low} 0 size:2 rn:5 rt:5",
-            f"ld{elements}r <V1*{elements}:size:q:rt>", f"lanes{elements}:size",
+            f"ld{elements}r <copies*{elements}:size:q:rt>", f"lanes{elements}:size",
         )  # fmt: skip
 
 

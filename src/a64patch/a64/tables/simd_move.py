@@ -37,11 +37,15 @@ def _lanes() -> Iterator[Encoding]:
             (f"dup_simd.{element}", f"0 {q} 0 01110000 {imm5} 000001 rn:5 rd:5", f"dup {vector}, {lane}"),
             (f"dup_simd.general_{element}", f"0 {q} 0 01110000 {only} 000011 rn:5 rd:5",
              f"dup {vector}, <{general}:rn>"),
+            families="simd",
+        )  # fmt: skip
+        yield from rows(
+            table,
             (f"ins_simd.general_{element}", f"0 1 0 01110000 {imm5} 000111 rn:5 rd:5",
              tuple(f"{text}<{general}:rn>" for text in texts)),
             (f"ins_simd.{element}", f"0 1 1 01110000 {imm5} 0 {imm4} 1 rn:5 rd:5",
              tuple(f"{text}<E{element}:rn>[<lane:j>]" for text in texts)),
-            families="simd",
+            families="simd", reads="rd",
         )  # fmt: skip
         wide = "1" if element == "d" else "0"
         preferred = ("mov", "umov") if element in "sd" else ("umov",)
@@ -74,7 +78,7 @@ def _permutations() -> Iterator[Encoding]:
                 "Advanced SIMD table lookup",
                 (f"{name}_simd.{length}", f"0 q:1 001110 000 rm:5 0 {length - 1:02b} {op} 00 rn:5 rd:5",
                  f"{name} <Vb:q:rd>, <V16b*{length}:rn>, <Vb:q:rm>"),
-                families="simd",
+                families="simd", reads="rd" if name == "tbx" else "",
             )  # fmt: skip
     for name, opcode in (
         ("uzp1", "001"), ("trn1", "010"), ("zip1", "011"), ("uzp2", "101"), ("trn2", "110"), ("zip2", "111"),
@@ -93,7 +97,8 @@ def _constants() -> Iterator[Encoding]:
 
     def row(name: str, text: str, op: str, cmode: str, q: str = "q:1", o2: str = "0", feature: str = "") -> Encoding:
         pattern = f"0 {q} {op} 0111100000 abc:3 {cmode} {o2} 1 defgh:5 rd:5"
-        return next(rows(table, (name, pattern, text), families="simd", feature=feature))
+        reads = "rd" if text.startswith(("orr", "bic")) else ""
+        return next(rows(table, (name, pattern, text), families="simd", feature=feature, reads=reads))
 
     for op, move, logic in (("0", "movi", "orr"), ("1", "mvni", "bic")):
         for suffix, kind, cmode in (("s", "Vs", "0 shift:2"), ("h", "Vh", "10 shift:1")):

@@ -10,13 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from a64patch.a64.row import Encoding, holes, rows
+from a64patch.a64.row import Encoding, holes
+
+_ACCUMULATE_OR_SELECT = (
+    "saba uaba mla mls sqrdmlah sqrdmlsh fmla fmls fmlal fmlsl fmlal2 fmlsl2 fcmla bsl bit bif suqadd usqadd"
+    " sadalp uadalp ssra usra srsra ursra sri sli sabal uabal smlal umlal smlsl umlsl sqdmlal sqdmlsl"
+    " sabal2 uabal2 smlal2 umlal2 smlsl2 umlsl2 sqdmlal2 sqdmlsl2"
+    " sdot udot usdot sudot smmla ummla usmmla bfdot bfmmla bfmlalb bfmlalt"
+)
+_LEAVE_THE_LOWER_HALF = (
+    "addhn2 raddhn2 subhn2 rsubhn2 xtn2 sqxtn2 sqxtun2 uqxtn2 fcvtn2 fcvtxn2 bfcvtn2"
+    " shrn2 rshrn2 sqshrn2 sqrshrn2 sqshrun2 sqrshrun2 uqshrn2 uqrshrn2"
+)
+_ROUNDS = (
+    "aese aesd sha1c sha1p sha1m sha1su0 sha1su1 sha256h sha256h2 sha256su0 sha256su1 sha512h sha512h2 sha512su0"
+    " sha512su1 sm3partw1 sm3partw2 sm3tt1a sm3tt1b sm3tt2a sm3tt2b sm4e"
+)
+_READ_RD = frozenset(f"{_ACCUMULATE_OR_SELECT} {_LEAVE_THE_LOWER_HALF} {_ROUNDS}".split())
+"""The instructions that read Rd too: V[d] is an operand of their pseudocode (C7.2)."""
 
 
 def simd_row(table: str, name: str, pattern: str, text: str | tuple[str, ...], feature: str = "") -> Iterator[Encoding]:
     """One row of the family `simd`."""
     texts = (text,) if isinstance(text, str) else text
-    yield Encoding(name, pattern, texts, (name.partition(".")[0], "simd"), table, feature=feature)
+    own = name.partition(".")[0]
+    reads = "rd" if own.partition("_")[0] in _READ_RD else ""
+    yield Encoding(name, pattern, texts, (own, "simd"), table, feature=feature, reads=reads)
 
 
 def sized(
@@ -330,14 +349,11 @@ def _two_misc_fp() -> Iterator[Encoding]:
         yield from simd_row(table, f"{name}_simd", pattern, f"{name} <Vs:q:rd>, <Vs:q:rn>")
     for suffix, q, h, s in (("", "0", "V4h", "V2s"), ("2", "1", "V8h", "V4s")):
         for sz, wide, narrow in (("0", "V4s", h), ("1", "V2d", s)):
-            yield from rows(
-                table,
-                (f"fcvtn{suffix}_simd.{narrow[-1]}", f"0 {q} 0 01110 0 {sz} 10000 10110 {end}",
-                 f"fcvtn{suffix} <{narrow}:rd>, <{wide}:rn>"),
-                (f"fcvtl{suffix}_simd.{narrow[-1]}", f"0 {q} 0 01110 0 {sz} 10000 10111 {end}",
-                 f"fcvtl{suffix} <{wide}:rd>, <{narrow}:rn>"),
-                families="simd",
-            )  # fmt: skip
+            for name, bit, kinds in (("fcvtn", "0", (narrow, wide)), ("fcvtl", "1", (wide, narrow))):
+                yield from simd_row(
+                    table, f"{name}{suffix}_simd.{narrow[-1]}", f"0 {q} 0 01110 0 {sz} 10000 1011{bit} {end}",
+                    f"{name}{suffix} <{kinds[0]}:rd>, <{kinds[1]}:rn>",
+                )  # fmt: skip
         pattern = f"0 {q} 1 01110 01 10000 10110 {end}"
         yield from simd_row(table, f"fcvtxn{suffix}_simd", pattern, f"fcvtxn{suffix} <{s}:rd>, <V2d:rn>")
         pattern = f"0 {q} 0 01110 10 10000 10110 {end}"

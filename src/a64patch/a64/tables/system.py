@@ -50,6 +50,18 @@ HINTS: dict[str, tuple[int, str]] = {
 }
 """Every hint that has a name: its number CRm:op2 and its feature. All others execute as NOP today (C6.2, HINT)."""
 
+_KEYS = ("ia", "ib")
+_HINT_REGISTERS: dict[str, tuple[str, str]] = {
+    "xpaclri": ("x30", "x30"),
+    "chkfeat x16": ("x16", "x16"),
+    **{f"{verb}{key}1716": ("x16 x17", "x17") for verb in ("pac", "aut") for key in _KEYS},
+    **{f"{verb}{key}z": ("x30", "x30") for verb in ("pac", "aut") for key in _KEYS},
+    **{f"{verb}{key}sp": ("x30 sp", "x30") for verb in ("pac", "aut") for key in _KEYS},
+}
+"""The hints that read and write registers, and which (C6.2, the page of each)."""
+_HINT_PADS = {"paciasp": "c", "pacibsp": "c", "bti c": "c", "bti j": "j", "bti jc": "cj"}
+"""The hints that indirect branches may land on. PACIASP and PACIBSP count as BTI c, as SCTLR_ELx.BT = 1 has it."""
+
 _HINT_SPELLINGS = {"clrbhb": ("clrbhb", "clearbhb")}
 
 
@@ -58,10 +70,11 @@ def _hints() -> Iterator[Encoding]:
     yield from rows(table, ("hint", "11010101000000110010 crm:4 op2:3 11111", "hint <hex:crm:op2>"))
     for text, (number, feature) in HINTS.items():
         families = "hint bti" if text.startswith("bti ") else "hint"
+        reads, writes = _HINT_REGISTERS.get(text, ("", ""))
         yield from rows(
             table,
             (text.replace(" ", "_"), f"11010101000000110010 {number:07b} 11111", _HINT_SPELLINGS.get(text, text)),
-            families=families, feature=feature,
+            families=families, feature=feature, reads=reads, writes=writes, lands=_HINT_PADS.get(text, ""),
         )  # fmt: skip
 
 
@@ -89,10 +102,11 @@ def _barriers() -> Iterator[Encoding]:
     yield from rows(table, ("sb", f"{barrier} 0000 111 11111", "sb"), families="barrier", feature="FEAT_SB")
     yield from rows(table, ("tcommit", f"{barrier} 0000 011 11111", "tcommit"), feature="FEAT_TME")
     timed = "System instructions with register argument"
+    # The manual's diagram calls the field Rd, but it is only read.
     yield from rows(
         timed,
-        ("wfet", "11010101000000110001 0000 000 rd:5", "wfet <X:rd>"),
-        ("wfit", "11010101000000110001 0000 001 rd:5", "wfit <X:rd>"),
+        ("wfet", "11010101000000110001 0000 000 rt:5", "wfet <X:rt>"),
+        ("wfit", "11010101000000110001 0000 001 rt:5", "wfit <X:rt>"),
         feature="FEAT_WFxT",
     )
     yield from rows(
@@ -100,6 +114,7 @@ def _barriers() -> Iterator[Encoding]:
         ("tstart", "11010101001000110011 0000 011 rt:5", "tstart <X:rt>"),
         ("ttest", "11010101001000110011 0001 011 rt:5", "ttest <X:rt>"),
         feature="FEAT_TME",
+        writes="rt",
     )
 
 
@@ -135,12 +150,17 @@ def _pstate() -> Iterator[Encoding]:
                  (f"{verb} {mode}".strip(), f"msr {name}, #{bit}")),
                 families="msr_imm", feature="FEAT_SME",
             )  # fmt: skip
-    yield from rows(table, ("cfinv", "1101010100000 000 0100 0000 000 11111", "cfinv"), feature="FEAT_FlagM")
+    yield from rows(
+        table, ("cfinv", "1101010100000 000 0100 0000 000 11111", "cfinv"),
+        feature="FEAT_FlagM", reads="nzcv", writes="nzcv",
+    )  # fmt: skip
     yield from rows(
         table,
         ("xaflag", "1101010100000 000 0100 0000 001 11111", "xaflag"),
         ("axflag", "1101010100000 000 0100 0000 010 11111", "axflag"),
         feature="FEAT_FlagM2",
+        reads="nzcv",
+        writes="nzcv",
     )
 
 
@@ -279,6 +299,8 @@ _CACHE_OPERATIONS = (
     ("gcspushm", "", 3, 7, 0, True, "FEAT_GCS"),
     ("gcsss1", "", 3, 7, 2, True, "FEAT_GCS"),
 )
+_STORES = {("dc", name) for name in ("zva", "gva", "gzva", "zgbva", "gbva")}
+"""The operations that write data or tags: as much as DCZID_EL0 says."""
 
 
 def _system() -> Iterator[Encoding]:
@@ -287,8 +309,12 @@ def _system() -> Iterator[Encoding]:
         table,
         ("sys", "1101010100001 op1:3 crn:4 crm:4 op2:3 rt:5",
          "sys <imm:op1>, <C:crn>, <C:crm>, <imm:op2>{, <Xopt:rt>}"),
+    )  # fmt: skip
+    yield from rows(
+        table,
         ("sysl", "1101010100101 op1:3 crn:4 crm:4 op2:3 rt:5",
          "sysl <X:rt>, <imm:op1>, <C:crn>, <C:crm>, <imm:op2>"),
+        writes="rt",
     )  # fmt: skip
     operations = [(name, operation, op1, 7, crm, op2, register, feature)
                   for name, operation, op1, crm, op2, register, feature in _CACHE_OPERATIONS]  # fmt: skip
@@ -301,27 +327,40 @@ def _system() -> Iterator[Encoding]:
         text = " ".join(filter(None, (name, operation)))
         comma = ", " if operation else " "
         row = (f"{bits} rt:5", f"{text}{comma}<X:rt>") if register else (f"{bits} 11111", text)
-        yield from rows(table, (f"{name}.{operation}".rstrip("."), *row), families="sys", feature=feature)
+        memory = "store" if (name, operation) in _STORES else ""
+        yield from rows(
+            table, (f"{name}.{operation}".rstrip("."), *row),
+            families="sys", feature=feature, memory=memory, size=None if memory else 0,
+        )  # fmt: skip
     yield from rows(
         table,
         ("gcspopm", "1101010100101 011 0111 0111 001 rt:5", "gcspopm{ <Xopt:rt>}"),
         ("gcsss2", "1101010100101 011 0111 0111 011 rt:5", "gcsss2 <X:rt>"),
-        families="sysl", feature="FEAT_GCS",
+        families="sysl", feature="FEAT_GCS", writes="rt",
     )  # fmt: skip
     yield from _pairs()
     table = "System register move"
     yield from rows(
         table,
         ("msr_reg", "11010101000 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "msr <writable:o0:op1:crn:crm:op2>, <X:rt>"),
-        ("mrs", "11010101001 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "mrs <X:rt>, <readable:o0:op1:crn:crm:op2>"),
     )
     yield from rows(
-        "System pair register move",
+        table,
+        ("mrs", "11010101001 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:5", "mrs <X:rt>, <readable:o0:op1:crn:crm:op2>"),
+        writes="rt",
+    )
+    table = "System pair register move"
+    yield from rows(
+        table,
         ("msrr", "11010101010 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:4 0",
          "msrr <sysreg128:o0:op1:crn:crm:op2>, <Xpair:rt>"),
+        feature="FEAT_SYSREG128",
+    )  # fmt: skip
+    yield from rows(
+        table,
         ("mrrs", "11010101011 1 o0:1 op1:3 crn:4 crm:4 op2:3 rt:4 0",
          "mrrs <Xpair:rt>, <sysreg128:o0:op1:crn:crm:op2>"),
-        feature="FEAT_SYSREG128",
+        feature="FEAT_SYSREG128", writes="rt",
     )  # fmt: skip
 
 
