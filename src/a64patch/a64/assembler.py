@@ -54,6 +54,28 @@ def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> i
     `.inst 0xd503201f` gives the word itself. Upper and lower case, `#` or not, hex and decimal; labels are addresses,
     `.+8`, or names that `symbols` resolves.
     """
+    return _assemble_at(text, Place(address, symbols))
+
+
+class _Nowhere:
+    """Takes every name for address 0."""
+
+    def resolve(self, site: str) -> int:
+        return 0
+
+    def describe(self, address: int) -> str:
+        return hex(address)
+
+
+def assemble_anywhere(text: str) -> int:
+    """The word of one instruction without what depends on its place: labels and the low bits of names are 0.
+
+    Errors as `assemble_one`, except that every label reaches and every name is known.
+    """
+    return _assemble_at(text, Place(0, _Nowhere(), anywhere=True))
+
+
+def _assemble_at(text: str, place: Place) -> int:
     text = text.strip()
     if len(text) > _LONGEST:
         raise AssemblyError(f"an instruction of {len(text)} characters: {text[:40]!r}…")
@@ -69,7 +91,7 @@ def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> i
     for template in _spellings(mnemonic):
         tried.append(template)
         try:
-            word_or_none = template.parse(text, Place(address, symbols))
+            word_or_none = template.parse(text, place)
         except AssemblyError as error:
             # The spelling that went furthest is the one that was meant.
             if wrong is None or error.position > wrong.position:

@@ -1,6 +1,6 @@
 """Words to text, by the table: `disassemble`.
 
-May know: predicates.py, templates.py.
+May know: predicates.py, references.py, templates.py.
 Read on: assembler.py for the other direction.
 """
 
@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 from a64patch.a64.encodings import rows_for
+from a64patch.a64.fields import PAGE_SIZE
 from a64patch.a64.operands import Names, Place
 from a64patch.a64.predicates import decode
+from a64patch.a64.references import Reference, reference
 from a64patch.a64.row import Encoding
-from a64patch.a64.templates import Label, label_of, templates
+from a64patch.a64.templates import templates
 
 _REMEMBERED = 1 << 16
 """Texts that are kept, a few MB: code repeats itself, and equal words need not be formatted twice."""
@@ -36,15 +38,32 @@ def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> st
     return _text(word)
 
 
+def disassemble_naming(word: int, address: int, name: str) -> str | None:
+    """The text with `name` for the address whose page, or low 12 bits, the word gives: `ldr x0, [x1, :lo12:name]`.
+
+    None for a word that does neither. The name is not resolved: whether the text means the word is not checked.
+    """
+    row = decode(word)
+    if row is None:
+        return None
+    refers = reference(row)
+    if refers is not None:
+        place = Place(address, _Named(name))
+        return _format(row, word, place) if refers.unit == PAGE_SIZE else None
+    named = (template.with_low_bits_of(name) for template in templates(row))
+    texts = (template.format_word(word, Place()) for template in named if template is not None)
+    return next((text for text in texts if text is not None), None)
+
+
 @lru_cache(maxsize=1 << _TOP)
-def _label_of_group(top: int) -> Label | None:
+def _label_of_group(top: int) -> Reference | None:
     """The label that words with these top bits have, if they are words of the table at all.
 
     All rows with these top bits share it, and none of them fixes a bit of it (tests/a64/test_disassembler.py).
     """
     if not 0 <= top < 1 << _TOP:
         return None
-    return next(filter(None, map(label_of, rows_for(top, _TOP))), None)
+    return next(filter(None, map(reference, rows_for(top, _TOP))), None)
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -55,17 +74,21 @@ def _text(word: int) -> str:
     return f".inst {word:#010x}" if text is None else text
 
 
-class _Marked:
-    """Calls every address by a character that no text has."""
+class _Named:
+    """Calls every address by one name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def resolve(self, site: str) -> int:
         raise LookupError(site)
 
     def describe(self, address: int) -> str:
-        return "\0"
+        return self._name
 
 
-_MARKED = Place(names=_Marked())
+_MARKED = Place(names=_Named("\0"))
+"""Where labels are called by a character that no text has."""
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from a64patch.a64.row import Field
@@ -53,6 +54,8 @@ class Place:
 
     address: int = 0
     names: Names | None = None
+    anywhere: bool = False
+    """It is not known where the instruction stands: a label, whatever it says, means the instruction itself."""
 
 
 Numbers = tuple[int | None, ...]
@@ -303,6 +306,8 @@ class Label(Packed):
 
     def parse(self, text: str, place: Place) -> Numbers:
         """The distance; AssemblyError when it is no multiple of the unit or does not fit."""
+        if place.anywhere:
+            return self._split(0)
         target = target_of(text, place)
         if self.unit > 4 and not _is_number(text):
             target -= target % self.unit
@@ -388,6 +393,9 @@ _PREFETCH = {
 }
 _CONTROL = {f"c{number}": number for number in range(16)}
 
+LABEL_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": 4096}
+"""The kinds of labels, with the bytes that their fields count in; `references.reference` reads them too."""
+
 KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "W": lambda fields: W_REGISTER,
     "X": lambda fields: X_REGISTER,
@@ -413,9 +421,6 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "hexopt": lambda fields: _OptionalNumber(fields, hexadecimal=True),
     "imm15": lambda fields: _OptionalNumber(fields, hexadecimal=False, usual=15),
     "lsl16": _Shift,
-    "label": lambda fields: Label(fields, 4),
-    "backlabel": lambda fields: Label(fields, -4),
-    "adr": lambda fields: Label(fields, 1),
-    "adrp": lambda fields: Label(fields, 4096),
+    **{kind: partial(Label, unit=unit) for kind, unit in LABEL_UNITS.items()},
 }
 """The kinds of operands by their names in templates; each is made for the fields that it stands for."""

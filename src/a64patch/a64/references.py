@@ -1,6 +1,6 @@
 """What instructions refer to relative to the PC: targets of branches, addresses of literals, addresses that ADR forms.
 
-May know: predicates.py, encodings.py, fields.py.
+May know: predicates.py, encodings.py, fields.py, operands.py.
 Read on: relocation.py moves a reference; its word then holds another distance to the same address.
 
 Which field holds a distance, and in which unit, is read from the labels of a row's assembly template. Addresses are
@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from a64patch.a64.fields import PAGE_SIZE, Immediate
+from a64patch.a64.operands import LABEL_UNITS
 from a64patch.a64.predicates import classify
 from a64patch.a64.row import Encoding
 
@@ -60,9 +61,27 @@ class Reference:
         """Where distances count from: the address of the instruction, or for ADRP its page."""
         return address - address % PAGE_SIZE if self.unit == PAGE_SIZE else address
 
+    @cached_property
+    def mask(self) -> int:
+        """The bits of a word that hold the distance."""
+        return sum((1 << part.width) - 1 << part.lsb for part in self.immediate.parts)
+
+    @cached_property
+    def _to_target(self) -> tuple[list[tuple[int, int, int]], int, int]:
+        """For `target`: lowest bit, mask and place of each part; the sign bit; the mask of the origin."""
+        parts, width = list[tuple[int, int, int]](), 0
+        for part in self.immediate.parts:
+            parts.append((part.lsb, (1 << part.width) - 1, width))
+            width += part.width
+        return parts, 1 << width - 1 if self.immediate.signed else 0, self.origin(-1)
+
     def target(self, word: int, address: int) -> int:
         """The address that the word refers to when it stands at `address`."""
-        return (self.origin(address) + self.unit * self.immediate.decode(word)) % ADDRESS_SPACE
+        parts, sign, origin = self._to_target
+        value = 0
+        for lsb, bits, shift in parts:
+            value |= (word >> lsb & bits) << shift
+        return ((address & origin) + ((value ^ sign) - sign) * self.unit) % ADDRESS_SPACE
 
     def distance(self, address: int, target: int) -> int:
         """Bytes from the origin to the target (for ADRP: to its page), the shorter way around the address space."""
@@ -79,8 +98,7 @@ class Reference:
         return self.immediate.encode(word, self.distance(address, target) // self.unit)
 
 
-_LABEL = re.compile(r"<(label|backlabel|adr|adrp):([\w:]+)>")
-_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": PAGE_SIZE}
+_LABEL = re.compile(rf"<({'|'.join(LABEL_UNITS)}):([\w:]+)>")
 
 
 @cache
@@ -97,7 +115,7 @@ def reference(row: Encoding) -> Reference | None:
     else:
         kind = ReferenceKind.SIGNATURE if label == "backlabel" else ReferenceKind.ADDRESS
     parts = tuple(row.fields[name] for name in reversed(match[2].split(":")))
-    return Reference(kind, Immediate(parts, signed=label != "backlabel"), _UNITS[label])
+    return Reference(kind, Immediate(parts, signed=label != "backlabel"), LABEL_UNITS[label])
 
 
 @cache

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 
 from a64patch.a64.integer_operands import KINDS as INTEGER_KINDS
-from a64patch.a64.integer_operands import Distinct, Fixed
+from a64patch.a64.integer_operands import Distinct, Fixed, LowBits
 from a64patch.a64.operands import KINDS as GENERAL_KINDS
-from a64patch.a64.operands import Operand, Place
+from a64patch.a64.operands import Label, Operand, Place
 from a64patch.a64.row import Encoding, Field
 from a64patch.a64.system_operands import KINDS as SYSTEM_KINDS
 from a64patch.a64.vector_operands import KINDS as VECTOR_KINDS
@@ -26,8 +27,6 @@ _TOKEN = re.compile(r"<([^>]+)>|([{}])|([^<{}]+)")
 
 
 _KINDS = GENERAL_KINDS | INTEGER_KINDS | SYSTEM_KINDS | VECTOR_KINDS
-_LABELS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": 4096}
-"""The kinds whose text depends on the place, with the bytes that they count in."""
 _NARROW = 12
 """Bits of an operand whose texts are all kept."""
 
@@ -78,10 +77,10 @@ class Template:
         self.pieces = self._split(row, text)
         fixed = [piece for piece in self.pieces if isinstance(piece.operand, Fixed) and not piece.optional]
         self._fixed_mask, self._fixed_value = self._fixed_bits(fixed)
+        self._printed = [piece for piece in self.pieces if piece not in fixed]
         self._steps = [
             (piece.literal, piece.texts, 0 if piece.texts is None else piece.texts.mask, piece.placed, piece.optional)
-            for piece in self.pieces
-            if piece not in fixed
+            for piece in self._printed
         ]
         self._operands = [piece for piece in self.pieces if piece.operand]
         self._regex: re.Pattern[str] | None = None
@@ -100,7 +99,7 @@ class Template:
             else:
                 kind, *fields = inner.split(":")
                 made, texts = _operand(kind, tuple(row.fields[name] for name in fields))
-                pieces.append(Piece("", made, tuple(fields), optional, texts, kind in _LABELS))
+                pieces.append(Piece("", made, tuple(fields), optional, texts, isinstance(made, Label)))
         return pieces
 
     def _fixed_bits(self, pieces: Sequence[Piece]) -> tuple[int, int]:
@@ -153,6 +152,20 @@ class Template:
         """The text for these field values, or None when this spelling is not for them."""
         return self.format_word(sum(number << self.row.fields[name].lsb for name, number in values.items()), place)
 
+    def with_low_bits_of(self, name: str) -> Template | None:
+        """This spelling with `:lo12:name` for its number, which it then prints always; None when it has no such."""
+        low = next((piece for piece in self._printed if isinstance(piece.operand, LowBits)), None)
+        if low is None:
+            return None
+        named = copy(self)
+        named._steps = [
+            (f":lo12:{name}", None, 0, False, 0)
+            if piece is low
+            else (*step[:4], 0 if piece.optional == low.optional else piece.optional)
+            for piece, step in zip(self._printed, self._steps, strict=True)
+        ]
+        return named
+
     def format_word(self, word: int, place: Place) -> str | None:
         """The text for a word of the row, or None when this spelling is not for it."""
         if word & self._fixed_mask != self._fixed_value:
@@ -196,35 +209,3 @@ def _literal_regex(literal: str) -> str:
 def templates(row: Encoding) -> tuple[Template, ...]:
     """The spellings of a row, the preferred first."""
     return tuple(Template(row, text) for text in row.texts)
-
-
-_LABEL = re.compile(r"<(label|backlabel|adr|adrp):([^>]+)>")
-
-
-class Label:
-    """The label in the text of a row, which all its spellings share: the only operand that depends on the place."""
-
-    def __init__(self, unit: int, fields: Sequence[Field]) -> None:
-        self._unit = unit
-        self._origin = -unit if unit > 4 else -1
-        self._parts, width = list[tuple[int, int, int]](), 0
-        for field in reversed(fields):
-            self._parts.append((field.lsb, (1 << field.width) - 1, width))
-            width += field.width
-        self._sign = 1 << width - 1 if unit > 0 else 0
-        self.mask = sum(bits << lsb for lsb, bits, _ in self._parts)
-        """The bits of a word that hold it."""
-
-    def target(self, word: int, address: int) -> int:
-        """The address that the word names when it stands at `address`."""
-        value = 0
-        for lsb, bits, shift in self._parts:
-            value |= (word >> lsb & bits) << shift
-        return (address & self._origin) + ((value ^ self._sign) - self._sign) * self._unit & 0xFFFFFFFFFFFFFFFF
-
-
-@cache
-def label_of(row: Encoding) -> Label | None:
-    """The label of a row, if it has one."""
-    match = _LABEL.search(" ".join(row.texts))
-    return Label(_LABELS[match[1]], [row.fields[name] for name in match[2].split(":")]) if match else None

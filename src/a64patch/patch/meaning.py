@@ -11,15 +11,13 @@ and in a context line any other.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from a64patch.a64.assembler import assemble_one
+from a64patch.a64.assembler import assemble_anywhere, assemble_one
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.predicates import decode
-from a64patch.a64.references import reference
-from a64patch.a64.templates import label_of
+from a64patch.a64.references import Reference, reference
 from a64patch.errors import AssemblyError, PatchFormatError, PlanError, SymbolError
 from a64patch.patch.asmdiff import UNKNOWN, Line
 from a64patch.target.symbols import Symbol, SymbolTable
@@ -27,8 +25,6 @@ from a64patch.target.symbols import Symbol, SymbolTable
 _ALL = 0xFFFFFFFF
 _IMM12 = 0xFFF << 10
 """Where ADD and the loads keep what `:lo12:` gives (Arm ARM, C6.2)."""
-_LABEL = re.compile(r"[^\s,]+$")
-"""A label is the last operand of all instructions that have one (tests/patch/test_meaning.py)."""
 
 
 class Place(NamedTuple):
@@ -45,15 +41,16 @@ class Place(NamedTuple):
 
 
 class _Recorder:
-    """The target's symbols, remembering whether they were asked, and what they lack."""
+    """The target's symbols, remembering what they were asked for, and what they lack."""
 
     def __init__(self, symbols: SymbolTable) -> None:
         self._symbols = symbols
-        self.used = False
+        self.site = ""
+        """What was asked for last: an instruction has one label at most."""
         self.missing: SymbolError | None = None
 
     def resolve(self, site: str) -> int:
-        self.used = True
+        self.site = site
         try:
             return self._symbols.resolve(site)
         except SymbolError as error:
@@ -62,16 +59,6 @@ class _Recorder:
 
     def describe(self, address: int) -> str:
         return self._symbols.describe(address)
-
-
-class _Anywhere:
-    """Takes every name for address 0."""
-
-    def resolve(self, site: str) -> int:
-        return 0
-
-    def describe(self, address: int) -> str:
-        return hex(address)
 
 
 def exact_word(line: Line, place: Place) -> int:
@@ -121,15 +108,16 @@ def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tupl
         if line.text != disassemble(word, place.address, place.symbols):
             comparable_word(line)
         return (word,)
-    assembled = _symbolic(line, place)
-    if assembled is None:
+    symbolic = _symbolic(line, place)
+    if symbolic is None:
         return (comparable_word(line),)
+    assembled = symbolic.word
     if (assembled ^ word) & mask:
         raise _disagreement(line, word, assembled)
-    if _is_local(line, assembled, place):
+    if _is_local(line, symbolic, place):
         there = _symbolic(line, place._replace(address=place.address - place.offset))
-        if there != word:
-            raise _disagreement(line, word, assembled if there is None else there)
+        if there is None or there.word != word:
+            raise _disagreement(line, word, assembled if there is None else there.word)
         words = dict.fromkeys((assembled, word))
         if line.sign == " " and found is not None and (found ^ word) & mask == 0:
             target = _target(found, place.address)
@@ -151,17 +139,17 @@ def new_word(line: Line, place: Place) -> int:
     target = _target(word, place.address)
     if target is None:
         return words[0]
-    assembled = _symbolic(line, place) if line.text else None
-    if assembled is not None and not _is_local(line, assembled, place):
-        return assembled
+    symbolic = _symbolic(line, place) if line.text else None
+    if symbolic is not None and not _is_local(line, symbolic, place):
+        return symbolic.word
     if place.start <= target < place.end:
         return word
-    if place.offset and assembled is not None:
+    if place.offset and symbolic is not None:
         raise PlanError(
             f"line {line.number}: {line.text!r} refers to its own function, which has changed around it: make the patch"
             " again for this build"
         )
-    if assembled is None and (place.offset or not _lies_in(place.symbol, target)):
+    if symbolic is None and (place.offset or not _lies_in(place.symbol, target)):
         raise PlanError(
             f"line {line.number}: what {line.text or f'{word:08x}'!r} refers to on another build is not known: give its"
             " text with a symbol"
@@ -171,23 +159,22 @@ def new_word(line: Line, place: Place) -> int:
 
 def assemble_line(line: Line, place: Place) -> int:
     """The word that a line's text means at a place; PatchFormatError when it is no instruction, SymbolError."""
-    return _assemble(line, place)[0]
+    return _assemble(line, place, _Recorder(place.symbols))
 
 
 def fixed_bits(line: Line) -> int:
     """The bits of the line's word that are the same on every build; all when it does not depend on its place."""
     if not line.text:
         return _ALL
-    row = decode(_known(line))
-    label = label_of(row) if row is not None else None
-    if label is not None:
-        return _ALL & ~label.mask
+    refers_to = _reference(_known(line))
+    if refers_to is not None:
+        return _ALL & ~refers_to.mask
     return _ALL & ~_IMM12 if ":lo12:" in line.text.lower() else _ALL
 
 
 def refers(word: int) -> bool:
     """Whether the word refers to an address relative to its own."""
-    return _target(word, 0) is not None
+    return _reference(word) is not None
 
 
 def needs_pages(text: str) -> bool:
@@ -195,9 +182,13 @@ def needs_pages(text: str) -> bool:
     return text.lower().startswith("adrp") or ":lo12:" in text.lower()
 
 
-def _target(word: int, address: int) -> int | None:
+def _reference(word: int) -> Reference | None:
     row = decode(word)
-    refers_to = reference(row) if row is not None else None
+    return reference(row) if row is not None else None
+
+
+def _target(word: int, address: int) -> int | None:
+    refers_to = _reference(word)
     return refers_to.target(word, address) if refers_to is not None else None
 
 
@@ -211,60 +202,57 @@ def _lies_in(symbol: Symbol | None, address: int) -> bool:
     return symbol is not None and symbol.address <= address < symbol.address + symbol.size
 
 
-def _is_local(line: Line, assembled: int, place: Place) -> bool:
+def _is_local(line: Line, symbolic: _Symbolic, place: Place) -> bool:
     """Whether a symbolic text names its own function, so that the target's offset is known from the patch alone."""
-    if place.symbol is None or needs_pages(line.text):
+    target = _target(symbolic.word, place.address)
+    if place.symbol is None or needs_pages(line.text) or target is None or not _lies_in(place.symbol, target):
         return False
-    label = _LABEL.search(_without_comment(line.text))
-    target = _target(assembled, place.address)
-    if label is None or target is None or not _lies_in(place.symbol, target):
-        return False
-    return label[0].partition("+")[0].rpartition(":")[2] == place.symbol.name
+    return symbolic.site.partition("+")[0].rpartition(":")[2] == place.symbol.name
 
 
 def _without_comment(text: str) -> str:
     return text.partition("//")[0].strip()
 
 
-def _assemble(line: Line, place: Place) -> tuple[int, bool]:
-    """The word of the text, and whether that needed names."""
-    names = _Recorder(place.symbols)
+def _assemble(line: Line, place: Place, names: _Recorder) -> int:
+    """The word of the text at a place, whose symbols `names` stands for."""
     try:
-        return assemble_one(_without_comment(line.text), place.address, names), names.used
+        return assemble_one(_without_comment(line.text), place.address, names)
     except AssemblyError as error:
         if names.missing is not None:
             raise names.missing from None
         raise PatchFormatError(str(error), line.number, 12) from None
 
 
-def _symbolic(line: Line, place: Place) -> int | None:
-    """The word of the text at a place; None when no name is in it, so that it says nothing about another build."""
+class _Symbolic(NamedTuple):
+    """A text with a name in it: its word at a place, and what it names there."""
+
+    word: int
+    site: str
+
+
+def _symbolic(line: Line, place: Place) -> _Symbolic | None:
+    """What the text means at a place; None when no name is in it, so that it says nothing about another build."""
+    names = _Recorder(place.symbols)
     try:
-        word, symbolic = _assemble(line, place)
+        word = _assemble(line, place, names)
     except PatchFormatError:
         _assembled_anywhere(line)  # it is an instruction, which does not reach from here
-        label = _LABEL.search(_without_comment(line.text))
-        if label is None or not re.match(r"[^\W\d]|_", label[0]):
-            return None
-        raise
-    return word if symbolic else None
+        if names.site:
+            raise
+        return None
+    return _Symbolic(word, names.site) if names.site else None
 
 
 def _assembled_anywhere(line: Line) -> int:
     """The word of the text with labels for the place itself and names for address 0."""
-    text = _without_comment(line.text)
-    row = decode(_known(line))
-    if row is not None and label_of(row) is not None:
-        text = _LABEL.sub(".", text)
     try:
-        return _word_anywhere(text)
+        return _word_anywhere(_without_comment(line.text))
     except AssemblyError as error:
         raise PatchFormatError(str(error), line.number, 12) from None
 
 
-@lru_cache(maxsize=1 << 12)
-def _word_anywhere(text: str) -> int:
-    return assemble_one(text, 0, _Anywhere())
+_word_anywhere = lru_cache(maxsize=1 << 12)(assemble_anywhere)
 
 
 def _disagreement(line: Line, word: int, assembled: int) -> PatchFormatError:
