@@ -6,16 +6,23 @@ The programs are built by GNU binutils, and by gcc for the tests of a real one; 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from a64patch.a64.assembler import assemble_one
+from a64patch.a64.effects import effects_of
+from a64patch.a64.references import reference
+from a64patch.a64.row import Flow
 from a64patch.patch.asmdiff import AsmDiff, parse, reverse, to_text
 from a64patch.patch.compare import Comparison, compare
 from a64patch.patch.plan import State, make_plan
 from a64patch.patch.text import patch_text
 from a64patch.target.elf import ElfFile
+from a64patch.target.symbols import Symbol, SymbolTable
+from tests.a64.test_effects import ROWS, words_of
+from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble, link, need, run
 
 Build = Callable[..., Path]
@@ -228,7 +235,7 @@ def test_a_function_inside_another_is_compared_once(build: Build) -> None:
 
 
 def test_a_name_that_stands_for_two_functions(tmp_path: Path) -> None:
-    def program(name: str, number: int) -> Path:
+    def build_of_two(name: str, number: int) -> Path:
         objects = [
             assemble(
                 f".type same, %function\nsame: mov w0, #{value}\n ret\n.size same, 8\n", tmp_path / f"{name}{at}.o"
@@ -238,9 +245,9 @@ def test_a_name_that_stands_for_two_functions(tmp_path: Path) -> None:
         start = assemble(".globl _start\n_start: nop\n", tmp_path / "start.o")
         return link([start, *objects], tmp_path / name)
 
-    old = program("old", 2)
-    assert compared(old, program("equal", 2)).not_expressed == ()
-    assert compared(old, program("new", 3)).not_expressed == ("same stands for 2 functions in OLD and 2 in NEW",)
+    old = build_of_two("old", 2)
+    assert compared(old, build_of_two("equal", 2)).not_expressed == ()
+    assert compared(old, build_of_two("new", 3)).not_expressed == ("same stands for 2 functions in OLD and 2 in NEW",)
 
 
 def test_relocatable_files(tmp_path: Path) -> None:
@@ -255,6 +262,88 @@ def test_relocatable_files(tmp_path: Path) -> None:
     assert other.not_expressed == (
         ".text:f: f+0x4 belongs to R_AARCH64_CALL26 against g in OLD and R_AARCH64_CALL26 against k in NEW",
     )
+
+
+# Registers that hold a page, and are written
+
+
+class Program(FakeTarget):
+    """The function `f`, and the object `counter` at any address."""
+
+    def __init__(self, words: Sequence[int], counter: int) -> None:
+        super().__init__(words)
+        symbols = [Symbol("f", BASE, 4 * len(words), is_function=True), Symbol("counter", counter, 64)]
+        self.symbols = SymbolTable(lambda: symbols)
+
+    def code_ranges(self) -> list[tuple[int, int]]:
+        return [(BASE, BASE + len(self.memory))]
+
+
+OLD_COUNTER, NEW_COUNTER = 0x10000, 0x25008
+
+
+def program(counter: int, register: str, between: int, offset: int) -> Program:
+    """`counter` is loaded, and after one more word something at an offset from the register that held its page."""
+    texts = (f"adrp {register}, {counter & ~0xFFF}", f"ldr w29, [{register}, :lo12:{counter}]")
+    words = [assemble_one(text, BASE) for text in texts]
+    return Program([*words, between, assemble_one(f"ldr w29, [{register}, #{offset}]")], counter)
+
+
+@pytest.mark.parametrize(
+    ("register", "text"),
+    [
+        ("x3", "casp x2, x3, x4, x5, [x6]"),
+        ("x3", "rcwcasp x2, x3, x4, x5, [x6]"),
+        ("x3", "swpp x2, x3, [x6]"),
+        ("x2", "ldclrp x2, x3, [x6]"),
+        ("x3", "ldsetpal x2, x3, [x6]"),
+        ("x9", "ld64b x2, [x6]"),
+        ("x3", "mrrs x2, x3, ttbr0_el1"),
+        ("x2", "mrrs x2, x3, ttbr0_el1"),
+        ("x3", "ldxp x2, x3, [x6]"),
+        ("x3", "ldp x2, x3, [x6]"),
+        ("x3", "stxp w3, x4, x5, [x6]"),
+        ("x3", "st64bv x3, x8, [x6]"),
+        ("x3", "st1 {v0.16b}, [x3], #16"),
+        ("x3", "stilp x4, x5, [x3, #-16]!"),
+        ("x3", "cpyfp [x2]!, [x3]!, x4!"),
+        ("x4", "setp [x2]!, x4!, x3"),
+        ("x16", "chkfeat x16"),
+        ("x3", "sysl x3, #0, c7, c0, #0"),
+    ],
+)
+def test_a_register_that_another_instruction_writes_holds_no_page(register: str, text: str) -> None:
+    word = assemble_one(text)
+    old, new = (program(counter, register, word, 16) for counter in (OLD_COUNTER, NEW_COUNTER))
+    assert (compare(old, new).diff.hunks, compare(old, new).not_expressed) == ((), ())
+    # 16 bytes into `counter`, if it were one of its addresses: what differs is a number.
+    changed = compare(old, program(NEW_COUNTER, register, word, 48))
+    assert [(line.sign, line.text) for line in changed.diff.hunks[0].lines[-2:]] == [
+        ("-", f"ldr w29, [{register}, #16]"), ("+", f"ldr w29, [{register}, #48]")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["setp [x2]!, x4!, x3", "stxp w1, x3, x5, [x6]", "msrr ttbr0_el1, x2, x3", "ret x3"])
+def test_a_register_that_is_only_read_still_holds_its_page(text: str) -> None:
+    word = assemble_one(text)
+    old, new = program(OLD_COUNTER, "x3", word, 16), program(NEW_COUNTER, "x3", word, 24)
+    assert (compare(old, new).diff.hunks, compare(old, new).not_expressed) == ((), ())
+
+
+def test_every_register_that_a_row_writes_holds_no_page() -> None:
+    seen = 0
+    for row in ROWS:
+        if reference(row) is not None or row.flow is Flow.CALL:
+            continue
+        for word in words_of(row, 1):
+            found = effects_of(word)
+            assert found is not None
+            for register in found.writes & {f"x{number}" for number in range(29)}:
+                seen += 1
+                old, new = (program(counter, register, word, 16) for counter in (OLD_COUNTER, NEW_COUNTER))
+                comparison = compare(old, new)
+                assert (comparison.diff.hunks, comparison.not_expressed) == ((), ()), (row.name, register)
+    assert seen > 1000
 
 
 # A real program by gcc

@@ -65,6 +65,9 @@ def names(found: Sequence[Hazard]) -> list[tuple[str, int]]:
         ("bti c", {0: "brk #0"}, []),
         ("bti", {0: "nop"}, []),
         ("nop", {0: "bti c"}, []),
+        ("brk #0", {0: "nop"}, []),
+        ("paciasppc", {0: "nop"}, [("landing-pad", 0)]),
+        ("bti c", {0: "paciasppc"}, []),
         # Halves of an address.
         ("adrp x0, 0x2000; add x0, x0, #16", {0: "nop"}, [("address-pair", 0)]),
         ("adrp x0, 0x2000; nop; ldr x1, [x0, #16]", {2: "mov x1, #0"}, [("address-pair", 2)]),
@@ -73,6 +76,9 @@ def names(found: Sequence[Hazard]) -> list[tuple[str, int]]:
         ("adrp x0, 0x2000; ldr x1, [x0, #16]", {1: "ldr x2, [x0, #16]"}, []),
         ("adrp x0, 0x2000; ldr x1, [x0, #16]", {1: "ldr x1, [x0, #24]"}, [("address-pair", 1)]),
         ("adrp x0, 0x2000; nop; add x0, x0, #16", {1: "mov x1, #0"}, []),
+        ("adrp x0, 0x2000; ldr q1, [x0, #16]", {0: "nop"}, [("address-pair", 0)]),
+        ("adrp x0, 0x2000; add x0, x0, #1, lsl #12", {1: "nop"}, []),
+        ("adrp x0, 0x2000; cmp x0, #16", {1: "nop"}, []),
         # Between a load-exclusive and its store-exclusive, both included.
         ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]", {1: "ldr x3, [x4]"}, [("exclusive", 1)]),
         ("ldxr x0, [x1]; nop; stxr w2, x0, [x1]", {0: "ldr x0, [x1]"}, [("exclusive", 0)]),

@@ -9,18 +9,17 @@ build, and the word becomes the one that refers to it from there. Data is not co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from os.path import basename
 
 from a64patch.a64.assembler import assemble_one
-from a64patch.a64.disassembler import disassemble
+from a64patch.a64.disassembler import disassemble, disassemble_naming
+from a64patch.a64.effects import effects_of
 from a64patch.a64.fields import PAGE_SIZE
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import reference
-from a64patch.a64.row import Encoding, Flow
+from a64patch.a64.row import Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
@@ -32,9 +31,7 @@ CONTEXT = 3
 _LONGEST_TEXT = 200
 _COMPARED = 16
 """Bytes that must be equal for two places without a name to be taken for the same."""
-_SCALE = re.compile(r"<u?offset_?(\d+):imm12>")
-_WRITTEN = re.compile(r"<(?:X|W|R|SP|XSP|WSP|RSP)(?::\w+)*?:(rd|rt|rt2)>")
-_CLOBBERED_BY_CALLS = (*range(19), 30)
+_CLOBBERED_BY_CALLS = frozenset(f"x{number}" for number in (*range(19), 30))
 """Registers that a call may change (AAPCS64, 6.1.1)."""
 
 
@@ -194,11 +191,8 @@ class _Function:
         """The text of a word of OLD, with the name of its goal where pages are counted."""
         address = self._here + INSN_SIZE * index
         text = disassemble(word, address, self._old.symbols)
-        if goal is not None:
-            found = _named(self._old, goal)
-            row = decode(word)
-            if found is not None and row is not None and ("adrp" in row.families or _low12(row) is not None):
-                text = _with_name(text, self._old.symbols.describe(goal), word, address, self._old) or text
+        if goal is not None and _named(self._old, goal) is not None:
+            text = _with_name(word, address, self._old.symbols.describe(goal), self._old) or text
         return text if len(text) <= _LONGEST_TEXT else ""
 
     def _goal(self, index: int, goal: int, adrp: int | None) -> int:
@@ -228,9 +222,9 @@ class _Function:
     def _word(self, index: int, goal: int | None) -> int:
         """The word that does in OLD what that of NEW does there."""
         word, address = self._new_words[index], self._here + INSN_SIZE * index
-        row = decode(word)
+        row, does = decode(word), effects_of(word)
         refers = reference(row) if row is not None else None
-        if row is None or goal is None:
+        if goal is None:
             if refers is not None and (word, address) != (self._words[index], self._there + INSN_SIZE * index):
                 raise _NotExpressedError(
                     f"{self._site(index)} refers in NEW to a page, and it is not seen to what there"
@@ -239,12 +233,9 @@ class _Function:
         try:
             if refers is not None:
                 return refers.encode(word, address, goal)
-            scale = _low12(row)
-            assert scale is not None
-            number, rest = divmod(goal % PAGE_SIZE, scale)
-            if rest:
-                raise EncodingError("not aligned")
-            return word & ~(0xFFF << 10) | number << 10
+            assert does is not None
+            assert does.low_half is not None
+            return does.low_half.encode(word, goal)
         except EncodingError:
             raise _NotExpressedError(f"{self._site(index)} cannot reach {goal:#x} in OLD") from None
 
@@ -271,74 +262,35 @@ def _references(words: Sequence[int], start: int, owned: Container[int]) -> dict
     written in between, in the order of the words; what an ADRP without such refers to is not known.
     """
     found: dict[int, tuple[int, int | None]] = {}
-    pages: dict[int, tuple[int, int]] = {}
+    pages: dict[str, tuple[int, int]] = {}
     """Register -> the ADRP that wrote it, and its page."""
     for index, word in enumerate(words):
-        row = decode(word)
-        if row is None:
+        row, does = decode(word), effects_of(word)
+        if row is None or does is None:
             pages.clear()
             continue
         refers = reference(row) if index not in owned else None
         if refers is not None:
             goal = refers.target(word, start + INSN_SIZE * index)
-            if refers.unit != PAGE_SIZE:
-                found[index] = goal, None
-            else:
-                pages[word & 31] = index, goal
+            if refers.unit == PAGE_SIZE:
+                pages |= dict.fromkeys(does.writes, (index, goal))
                 continue
-        scale = _low12(row) if index not in owned else None
-        base = row.fields["rn"].get(word) if scale is not None else 32
-        if scale is not None and base in pages and not ("sh" in row.fields and row.fields["sh"].get(word)):
-            adrp, page = pages[base]
-            goal = page + scale * row.fields["imm12"].get(word)
-            found[index] = goal, adrp
-            found.setdefault(adrp, (goal, adrp))
-        for register in _written(row, word):
+            found[index] = goal, None
+        low = does.low_half if index not in owned else None
+        if low is not None and low.base in pages:
+            adrp, page = pages[low.base]
+            found[index] = page + low.offset, adrp
+            found.setdefault(adrp, found[index])
+        for register in _CLOBBERED_BY_CALLS if row.flow is Flow.CALL else does.writes:
             pages.pop(register, None)
     return found
 
 
-def _written(row: Encoding, word: int) -> Sequence[int]:
-    """The general registers that may be another after this word, among those that hold a page."""
-    if row.flow is Flow.CALL:
-        return _CLOBBERED_BY_CALLS
-    return [row.fields[name].get(word) for name in _written_fields(row)]
-
-
-@cache
-def _written_fields(row: Encoding) -> tuple[str, ...]:
-    text = row.texts[0]
-    names = {name for spelling in row.texts for name in _WRITTEN.findall(spelling)}
-    written = {name for name in names if name == "rd" or not text.startswith("st")}
-    if "rs" in row.fields and text.startswith(("cas", "stx", "stlx")):
-        written.add("rs")
-    if "rn" in row.fields and ("]!" in text or "], " in text):
-        written.add("rn")
-    return tuple(sorted(written))
-
-
-@cache
-def _low12(row: Encoding) -> int | None:
-    """The bytes that the low half of an address is counted in by this row; None when it has none."""
-    if not {"rn", "imm12"} <= set(row.fields):
-        return None
-    if "add_imm" in row.families:
-        return 1
-    scale = _SCALE.search(row.texts[0])
-    return int(scale[1]) if scale is not None and "prfm" not in row.name else None
-
-
-def _with_name(text: str, name: str, word: int, address: int, target: Target) -> str | None:
-    """The text with a name for its last number, if that says the same."""
-    if text.startswith("adrp"):
-        text = re.sub(r"[^\s,]+$", name, text)
-    elif text.endswith("]"):
-        text = re.sub(r"(?:, #\w+)?\]$", f", :lo12:{name}]", text)
-    else:
-        text = re.sub(r"^mov (\S+, \S+)$", r"add \1, #0", text)
-        text = re.sub(r"#\w+$", f":lo12:{name}", text)
+def _with_name(word: int, address: int, name: str, target: Target) -> str | None:
+    """The text with a name for the page, or the low 12 bits, that the word gives; None when that says another word."""
+    text = disassemble_naming(word, address, name)
     try:
-        return text if assemble_one(text, address, target.symbols) == word else None
+        return text if text is not None and assemble_one(text, address, target.symbols) == word else None
     except AssemblyError:
         return None
 

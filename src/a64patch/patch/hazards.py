@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.references import adr_targets, branch_targets
 from a64patch.a64.row import Encoding, Flow
@@ -86,26 +87,24 @@ def _relocations(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
             yield Hazard("relocation", change.address, f"{where} belongs to {owner}, which will overwrite it")
 
 
-def _accepts(row: Encoding | None) -> frozenset[str]:
-    """The indirect branches, calls (c) and jumps (j), that may land on this instruction (Arm ARM, D8.4.5, C6.2 BTI)."""
-    if row is None:
-        return frozenset()
-    text = row.texts[0]
-    if not {"brk", "hlt"}.isdisjoint(row.families):
-        return frozenset("cj")
-    return frozenset({"paciasp": "c", "pacibsp": "c"}.get(text, text[4:] if text.startswith("bti ") else ""))
+@cache
+def _landing() -> dict[int, frozenset[str]]:
+    """The words that indirect branches land on, calls `c` and jumps `j`, to go on from there."""
+    return {row.value: frozenset(row.lands) for row in TABLE if row.lands and row.flow is Flow.NEXT}
 
 
 def _landing_pads(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     for change in changes:
-        if change.old & 0xFFFFF01F == 0xD503201F:  # the hint space: a cheap way to see that most words are no such
-            lost = _accepts(decode(change.old)) - _accepts(decode(change.new))
-            if lost:
-                kinds = " and ".join({"c": "calls", "j": "jumps"}[kind] for kind in sorted(lost))
-                where = target.symbols.describe(change.address)
-                yield Hazard(
-                    "landing-pad", change.address, f"{where} is a landing pad for indirect {kinds}, and would be none"
-                )
+        if change.old not in _landing():
+            continue
+        does = effects_of(change.new)
+        lost = _landing()[change.old] - (does.lands if does is not None else frozenset())
+        if lost:
+            kinds = " and ".join({"c": "calls", "j": "jumps"}[kind] for kind in sorted(lost))
+            where = target.symbols.describe(change.address)
+            yield Hazard(
+                "landing-pad", change.address, f"{where} is a landing pad for indirect {kinds}, and would be none"
+            )
 
 
 def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
@@ -320,5 +319,5 @@ def _completes(word: int, register: int) -> bool:
     """Whether the word adds low bits to the page in this register."""
     if word >> 5 & 31 != register:
         return False
-    row = decode(word)
-    return row is not None and {"rn", "imm12"} <= row.fields.keys()
+    does = effects_of(word)
+    return does is not None and does.low_half is not None
