@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.references import adr_targets, branch_targets
-from a64patch.a64.row import Encoding, Flow
+from a64patch.a64.row import Flow
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.text import Change, sites_of
 from a64patch.target.base import Target
@@ -87,18 +87,21 @@ def _relocations(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
             yield Hazard("relocation", change.address, f"{where} belongs to {owner}, which will overwrite it")
 
 
-@cache
-def _landing() -> dict[int, frozenset[str]]:
-    """The words that indirect branches land on, calls `c` and jumps `j`, to go on from there."""
-    return {row.value: frozenset(row.lands) for row in TABLE if row.lands and row.flow is Flow.NEXT}
+def _lands(word: int) -> frozenset[str]:
+    """The indirect branches, calls `c` and jumps `j`, that may land on the word."""
+    does = effects_of(word)
+    return does.lands if does is not None else frozenset()
+
+
+_TOPS_OF_LANDING_PADS = (0xD5, 0xDA)
+"""The top bytes of the landing pads that code goes on from: hints, and PACIASPPC and PACIBSPPC."""
 
 
 def _landing_pads(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     for change in changes:
-        if change.old not in _landing():
+        if change.old >> 24 not in _TOPS_OF_LANDING_PADS:
             continue
-        does = effects_of(change.new)
-        lost = _landing()[change.old] - (does.lands if does is not None else frozenset())
+        lost = _lands(change.old) - _lands(change.new)
         if lost:
             kinds = " and ".join({"c": "calls", "j": "jumps"}[kind] for kind in sorted(lost))
             where = target.symbols.describe(change.address)
