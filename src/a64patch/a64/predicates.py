@@ -29,17 +29,18 @@ _TOP = 11
 
 
 @cache
-def _candidates(top: int) -> tuple[Encoding, ...]:
-    """The rows that a word with these top bits can fit, the most exact first."""
-    return tuple(sorted(rows_for(top, _TOP), key=lambda row: -row.mask.bit_count()))
+def _candidates(top: int) -> tuple[tuple[int, int, Encoding], ...]:
+    """The rows that a word with these top bits can fit, the most exact first: mask and value of each, and itself."""
+    rows = sorted(rows_for(top, _TOP), key=lambda row: -row.mask.bit_count())
+    return tuple((row.mask, row.value, row) for row in rows)
 
 
 def decode(word: int) -> Encoding | None:
     """The most exact row that the word fits, or None: unallocated, or not in the table yet (see `get_insn_class`)."""
     if not 0 <= word <= 0xFFFFFFFF:
         raise EncodingError(f"{word:#x} is not an instruction word: it must be from 0 to 0xffffffff")
-    for row in _candidates(word >> 32 - _TOP):
-        if row.matches(word):
+    for mask, value, row in _candidates(word >> 32 - _TOP):
+        if word & mask == value:
             return None if row.is_hole else row
     return None
 

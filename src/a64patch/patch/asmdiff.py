@@ -319,9 +319,8 @@ def _wrong_line(line: str, number: int) -> PatchFormatError:
     return PatchFormatError(f"{line[1:11]!r}: eight hex digits, or {UNKNOWN}, stand behind the sign", number, 2)
 
 
-def _hunk_lines(hunk: Hunk) -> Iterator[str]:
-    yield from (f"#{comment}" for comment in hunk.comments)
-    yield f"@@ {hunk.site} @@"
+def _hunk_lines(hunk: Hunk) -> list[str]:
+    lines = [*(f"#{comment}" for comment in hunk.comments), f"@@ {hunk.site} @@"]
     width, most = _MNEMONIC_WIDTHS
     for line in hunk.lines:
         length = line.text.find(" ")
@@ -329,14 +328,15 @@ def _hunk_lines(hunk: Hunk) -> Iterator[str]:
             width = length
     for line in hunk.lines:
         if line.sign == "#":
-            yield f"#{line.text}"
+            lines.append(f"#{line.text}")
             continue
         word = UNKNOWN if line.word is None else f"{line.word:08x}"
         mnemonic, blank, operands = line.text.partition(" ")
         if blank:
-            yield f"{line.sign}{word}  {mnemonic:<{width}} {operands}"
+            lines.append(f"{line.sign}{word}  {mnemonic:<{width}} {operands}")
         else:
-            yield f"{line.sign}{word}  {mnemonic}" if mnemonic else f"{line.sign}{word}"
+            lines.append(f"{line.sign}{word}  {mnemonic}" if mnemonic else f"{line.sign}{word}")
+    return lines
 
 
 def _reversed(hunk: Hunk) -> Hunk:

@@ -303,8 +303,11 @@ class _Finder:
             for index, line in enumerate(new_lines)
         ]
         words = tuple(found)
-        padding = len(new_lines) - sum(line.sign in " +" for line in hunk.lines)
-        if all(word in after for word, after in zip(words, news, strict=True)):
+        padding = len(new_lines) - len([line for line in hunk.lines if line.sign in " +"])
+        for word, after in zip(words, news, strict=True):
+            if word not in after:
+                break
+        else:
             return PlannedHunk(hunk, address, State.APPLIED, (), offset, padding, "", words)
         for place, word, before, line in zip(places, words, olds, old_lines, strict=True):
             if word not in before:

@@ -277,6 +277,7 @@ class ElfImage:
             for index in range(segment_count)
         ]
         self._pieces = self._map()
+        self._piece_starts = [piece.start for piece in self._pieces]
 
     def bad(self, problem: str) -> FormatError:
         """The error that says what is wrong with this file."""
@@ -346,7 +347,7 @@ class ElfImage:
 
     def piece_at(self, address: int) -> tuple[int, int, int] | None:
         """The longest range [start, end) around an address that stands in the file in one piece, and its offset."""
-        index = bisect_right(self._pieces, address, key=lambda piece: piece.start) - 1
+        index = bisect_right(self._piece_starts, address) - 1
         return self._pieces[index] if index >= 0 and address < self._pieces[index].end else None
 
     def chunks(self, address: int, size: int) -> list[tuple[int, int]] | None:
@@ -401,9 +402,13 @@ class ElfImage:
                 start += length
         return _merge(code)
 
+    @cached_property
+    def _code_starts(self) -> list[int]:
+        return [start for start, _ in self.code]
+
     def is_code(self, start: int, end: int) -> bool:
         """Whether one range of `code` holds all of [start, end)."""
-        index = bisect_right(self.code, start, key=lambda span: span[0]) - 1
+        index = bisect_right(self._code_starts, start) - 1
         return index >= 0 and end <= self.code[index][1]
 
     # Relocations
