@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +21,38 @@ ROOT = Path(__file__).resolve().parent.parent
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 """Where a test puts files that it makes by the thousand: fsync costs nothing there. None where there is no such place.
 """
+
+
+GUARD_SECONDS = 300.0
+"""How long a test waits for another process or thread before it fails: so that nothing hangs, not a limit of anything.
+"""
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether a condition holds at last: what another process or thread brings about."""
+    deadline = time.monotonic() + GUARD_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def calls_made_by(run: Callable[[], object]) -> int:
+    """How many functions a call of this calls, in Python and in C, in this thread: work that no other process slows."""
+    number = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal number
+        number += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return number
 
 
 def in_ci() -> bool:

@@ -6,9 +6,9 @@ It parses packets by itself, so that it does not share the mistakes of src/a64pa
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
-import shutil
 import socket
 import tempfile
 import threading
@@ -17,14 +17,24 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+import pytest
+
+from a64patch.errors import TargetError
+from a64patch.target.wire import Location
+from tests.support import GUARD_SECONDS
+from tests.target.clock import Clock
+
 BASE = 0xFFFF800008000000
 STACK = 0xFFFF800009000000
 PACKET_SIZE = 0x200
+_SECONDS_A_FLOOD = 0.5
+"""What each piece of a flood takes, by the stub's clock."""
 
 Kind = Literal["qemu", "qemu-10", "qemu-user", "gdbserver", "kgdb", "openocd", "plain"]
 """`qemu` is QEMU 7.2: it halts a running machine as a client comes, and says so unasked. `qemu-10` does not say so."""
 QEMUS: tuple[Kind, ...] = ("qemu", "qemu-10")
 HALT_ON_CONNECTION: tuple[Kind, ...] = (*QEMUS, "openocd", "plain")
+Over = Literal["nothing", "unix", "tcp"]
 Cut = Literal["before", "after", "half"]
 """The connection ends instead of carrying a packet out; after that, without a reply; in the middle of the reply."""
 
@@ -82,7 +92,11 @@ class Machine:
 
 
 class Stub:
-    """Serves a machine on a Unix socket (or TCP), one connection after the other, in a thread of its own.
+    """Serves a machine, one connection after the other, within a `with` block.
+
+    `over` is the wire: "nothing" calls the stub from the target's own `send`, and the target's clock is `clock`, so
+    that nothing depends on threads or on time. "unix" and "tcp" are sockets, served in a thread; there waiting for
+    what never comes takes its time.
 
     `mangle(number, request, reply)` may return other bytes to send in place of an honest reply, or None to send that;
     `number` counts packets over all connections, from 0. `cut_at` is the number of the packet at which the connection
@@ -98,14 +112,18 @@ class Stub:
         cut_at: int | None = None,
         cut: Cut = "before",
         again: int = 1000,
-        tcp: bool = False,
+        over: Over = "nothing",
     ) -> None:
         self.machine, self.kind = machine, kind
+        self.clock = Clock()
+        self.timeout = 5.0 if over == "nothing" else GUARD_SECONDS
+        """For a target: with sockets nothing but a guard."""
         self.requests: list[bytes] = []
+        self.connections = 0
         self.die_at: bytes | None = None
         """The connection ends at each packet that begins so."""
         self.flood = b""
-        """Sent without end in place of the next reply."""
+        """Sent without end in place of every reply, over no socket."""
         self.loses_writes = False
         """It says that it has written, and has not."""
         self.mute = False
@@ -113,42 +131,26 @@ class Stub:
         self.unacknowledged = 0
         """How often a packet came although the reply before it had not been acknowledged."""
         self._mangle, self._cut_at, self._cut, self._again = mangle, cut_at, cut, again
-        self._directory = tempfile.mkdtemp(prefix="a64patch-stub-")
-        if tcp:
-            self._listener = socket.create_server(("127.0.0.1", 0))
-            self.location = f"gdb://127.0.0.1:{self._listener.getsockname()[1]}"
-        else:
-            self._listener = socket.socket(socket.AF_UNIX)
-            path = os.path.join(self._directory, "stub")
-            self._listener.bind(path)
-            self._listener.listen()
-            self.location = f"gdb+unix:{path}"
-        self._connected: socket.socket | None = None
+        self._over = over
         self._session: Session | None = None
-        self._closing = False
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        self._hang_up: Callable[[], None] = lambda: None
+        self._undo = contextlib.ExitStack()
+        self.location = "gdb+unix:/nowhere/stub"
 
     def __enter__(self) -> Self:
+        if self._over == "nothing":
+            patches = self._undo.enter_context(pytest.MonkeyPatch.context())
+            patches.setattr("a64patch.target.gdb.time", self.clock)
+            patches.setattr("a64patch.target.rsp.time", self.clock)
+            patches.setattr("a64patch.target.gdb.open_wire", self._connect)
+        else:
+            self._listen()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        connected = self._connected
-        if connected is not None:
-            with contextlib.suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        shutil.rmtree(self._directory)
+        self._undo.close()
 
     def stop_by_itself(self) -> None:
         """The machine halts, and says so, though nobody asked."""
@@ -159,22 +161,64 @@ class Stub:
     def replace(self, machine: Machine) -> None:
         """Another machine is served from the next connection on, and that comes soon."""
         self.machine = machine
-        assert self._connected is not None
-        with contextlib.suppress(OSError):
-            self._connected.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
 
-    def _serve(self) -> None:
+    def begin(self, send: Callable[[bytes], object], hang_up: Callable[[], None]) -> Session:
+        """A client has connected; ConnectionRefusedError when none may any more."""
+        if self._gone():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        if self._cut_at is not None and len(self.requests) > self._cut_at:
+            self._again -= 1
+        self.connections += 1
+        self._hang_up = hang_up
+        self._session = Session(self, send)
+        return self._session
+
+    def _gone(self) -> bool:
+        return self._again == 0 and self._cut_at is not None and len(self.requests) > self._cut_at
+
+    def _connect(self, location: Location, deadline: float, *, remote: bool, baud: int) -> InProcessWire:
+        try:
+            return InProcessWire(self)
+        except OSError as error:
+            raise TargetError(f"cannot connect to {location.text}: {error.strerror}") from error
+
+    def _listen(self) -> None:
+        """Serve a socket in a thread, until the block ends."""
+        directory = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="a64patch-stub-"))
+        if self._over == "tcp":
+            listener = socket.create_server(("127.0.0.1", 0))
+            self.location = f"gdb://127.0.0.1:{listener.getsockname()[1]}"
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            path = os.path.join(directory, "stub")
+            listener.bind(path)
+            listener.listen()
+            self.location = f"gdb+unix:{path}"
+        thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
+        thread.start()
+
+        def end() -> None:
+            for closed in (listener.shutdown, self._hang_up, listener.close):
+                with contextlib.suppress(OSError):
+                    closed(*([socket.SHUT_RDWR] if closed == listener.shutdown else []))
+            thread.join(GUARD_SECONDS)
+            assert not thread.is_alive()
+
+        self._undo.callback(end)
+
+    def _serve(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while not self._closing:
-                self._connected, _ = self._listener.accept()
-                self._session = Session(self, self._connected.recv, self._connected.sendall)
-                with contextlib.suppress(OSError), self._connected:
-                    self._session.serve()
-                if self._cut_at is not None and len(self.requests) > self._cut_at:
-                    if self._again == 0:
-                        self._listener.close()
-                        return
-                    self._again -= 1
+            while not self._gone():
+                connected, _ = listener.accept()
+
+                def hang_up(connected: socket.socket = connected) -> None:
+                    with contextlib.suppress(OSError):
+                        connected.shutdown(socket.SHUT_RDWR)
+
+                with contextlib.suppress(OSError), connected:
+                    self.begin(connected.sendall, hang_up).serve(lambda connected=connected: connected.recv(65536))  # type: ignore[misc]
+        listener.close()
 
     def cut_now(self) -> Cut | None:
         return self._cut if len(self.requests) - 1 == self._cut_at else None
@@ -185,46 +229,99 @@ class Stub:
         return honest if changed is None else changed
 
 
-class Session:
-    """One connection: `receive(most)` and `send(bytes)` are its wire."""
+class InProcessWire:
+    """A wire whose other end is a stub, without a thread: a request is answered as it is sent."""
 
-    def __init__(self, stub: Stub, receive: Callable[[int], bytes], send: Callable[[bytes], object]) -> None:
+    lossless = True
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+        self._came: list[bytes] = []
+        self._ended = False
+        self._session = stub.begin(self._came.append, self._end)
+        self._session.welcome()
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def send(self, data: memoryview) -> int:
+        if self._ended:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        if not self._session.feed(bytes(data)):
+            self._end()
+        return len(data)
+
+    def receive(self) -> bytes | None:
+        if self._session.flooding:
+            # So that it ends at some time.
+            self._stub.clock.sleep(_SECONDS_A_FLOOD)
+            return self._stub.flood
+        came = b"".join(self._came)
+        self._came.clear()
+        return came or (b"" if self._ended else None)
+
+    def wait(self, deadline: float, *, to_send: bool) -> bool:
+        if any(self._came) or self._ended or self._session.flooding or to_send:
+            return True
+        self._stub.clock.wait_until(deadline)
+        return False
+
+    def close(self) -> None:
+        self._end()
+
+
+class Session:
+    """One connection: what it says goes to `send`."""
+
+    def __init__(self, stub: Stub, send: Callable[[bytes], object]) -> None:
         self._stub, self._machine, self._kind = stub, stub.machine, stub.kind
-        self._receive, self._send = receive, send
+        self._send = send
+        self.flooding = False
+        """It sends the stub's flood, and will not stop."""
+        self._buffer = b""
         self._acknowledge = True
         self._owed = 0
         self._selected = 0
         self._threads_given = 0
         self._described = False
 
-    def serve(self) -> None:
+    def serve(self, receive: Callable[[], bytes]) -> None:
+        """Until either end has had enough."""
+        self.welcome()
+        while (data := receive()) and self.feed(data):
+            pass
+
+    def welcome(self) -> None:
+        """What happens as a client comes."""
         if self._kind in HALT_ON_CONNECTION and self._machine.running:
             self._machine.running = False
             self._machine.stopped += 1
             if self._kind == "qemu":
                 self.say(b"T02thread:01;")
-        buffer = b""
-        while data := self._receive(65536):
-            buffer += data
-            # Some look for an acknowledgement on the wire while the next request lies in their buffer already.
-            if self._kind in ("qemu-user", "kgdb") and buffer.count(b"$") > 1:
-                raise AssertionError("the client sent a request before the reply to the one before")
-            while buffer:
-                if buffer[:1] == b"\x03":
-                    buffer = buffer[1:]
-                    self._interrupt()
-                elif buffer[:1] == b"+":
-                    buffer = buffer[1:]
-                    self._owed -= 1
-                elif match := re.match(rb"\$([^#$]*)#([0-9a-f]{2})", buffer):
-                    buffer = buffer[match.end() :]
-                    assert int(match[2], 16) == sum(match[1]) % 256, "the client sent a wrong checksum"
-                    if not self._packet(match[1]):
-                        return
-                elif buffer[:1] == b"$":
-                    break
-                else:
-                    buffer = buffer[1:]
+
+    def feed(self, data: bytes) -> bool:
+        """Carry out what has come; False when the connection ends."""
+        self._buffer += data
+        # Some look for an acknowledgement on the wire while the next request lies in their buffer already.
+        if self._kind in ("qemu-user", "kgdb") and self._buffer.count(b"$") > 1:
+            raise AssertionError("the client sent a request before the reply to the one before")
+        while self._buffer:
+            if self._buffer[:1] == b"\x03":
+                self._buffer = self._buffer[1:]
+                self._interrupt()
+            elif self._buffer[:1] == b"+":
+                self._buffer = self._buffer[1:]
+                self._owed -= 1
+            elif match := re.match(rb"\$([^#$]*)#([0-9a-f]{2})", self._buffer):
+                self._buffer = self._buffer[match.end() :]
+                assert int(match[2], 16) == sum(match[1]) % 256, "the client sent a wrong checksum"
+                if not self._packet(match[1]):
+                    return False
+            elif self._buffer[:1] == b"$":
+                break
+            else:
+                self._buffer = self._buffer[1:]
+        return True
 
     def say(self, payload: bytes) -> None:
         self._owed += 1
@@ -249,8 +346,9 @@ class Session:
         self._stub.requests.append(request)
         if self._stub.die_at is not None and request.startswith(self._stub.die_at):
             return False
-        while self._stub.flood:
-            self._send(self._stub.flood)
+        if self._stub.flood:
+            self.flooding = True
+            return True
         cut = self._stub.cut_now()
         if cut == "before":
             return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -21,6 +20,7 @@ from a64patch.target.rsp import (
     is_stop_reply,
     unpack,
 )
+from tests.target.clock import Clock
 
 # As the GDB manual words it, "Overview": not the code under test.
 
@@ -148,16 +148,19 @@ def test_what_is_no_stop_reply(reply: bytes) -> None:
     assert not is_stop_reply(reply)
 
 
+Connect = Callable[[Callable[[bytes], Sequence[bytes]]], "tuple[Connection, ScriptedWire]"]
+
+
 class ScriptedWire:
     """Gives what the script answers to what is sent; keeps what was sent."""
 
     lossless = True
 
-    def __init__(self, script: Callable[[bytes], Sequence[bytes]]) -> None:
+    def __init__(self, script: Callable[[bytes], Sequence[bytes]], clock: Clock) -> None:
         self.sent: list[bytes] = []
         self.closed = False
         self.pending: list[bytes] = []
-        self._script = script
+        self._script, self._clock = script, clock
 
     def send(self, data: memoryview) -> int:
         self.sent.append(bytes(data))
@@ -170,19 +173,27 @@ class ScriptedWire:
     def wait(self, deadline: float, *, to_send: bool) -> bool:
         if self.pending or to_send:
             return True
-        time.sleep(max(0.0, deadline - time.monotonic()))
+        self._clock.wait_until(deadline)
         return False
 
     def close(self) -> None:
         self.closed = True
 
 
-def connect(script: Callable[[bytes], Sequence[bytes]], *, timeout: float = 0.05) -> tuple[Connection, ScriptedWire]:
-    wire = ScriptedWire(script)
-    return Connection(wire, "gdb://test", timeout), wire
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """A connection to what answers by a script. Time passes only while it waits."""
+    clock = Clock()
+    monkeypatch.setattr("a64patch.target.rsp.time", clock)
+
+    def made(script: Callable[[bytes], Sequence[bytes]]) -> tuple[Connection, ScriptedWire]:
+        wire = ScriptedWire(script, clock)
+        return Connection(wire, "gdb://test", 5.0), wire
+
+    return made
 
 
-def test_each_reply_is_acknowledged_before_the_next_request() -> None:
+def test_each_reply_is_acknowledged_before_the_next_request(connect: Connect) -> None:
     connection, wire = connect(lambda sent: [b"+" + packed(b"1") + b"+" + packed(b"2")] if b"m" in sent else [])
     connection.together = True
     assert connection.ask_all([b"m1,1", b"m2,1"]) == [b"1", b"2"]
@@ -190,20 +201,20 @@ def test_each_reply_is_acknowledged_before_the_next_request() -> None:
     assert b"".join(wire.sent) == packed(b"m1,1") + b"+" + packed(b"m2,1") + b"+" + packed(b"c")
 
 
-def test_without_acknowledgements_none_is_sent() -> None:
+def test_without_acknowledgements_none_is_sent(connect: Connect) -> None:
     connection, wire = connect(lambda _: [packed(b"OK")] * 2)
     connection.acknowledge, connection.together = False, True
     connection.ask_all([b"Hg1", b"Hg2"])
     assert b"".join(wire.sent) == packed(b"Hg1") + packed(b"Hg2")
 
 
-def test_a_stub_gets_one_request_at_a_time_until_it_is_known_to_take_more() -> None:
+def test_a_stub_gets_one_request_at_a_time_until_it_is_known_to_take_more(connect: Connect) -> None:
     connection, wire = connect(lambda _: [b"+" + packed(b"OK")])
     connection.ask_all([b"Hg1", b"Hg2"])
     assert wire.sent == [packed(b"Hg1"), b"+" + packed(b"Hg2")]
 
 
-def test_stop_replies_and_notifications_may_come_anywhere() -> None:
+def test_stop_replies_and_notifications_may_come_anywhere(connect: Connect) -> None:
     replies = [packed(b"T02thread:01;"), b"+%Stop:T05#" + checksum(b"Stop:T05"), packed(b"00"), packed(b"S05")]
     connection, wire = connect(lambda sent: replies if b"m" in sent else [])
     assert connection.ask(b"m0,1") == b"00"
@@ -212,7 +223,7 @@ def test_stop_replies_and_notifications_may_come_anywhere() -> None:
     assert wire.sent[1] == b"+", "a stub may wait for that before it goes on"
 
 
-def test_a_damaged_reply_is_asked_for_again() -> None:
+def test_a_damaged_reply_is_asked_for_again(connect: Connect) -> None:
     def script(sent: bytes) -> list[bytes]:
         return [packed(b"00")] if sent == b"-" else [b"+$00#61"]
 
@@ -222,15 +233,15 @@ def test_a_damaged_reply_is_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"-", b"+$00#61"])
-def test_what_stays_damaged_is_given_up(answer: bytes) -> None:
-    connection, wire = connect(lambda _: [answer], timeout=5)
+def test_what_stays_damaged_is_given_up(connect: Connect, answer: bytes) -> None:
+    connection, wire = connect(lambda _: [answer])
     with pytest.raises(ConnectionLostError, match="damaged"):
         connection.ask(b"m0,1")
     assert wire.closed
     assert len(wire.sent) == 4, "once, and three times again"
 
 
-def test_a_request_that_came_damaged_is_sent_again() -> None:
+def test_a_request_that_came_damaged_is_sent_again(connect: Connect) -> None:
     answers = iter([[b"-"], [b"+" + packed(b"00")]])
     connection, wire = connect(lambda _: next(answers))
     assert connection.ask(b"m0,1") == b"00"
@@ -247,7 +258,7 @@ def test_a_request_that_came_damaged_is_sent_again() -> None:
         ([b"$" + b"0" * (MOST_BYTES + 9)], "more than"),
     ],
 )
-def test_a_connection_is_lost_once_and_for_all(answers: list[bytes], message: str) -> None:
+def test_a_connection_is_lost_once_and_for_all(connect: Connect, answers: list[bytes], message: str) -> None:
     connection, wire = connect(lambda _: answers)
     with pytest.raises(ConnectionLostError, match=message):
         connection.ask(b"m0,1")
@@ -258,7 +269,7 @@ def test_a_connection_is_lost_once_and_for_all(answers: list[bytes], message: st
     assert len(wire.sent) == 1
 
 
-def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next(connect: Connect) -> None:
     connection, wire = connect(lambda _: [packed(b"00")])
     assert connection.ask(b"m0,1") == b"00"
     wire.pending.append(packed(b"ff"))
@@ -266,7 +277,7 @@ def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
         connection.ask(b"m4,1")
 
 
-def test_an_interrupted_exchange_ends_the_connection() -> None:
+def test_an_interrupted_exchange_ends_the_connection(connect: Connect) -> None:
     def script(_: bytes) -> list[bytes]:
         raise KeyboardInterrupt
 
@@ -278,7 +289,7 @@ def test_an_interrupted_exchange_ends_the_connection() -> None:
         connection.ask(b"m0,1")
 
 
-def test_an_interrupt_is_not_sent_to_what_says_that_it_stopped() -> None:
+def test_an_interrupt_is_not_sent_to_what_says_that_it_stopped(connect: Connect) -> None:
     connection, wire = connect(lambda sent: [packed(b"T05")] if sent.endswith(b"\x03") else [])
     assert connection.interrupt() == b"T05"
     connection.resume(b"c")
@@ -287,7 +298,7 @@ def test_an_interrupt_is_not_sent_to_what_says_that_it_stopped() -> None:
     assert [sent for sent in wire.sent if b"\x03" in sent] == [b"\x03"]
 
 
-def test_a_stub_that_hears_only_interrupts_is_interrupted() -> None:
+def test_a_stub_that_hears_only_interrupts_is_interrupted(connect: Connect) -> None:
     machine = {"runs": True}
 
     def script(sent: bytes) -> list[bytes]:
@@ -297,7 +308,7 @@ def test_a_stub_that_hears_only_interrupts_is_interrupted() -> None:
         return [] if machine["runs"] else answers(sent)
 
     connection, wire = connect(script)
-    assert connection.greet(b"qSupported", 0.01) == b"PacketSize=400"
+    assert connection.greet(b"qSupported", 1.0) == b"PacketSize=400"
     assert connection.was_running
     assert wire.sent[:4] == [packed(b"qSupported"), b"\x03", b"+", packed(b"qSupported")]
     assert connection.ask(b"m0,1") == b"00"
@@ -309,7 +320,7 @@ def answers(sent: bytes) -> list[bytes]:
     return [b"+" + packed(replies[each]) for each in re.findall(rb"\$([^#]*)#", sent)]
 
 
-def test_a_stub_that_is_only_slow_shows_nothing() -> None:
+def test_a_stub_that_is_only_slow_shows_nothing(connect: Connect) -> None:
     """The answer to the first request comes after the interrupt, which a machine that stands ignores."""
     kept: list[bytes] = []
 
@@ -320,13 +331,13 @@ def test_a_stub_that_is_only_slow_shows_nothing() -> None:
         return answers(kept[0]) if b"\x03" in sent else answers(sent)
 
     connection, _ = connect(script)
-    assert connection.greet(b"qSupported", 0.01) == b"PacketSize=400"
+    assert connection.greet(b"qSupported", 1.0) == b"PacketSize=400"
     assert not connection.was_running
     assert connection.found is Found.NOT_TOLD
     assert connection.ask(b"m0,1") == b"00"
 
 
-def test_a_stub_that_keeps_what_came_while_it_did_not_listen_is_in_step() -> None:
+def test_a_stub_that_keeps_what_came_while_it_did_not_listen_is_in_step(connect: Connect) -> None:
     kept: list[bytes] = []
 
     def script(sent: bytes) -> list[bytes]:
@@ -338,12 +349,12 @@ def test_a_stub_that_keeps_what_came_while_it_did_not_listen_is_in_step() -> Non
         return [*(answers(kept[0]) if b"qSupported" in sent else []), *answers(sent)]
 
     connection, _ = connect(script)
-    assert connection.greet(b"qSupported", 0.01) == b"PacketSize=400"
+    assert connection.greet(b"qSupported", 1.0) == b"PacketSize=400"
     assert connection.was_running
     assert connection.ask(b"m0,1") == b"00"
 
 
-def test_the_console_is_bounded() -> None:
+def test_the_console_is_bounded(connect: Connect) -> None:
     line = packed(b"O" + b"61" * 1000)
     connection, _ = connect(lambda sent: [line] * 100 + [packed(b"OK")] if b"q" in sent else [])
     assert connection.ask_console(b"help") == b"a" * 65536
