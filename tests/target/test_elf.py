@@ -11,7 +11,6 @@ import stat
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from a64patch.errors import (
 from a64patch.target import open_target
 from a64patch.target.base import Identity
 from a64patch.target.elf import ElfFile
-from tests.support import assemble, link, need, run, unavailable
+from tests.support import assemble, calls_made_by, link, need, run, unavailable
 from tests.target.elf_files import (
     KINDS,
     MOV,
@@ -261,14 +260,16 @@ def test_more_sections_than_16_bits_can_count(tmp_path: Path) -> None:
     source = "".join(f'.section .t{number}, "ax"\nf{number}: .word {number}\n' for number in range(count))
     path = assemble(source, tmp_path / "many.o")
     assert header(path.read_bytes())[11] == 0
-    began = time.monotonic()
-    with ElfFile(path) as file:
-        for number in (0, 0xFEF0, 0xFFFF, count - 1):
-            assert file.symbols[f"f{number}"] == file.symbols.resolve(f".t{number}:0")
-            assert file.read(file.symbols[f"f{number}"], 4) == struct.pack("<I", number)
-        file.write(file.symbols["f65535"], NOP)
-        file.publish(0, 0)
-    assert time.monotonic() - began < 10
+
+    def use() -> None:
+        with ElfFile(path) as file:
+            for number in (0, 0xFEF0, 0xFFFF, count - 1):
+                assert file.symbols[f"f{number}"] == file.symbols.resolve(f".t{number}:0")
+                assert file.read(file.symbols[f"f{number}"], 4) == struct.pack("<I", number)
+            file.write(file.symbols["f65535"], NOP)
+            file.publish(0, 0)
+
+    assert calls_made_by(use) < 100 * count, "no section is compared with each other one"
 
 
 def test_names_cannot_control_a_terminal(tmp_path: Path) -> None:
@@ -928,9 +929,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
             ElfFile(path)
 
 
-def test_a_one_word_patch_is_quick(tmp_path: Path) -> None:
+def test_a_one_word_patch_loads_no_library_and_looks_at_each_name_once(tmp_path: Path) -> None:
+    count = 5000
     source = "".join(
-        f".globl f{number}\n.type f{number}, %function\nf{number}: .rept 30\nnop\n.endr\n" for number in range(5000)
+        f".globl f{number}\n.type f{number}, %function\nf{number}: .rept 30\nnop\n.endr\n" for number in range(count)
     )
     path = link(assemble(source, tmp_path / "large.o"), tmp_path / "large", "-e", "f0")
     assert path.stat().st_size > 700_000
@@ -939,10 +941,5 @@ def test_a_one_word_patch_is_quick(tmp_path: Path) -> None:
         "a = file.symbols.resolve('f4000+8'); file.write(a, bytes(4)); file.publish(a, a + 4); "
         "assert {'numpy', 'elftools', 'unicorn'}.isdisjoint(sys.modules)"
     )
-    times = []
-    for number in range(5):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", script, path], check=True)
-        times.append(time.perf_counter() - began)
-        patch(path, "f4000+8", bytes([number, 0, 0, 1]))
-    assert min(times) < 0.4  # 0.07 s where it was measured; the rest is for slow machines
+    subprocess.run([sys.executable, "-c", script, path], check=True)
+    assert calls_made_by(lambda: patch(path, "f4000+8", bytes([1, 0, 0, 1]))) < 20 * count
