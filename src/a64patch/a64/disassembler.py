@@ -9,11 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from a64patch.a64.encodings import rows_for
-from a64patch.a64.fields import PAGE_SIZE
 from a64patch.a64.operands import Names, Place
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import Reference, reference
-from a64patch.a64.row import Encoding
+from a64patch.a64.row import PAGE_SIZE, Encoding
 from a64patch.a64.templates import templates
 
 _REMEMBERED = 1 << 16

@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from a64patch.a64.fields import PAGE_SIZE, ImmediateKind
 from a64patch.a64.integer_operands import LowBits
 from a64patch.a64.operands import Registers
 from a64patch.a64.predicates import decode
-from a64patch.a64.row import Encoding, Field
+from a64patch.a64.row import PAGE_SIZE, Encoding, Field, Immediate
 from a64patch.a64.templates import Piece, templates
 from a64patch.errors import EncodingError
 
 _REMEMBERED = 1 << 16
+_IMM12 = Immediate((Field(10, 12),), signed=False)
 _DATA = {"rt", "rt2"}
 """The fields of the registers that loads write and stores read."""
 
@@ -53,7 +53,7 @@ class LowHalf:
         number, rest = divmod(address % PAGE_SIZE, self.unit)
         if rest:
             raise EncodingError(f"{address:#x} is not a multiple of {self.unit} bytes")
-        return ImmediateKind.IMM12.value.encode(word, number)
+        return _IMM12.encode(word, number)
 
 
 @dataclass(frozen=True, slots=True)

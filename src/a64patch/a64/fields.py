@@ -9,73 +9,16 @@ value out of range is an EncodingError, and signed fields are read with their si
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, overload
 
 from a64patch.a64.predicates import decode
-from a64patch.a64.row import Encoding, Field
+from a64patch.a64.row import PAGE_SIZE, Encoding, Field, Immediate
 from a64patch.errors import EncodingError
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Immediate:
-    """A number spread over `parts` of a word, the least significant part first."""
-
-    parts: tuple[Field, ...]
-    signed: bool
-
-    @property
-    def width(self) -> int:
-        """Bits in all."""
-        return sum(part.width for part in self.parts)
-
-    @property
-    def minimum(self) -> int:
-        """The smallest number that it holds."""
-        return -(1 << self.width - 1) if self.signed else 0
-
-    @property
-    def maximum(self) -> int:
-        """The largest number that it holds."""
-        return (1 << self.width - self.signed) - 1
-
-    def encode(self, word: int, value: int) -> int:
-        """The word with this number in it; EncodingError when it does not fit."""
-        if not self.minimum <= value <= self.maximum:
-            raise EncodingError(f"{value} does not fit: it must be from {self.minimum} to {self.maximum}")
-        for part in self.parts:
-            ones = (1 << part.width) - 1
-            word = word & ~(ones << part.lsb) | (value & ones) << part.lsb
-            value >>= part.width
-        return word
-
-    @overload
-    def decode(self, word: int) -> int: ...
-    @overload
-    def decode(self, word: NDArray[numpy.uint32]) -> NDArray[numpy.int64]: ...
-    def decode(self, word: int | NDArray[numpy.uint32]) -> int | NDArray[numpy.int64]:
-        """The number in the word, with its sign; an array of uint32 gives an array of int64."""
-        if isinstance(word, int):
-            value, shift = 0, 0
-            for part in self.parts:
-                value |= part.get(word) << shift
-                shift += part.width
-            return value - (1 << shift) if self.signed and value >> shift - 1 else value
-        import numpy
-
-        words = word.astype(numpy.int64)
-        values, shift = numpy.zeros(word.shape, numpy.int64), 0
-        for part in self.parts:
-            values |= (words >> part.lsb & (1 << part.width) - 1) << shift
-            shift += part.width
-        if self.signed:
-            values -= (values >> shift - 1) << shift
-        return values
 
 
 class ImmediateKind(Enum):
@@ -137,9 +80,6 @@ def _immediate(kind: ImmediateKind) -> Immediate:
         raise EncodingError(f"{kind!r} is not an immediate kind: use one of ImmediateKind")
     return kind.value
 
-
-PAGE_SIZE = 4096
-"""Bytes of the page that ADRP counts in, whatever the translation granule is (Arm ARM C6.2, ADRP)."""
 
 OFFSET_FIELDS = ("imm26", "imm19", "imm14", "imm9")
 """Names of the fields that hold the distance to a label, in words."""

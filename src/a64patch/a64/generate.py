@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Literal
 
 from a64patch.a64.encodings import row_named
-from a64patch.a64.fields import PAGE_SIZE, ImmediateKind, adrp_set_offset, encode_immediate, encode_offset
+from a64patch.a64.fields import ImmediateKind, adrp_set_offset, encode_immediate, encode_offset
 from a64patch.a64.operands import BARRIER_OPTIONS, CONDITIONS
+from a64patch.a64.row import PAGE_SIZE
 from a64patch.errors import AlignmentError, EncodingError
 
 _ADDRESS_SPACE = 1 << 64

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from a64patch.a64.row import Field
+from a64patch.a64.row import PAGE_SIZE, Field
 from a64patch.errors import AssemblyError
 
 CONDITIONS: dict[str, int] = {
@@ -393,7 +393,7 @@ _PREFETCH = {
 }
 _CONTROL = {f"c{number}": number for number in range(16)}
 
-LABEL_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": 4096}
+LABEL_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": PAGE_SIZE}
 """The kinds of labels, with the bytes that their fields count in; `references.reference` reads them too."""
 
 KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {

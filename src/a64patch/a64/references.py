@@ -1,6 +1,6 @@
 """What instructions refer to relative to the PC: targets of branches, addresses of literals, addresses that ADR forms.
 
-May know: predicates.py, encodings.py, fields.py, operands.py.
+May know: predicates.py, encodings.py, operands.py.
 Read on: relocation.py moves a reference; its word then holds another distance to the same address.
 
 Which field holds a distance, and in which unit, is read from the labels of a row's assembly template. Addresses are
@@ -16,10 +16,9 @@ from enum import Enum
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from a64patch.a64.fields import PAGE_SIZE, Immediate
 from a64patch.a64.operands import LABEL_UNITS
 from a64patch.a64.predicates import classify
-from a64patch.a64.row import Encoding
+from a64patch.a64.row import PAGE_SIZE, Encoding, Immediate
 
 if TYPE_CHECKING:
     import numpy

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from a64patch.a64.encodings import row_named
-from a64patch.a64.fields import PAGE_SIZE, set_branch_offset
+from a64patch.a64.fields import set_branch_offset
 from a64patch.a64.generate import gen_add_sub_imm, gen_branch_imm, gen_branch_reg, gen_movewide, gen_nop
 from a64patch.a64.predicates import InsnClass, decode, get_insn_class
 from a64patch.a64.references import ADDRESS_SPACE, Reference, ReferenceKind, reference
-from a64patch.a64.row import Encoding, Flow
+from a64patch.a64.row import PAGE_SIZE, Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import EncodingError, UnmovableError
 

@@ -16,10 +16,9 @@ from os.path import basename
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble, disassemble_naming
 from a64patch.a64.effects import effects_of
-from a64patch.a64.fields import PAGE_SIZE
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import reference
-from a64patch.a64.row import Flow
+from a64patch.a64.row import PAGE_SIZE, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
