@@ -93,10 +93,12 @@ def completes_addresses(row: Encoding) -> bool:
 _SYSTEM = {
     0xD53B4200: ("nzcv", ""),
     0xD51B4200: ("", "nzcv"),
+    0xD5184200: ("", "sp"),
     0xD53B2400: ("", "nzcv"),
     0xD53B2420: ("", "nzcv"),
 }
-"""MRS and MSR of NZCV; MRS of RNDR and RNDRRS, which say by NZCV whether there is a number (D19.2). Rt is left out."""
+"""What they read and write beside Rt (C5.2): MRS and MSR of NZCV; MSR of SPSel, after which SP is another register; MRS
+of RNDR and RNDRRS, which say by NZCV whether there is a number."""
 
 
 class _OfRow:

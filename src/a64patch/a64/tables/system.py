@@ -139,8 +139,8 @@ def _pstate() -> Iterator[Encoding]:
         yield from rows(
             table,
             (f"msr_imm.{name}", f"1101010100000 {op1} 0100 {crm} {op2} 11111", f"msr {name}, <imm:crm>"),
-            feature=feature,
-        )
+            feature=feature, writes="sp" if name == "spsel" else "",  # SP is another register afterwards
+        )  # fmt: skip
     for name, mask in (("svcrsm", "001"), ("svcrza", "010"), ("svcrsmza", "011")):
         mode = {"svcrsm": "sm", "svcrza": "za", "svcrsmza": ""}[name]
         for bit, verb in (("1", "smstart"), ("0", "smstop")):
