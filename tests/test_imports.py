@@ -20,11 +20,12 @@ PACKAGE = ROOT / "src/a64patch"
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "ranges": (),
     "version": (),
     "a64": ("errors", "a64"),
-    "target": ("errors", "a64", "target"),
-    "patch": ("errors", "a64", "target.base", "target.symbols", "patch"),
-    "kernel": ("errors", "a64", "target", "patch", "kernel"),
+    "target": ("errors", "ranges", "a64", "target"),
+    "patch": ("errors", "ranges", "a64", "target.base", "target.section", "target.symbols", "patch"),
+    "kernel": ("errors", "ranges", "a64", "target", "patch", "kernel"),
     "proof": ("errors", "a64", "proof"),
     "__init__": ("errors", "version", "a64", "target", "patch", "kernel", "proof"),
     "cli": ("errors", "version", "a64", "target", "patch", "kernel", "proof", "cli"),

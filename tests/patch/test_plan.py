@@ -24,8 +24,11 @@ from a64patch.errors import (
 )
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, parse, reverse, to_text
 from a64patch.patch.plan import Plan, State, fill, make_plan
-from a64patch.patch.text import Change, patch_text
+from a64patch.patch.text import patch_text
+from a64patch.ranges import Ranges
 from a64patch.target.elf import ElfFile
+from a64patch.target.section import Change
+from a64patch.target.symbols import Symbol, SymbolTable
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble, link
 
@@ -178,18 +181,53 @@ def test_fewer_new_words_are_padded_with_nops_that_reversing_takes_away(build: B
     assert Path(target.path).read_bytes() == before
 
 
-def test_a_run_of_changed_lines_stays_one_site() -> None:
+def test_a_hunk_is_one_site_from_its_first_to_its_last_changed_word() -> None:
     target = FakeTarget([1, 2, 3, 4, 5, 6])
     lines = ["-00000001", "-00000002", "-00000003", "+00000001", "+00000012", "+00000003", " 00000004"]
-    assert make_plan(parse("\n".join(["@@ site @@", *lines])), target).changes == (Change(BASE + 4, 2, 0x12),)
+    plan = make_plan(parse("\n".join(["@@ site @@", *lines])), target)
+    assert plan.changes == (Change(BASE + 4, 2, 0x12),)
+    assert [(site.start, site.end, site.keep_out) for site in plan.sites] == [(BASE + 4, BASE + 8, Ranges())]
     lines = ["-00000001", "-00000002", "-00000003", "+00000011", "+00000002", "+00000013", " 00000004"]
     lines += ["-00000005", "+00000005", "-00000006", "+00000016"]
-    assert make_plan(parse("\n".join(["@@ site @@", *lines])), target).changes == (
-        Change(BASE, 1, 0x11),
-        Change(BASE + 4, 2, 2),
-        Change(BASE + 8, 3, 0x13),
-        Change(BASE + 20, 6, 0x16),
-    )
+    plan = make_plan(parse("\n".join(["@@ site @@", *lines])), target)
+    assert plan.changes == (Change(BASE, 1, 0x11), Change(BASE + 8, 3, 0x13), Change(BASE + 20, 6, 0x16))
+    [site] = plan.sites
+    assert (site.start, site.end, site.keep_out) == (BASE, BASE + 24, Ranges(((BASE + 4, BASE + 24),)))
+
+
+def hunk(at: int, old: int, new: int) -> str:
+    return f"@@ site+{4 * at:#x} @@\n-{old:08x}\n+{new:08x}\n"
+
+
+@pytest.mark.parametrize(("second", "sites"), [(8, 1), (9, 2)])
+def test_hunks_so_close_that_they_can_be_one_are(second: int, sites: int) -> None:
+    target = FakeTarget(list(range(1, 30)))
+    plan = make_plan(parse(hunk(0, 1, 0x11) + hunk(second, second + 1, 0x12)), target)
+    assert (len(plan.sites), plan.method) == (sites, "sync")
+
+
+def test_words_that_each_may_race_are_as_many_writes_and_one_kick() -> None:
+    nops = [gen_nop()] * 40
+    target = FakeTarget(nops)
+    plan = make_plan(parse("".join(hunk(at, gen_nop(), 0x14000001) for at in range(0, 40, 2))), target)
+    assert (len(plan.sites), plan.method) == (20, "nosync+kick")
+    assert all(not site.keep_out for site in plan.sites)
+
+
+def test_together_keeps_out_of_every_function_touched() -> None:
+    target = FakeTarget([gen_nop()] * 40)
+    target.symbols = SymbolTable(lambda: [Symbol("f", BASE, 80), Symbol("g", BASE + 80, 80)])
+    text = "@@ f+8 @@\n-d503201f\n+d2800000\n\n@@ g+8 @@\n-d503201f\n+d2800000\n"
+    apart = make_plan(parse(text), target)
+    assert all(not site.keep_out for site in apart.sites)
+    plan = make_plan(parse(text), target, together=True)
+    assert (plan.method, plan.reason) == ("sync", "all hunks change together")
+    assert [site.keep_out for site in plan.sites] == [
+        Ranges(((BASE + 4, BASE + 80),)),
+        Ranges(((BASE + 84, BASE + 160),)),
+    ]
+    target.symbols = SymbolTable(lambda: [Symbol("f", BASE, 80), Symbol("g", BASE + 80, 0)])
+    assert [hazard.name for hazard in make_plan(parse(text), target, together=True).hazards] == ["together"]
 
 
 def test_a_patch_that_leaves_everything_as_it_is_is_applied() -> None:
@@ -200,6 +238,7 @@ def test_the_method_and_the_hazards_are_those_of_all_changes() -> None:
     target = FakeTarget([assemble_one(text) for text in ("bl .+8", "nop", "ret")])
     one = make_plan(parse("@@ site+4 @@\n-d503201f  nop\n+14000001  b .+4\n"), target)
     assert (one.method, one.hazards) == ("nosync+kick", ())
+    target.symbols = SymbolTable(lambda: [Symbol("site", BASE, 0)])
     two = make_plan(parse("@@ site @@\n-94000002\n-d503201f\n+d503201f\n+d2800000\n"), target)
     assert (two.method, [hazard.name for hazard in two.hazards]) == ("sync", ["return-into-site"])
     assert make_plan(parse("@@ site+4 @@\n-d503201f\n+d2800000\n"), target, profile="2018").method == "sync"

@@ -22,6 +22,7 @@ from a64patch.errors import (
 )
 from a64patch.patch import text
 from a64patch.target.base import CpuState
+from a64patch.target.section import Change
 from tests.patch.fake import BASE, FakeTarget
 
 NOP = gen_nop()
@@ -41,7 +42,7 @@ def test_nosync_writes_then_publishes_and_tells_nobody() -> None:
     result = patch_text_nosync(target, BASE, BRANCH)
     assert target.words == [BRANCH]
     assert target.calls == ["read", "write", "publish", "read"]
-    assert (result.method, result.changes, result.cpus) == ("nosync", (text.Change(BASE, NOP, BRANCH),), ())
+    assert (result.method, result.changes, result.cpus) == ("nosync", (Change(BASE, NOP, BRANCH),), ())
     assert result.stop_window_ns is None
 
 
@@ -116,9 +117,12 @@ def test_nothing_is_downgraded(capabilities: dict[str, bool], words: list[int]) 
 
 
 def test_one_word_needs_no_pc() -> None:
-    target = FakeTarget(OLD, sees_pcs=False)
-    patch_text_sync(target, [PLACES[0], PLACES[2]], [1, 2])
-    assert target.words[:3] == [1, OLD[1], 2]
+    olds = [*OLD, *[gen_nop()] * 20]
+    target = FakeTarget(olds, sees_pcs=False)
+    patch_text_sync(target, [BASE, BASE + 4 * 9], [1, 2])
+    assert target.words == [1, *olds[1:9], 2, *olds[10:]]
+    with pytest.raises(CapabilityError, match="where its CPUs stand"):
+        patch_text_sync(target, [BASE, BASE + 4 * 8], [3, 4])
 
 
 REQUESTS: list[tuple[list[int], list[int], list[int] | None, type[Exception]]] = [

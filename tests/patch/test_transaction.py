@@ -27,11 +27,11 @@ from a64patch.patch import text
 from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, make_plan
-from a64patch.patch.text import Change
 from a64patch.patch.transaction import apply_plan, forget, recover, revert
 from a64patch.target import open_target
 from a64patch.target.base import Identity, Target
 from a64patch.target.elf import ElfFile
+from a64patch.target.section import Change
 from tests.patch.fake import BASE, FakeTarget
 from tests.patch.test_journal import LOCK, other_process
 from tests.support import IN_MEMORY, assemble, link
@@ -396,7 +396,7 @@ def test_no_weaker_method_than_is_safe(sync: Sync, journal: Journal) -> None:
         ("auto", "nosync+kick", ["read", "write", "publish", "read", "kick"]),
         ("kick", "nosync+kick", ["read", "write", "publish", "read", "kick"]),
         ("nosync", "nosync", ["read", "write", "publish", "read"]),
-        ("stop", "sync", ["read", "stop", "read", "write", "publish", "read", "resume"]),
+        ("stop", "sync", ["stop", "read", "write", "publish", "read", "resume"]),
     ],
 )
 def test_the_method_that_was_asked_for(sync: Sync, method: str, calls: list[str], journal: Journal) -> None:

@@ -21,9 +21,9 @@ from a64patch.errors import A64PatchError, BusyError
 from a64patch.patch.asmdiff import AsmDiff, parse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import fill, make_plan
-from a64patch.patch.text import Change
 from a64patch.patch.transaction import Outcome, apply_plan, recover, revert
 from a64patch.target.gdb import GdbTarget, open_gdb
+from a64patch.target.section import Change
 from tests.real.guest import CPUS
 from tests.real.live import ALL_AT_ONCE, Line, LiveGuest
 

@@ -22,6 +22,7 @@ from a64patch.errors import PatchFormatError, RequestError
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
     from a64patch.patch.plan import Plan, PlannedHunk
+    from a64patch.patch.sites import Site
     from a64patch.patch.text import PatchResult
     from a64patch.target.base import Target
 
@@ -44,11 +45,26 @@ def add_matching(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: give 0 to 86400 seconds")
+    return value
+
+
 def add_carrying_out(parser: argparse.ArgumentParser) -> None:
-    """`--sync`, `--accept`, `--drop-relocations`, `--dry-run` and `--journal`; `--profile` is with the matching."""
+    """`--sync`, `--together`, `--retry`, `--accept`, `--drop-relocations`, `--dry-run`, `--journal`, `--profile`."""
     parser.add_argument(
         "--sync", choices=("auto", "nosync", "kick", "stop"), default="auto",
         help="auto: the lightest safe method (default); nosync: tell no CPU; kick: each synchronises; stop: all wait",
+    )  # fmt: skip
+    parser.add_argument(
+        "--together", action="store_true",
+        help="all hunks change as one: no CPU may be in any of their functions meanwhile",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retry", type=_seconds, metavar="SECONDS", default=0.0,
+        help="how long to go on trying while a CPU is where none may be (default: 0.1)",
     )  # fmt: skip
     parser.add_argument(
         "--profile", default="2018", help="issue of the manual's list that auto goes by (default: 2018)"
@@ -118,7 +134,8 @@ def planned(arguments: argparse.Namespace, target: Target, diff: AsmDiff) -> Pla
     with working(f"planning {len(diff.hunks)} hunks") if len(diff.hunks) > _MANY else nullcontext():
         try:
             profile = getattr(arguments, "profile", "2018")
-            return make_plan(diff, target, fuzz=arguments.fuzz, profile=profile)
+            together = getattr(arguments, "together", False)
+            return make_plan(diff, target, fuzz=arguments.fuzz, profile=profile, together=together)
         except PatchFormatError as error:
             raise PatchFormatError(f"{arguments.patch}: {error}") from None
 
@@ -145,7 +162,7 @@ def carry_out(
     if arguments.dry_run:
         from a64patch.cli import proving
 
-        proofs = proving.of_plan(plan, target.symbols.describe) if arguments.prove else None
+        proofs = proving.of_plan(plan, target) if arguments.prove else None
         if arguments.json:
             print_json(_plan_facts(plan, target) | ({} if proofs is None else {"proofs": proving.all_facts(proofs)}))
         else:
@@ -160,7 +177,9 @@ def carry_out(
 
     facts = _plan_facts(plan, target) if arguments.json else None
     with Journal(arguments.journal) as journal:
-        outcome = arguments.outcome = apply_plan(plan, target, journal, sync=arguments.sync, accept=accept)
+        outcome = arguments.outcome = apply_plan(
+            plan, target, journal, sync=arguments.sync, accept=accept, retry=arguments.retry
+        )
     if facts is not None:
         print_json(facts | result_facts(outcome.entry, outcome.result))
         return 0
@@ -213,11 +232,23 @@ def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
         "method": plan.method,
         "reason": plan.reason,
         "hunks": [hunk_facts(hunk) for hunk in plan.hunks],
+        "sites": [_site_facts(site) for site in plan.sites],
         "changes": changes,
         "hazards": [
             {"name": hazard.name, "address": f"{hazard.address:#x}", "sentence": hazard.sentence}
             for hazard in plan.hazards
         ],
+    }
+
+
+def _site_facts(site: Site) -> dict[str, Any]:
+    """A site for programs."""
+    return {
+        "start": f"{site.start:#x}",
+        "end": f"{site.end:#x}",
+        "keep_out": [[f"{start:#x}", f"{end:#x}"] for start, end in site.keep_out],
+        "kept_out": list(site.kept_out),
+        "entered": list(site.entered),
     }
 
 
@@ -249,6 +280,7 @@ def _print_plan(plan: Plan, target: Target) -> None:
     from rich.table import Table
 
     from a64patch.a64.disassembler import disassemble
+    from a64patch.patch.sites import reasons_to_keep_out
 
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -284,6 +316,8 @@ def _print_plan(plan: Plan, target: Target) -> None:
         if plan.cpus:
             for reason in list(reasons)[:8]:
                 print(f"  {reason}")
+    for sentence in reasons_to_keep_out(plan.sites):
+        print(f"{sentence[:1].upper()}{sentence[1:]}.")
     for hazard in plan.hazards:
         console.print(f"[bold red]hazard {hazard.name}[/]: {_plain(hazard.sentence)}.")
     print("Dry run: nothing was changed.")

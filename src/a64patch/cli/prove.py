@@ -6,6 +6,7 @@ May know: a64/, target/base.py, patch/, proof/. Read on: proving.py, ../proof/pr
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching, proving
@@ -15,9 +16,10 @@ from a64patch.errors import RequestError, TargetError
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
-    from a64patch.patch.text import Change, Method
+    from a64patch.patch.text import Method
     from a64patch.proof.protocols import Site
     from a64patch.proof.prove import Question
+    from a64patch.target.section import Change
 
 EPILOG = """\
 Asked under Arm's memory model of instruction fetch, as it is now and as of ESOP 2020; SAFE when both forbid
@@ -102,7 +104,9 @@ def _questions(arguments: argparse.Namespace) -> dict[Question, list[str]]:
             raise RequestError("give PATCH, or both --old and --new")
         old, new = words_of(arguments.old), words_of(arguments.new)
         site = Site(tuple(old), tuple(new))
-        return {_make(arguments, _protocol(arguments, _changes(old, new)))((site,)): []}
+        changes = _changes(old, new)
+        spans = [(changes[0].address, changes[-1].address + 4)] if changes else []
+        return {_make(arguments, _protocol(arguments, changes, spans))((site,)): []}
     if arguments.patch is None:
         raise RequestError("give PATCH, or --old and --new")
     diff = patching.read_patch(arguments.patch, reverse=arguments.reverse)
@@ -113,39 +117,49 @@ def _questions(arguments: argparse.Namespace) -> dict[Question, list[str]]:
         if not plan.changes:
             return {}
         method = plan.method if plan.cpus else None
-        return proving.of_changes(
-            plan.changes, target.symbols.describe, _make(arguments, _protocol(arguments, plan.changes, method))
+        spans = [(planned.start, planned.end) for planned in plan.sites]
+        return proving.of_planned_sites(
+            plan, target, _make(arguments, _protocol(arguments, plan.changes, spans, method))
         )
 
 
 def _without_target(arguments: argparse.Namespace, diff: AsmDiff) -> dict[Question, list[str]]:
     """By the words of the patch, or their texts. Hunks stand far from each other: where is not known."""
     from a64patch.patch.plan import fill
-    from a64patch.patch.text import Change
+    from a64patch.target.section import Change
 
     changes: list[Change] = []
+    spans: list[tuple[int, int]] = []
+    words: dict[int, int] = {}
     places: dict[int, str] = {}
     for number, hunk in enumerate(fill(diff).hunks):
         for index, (old, new) in enumerate(zip(hunk.old, hunk.new, strict=True)):
             assert old.word is not None
             assert new.word is not None
             address = (number << 24) + 4 * index
+            words[address] = old.word
             places[address] = f"{hunk.site}{f'+{4 * index:#x}' if index else ''}"
             if old.word != new.word:
                 changes.append(Change(address, old.word, new.word))
+        own = [change.address for change in changes if change.address >> 24 == number]
+        spans += [(own[0], own[-1] + 4)] if own else []
     if not changes:
         return {}
-    return proving.of_changes(changes, places.__getitem__, _make(arguments, _protocol(arguments, changes)))
+    make = _make(arguments, _protocol(arguments, changes, spans))
+    return proving.of_changes(changes, spans, words.__getitem__, places.__getitem__, make)
 
 
 def _changes(old: list[int], new: list[int]) -> list[Change]:
-    from a64patch.patch.text import Change
+    from a64patch.target.section import Change
 
     return [Change(4 * index, *pair) for index, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]]
 
 
 def _protocol(
-    arguments: argparse.Namespace, changes: list[Change] | tuple[Change, ...], method: Method | None = None
+    arguments: argparse.Namespace,
+    changes: Sequence[Change],
+    spans: Sequence[tuple[int, int]],
+    method: Method | None = None,
 ) -> str:
     """The one that was asked for, else what patch_text would choose on a machine that can do everything."""
     from a64patch.patch.text import method_for
@@ -155,7 +169,7 @@ def _protocol(
         return str(arguments.protocol)
     if method is None:
         able = Capabilities("machine", 2, True, True, True, True)
-        method, _ = method_for(able, changes, arguments.profile)
+        method, _ = method_for(able, changes, spans, arguments.profile)
     return proving.PROTOCOL_OF[method]
 
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
-    from a64patch.patch.text import Change, Method
+    from a64patch.patch.text import Method
     from a64patch.proof.model import Model
     from a64patch.proof.protocols import Site
     from a64patch.proof.prove import Proof, Question
+    from a64patch.target.base import Target
+    from a64patch.target.section import Change
 
     Maker = Callable[[tuple[Site, ...]], Question]
 
@@ -38,15 +40,20 @@ class Asked:
     """None when there were more than MOST_QUESTIONS before it."""
 
 
-def of_changes(changes: Sequence[Change], describe: Callable[[int], str], make: Maker) -> dict[Question, list[str]]:
-    """The distinct questions of some changes, each with its places. Neighbouring words are one site."""
-    from a64patch.patch.text import sites_of
+def of_changes(
+    changes: Sequence[Change],
+    spans: Sequence[tuple[int, int]],
+    word_at: Callable[[int], int],
+    describe: Callable[[int], str],
+    make: Maker,
+) -> dict[Question, list[str]]:
+    """The distinct questions of the sites in these spans, each with its places; `word_at` tells the words that stay."""
     from a64patch.proof.protocols import Site
 
     words = {change.address: (change.old, change.new) for change in changes}
     questions: dict[Question, list[str]] = {}
-    for start, end in sites_of(changes):
-        pairs = [words[address] for address in range(start, end, 4)]
+    for start, end in spans:
+        pairs = [words.get(address) or (word_at(address),) * 2 for address in range(start, end, 4)]
         site = Site(tuple(old for old, _ in pairs), tuple(new for _, new in pairs))
         questions.setdefault(make((site,)), []).append(describe(start))
     return questions
@@ -64,17 +71,25 @@ def ask(questions: dict[Question, list[str]], of: Sequence[Model]) -> list[Asked
     return found
 
 
-def of_plan(plan: Plan, describe: Callable[[int], str], *, idc: bool = False, dic: bool = False) -> list[Asked]:
+def of_plan(plan: Plan, target: Target, *, idc: bool = False, dic: bool = False) -> list[Asked]:
     """The proofs of what a plan would do, by the method that it chose; none when it would do nothing."""
     from a64patch.proof.prove import Question, models
 
     if plan.method is None or not plan.cpus:
         return []
     protocol = PROTOCOL_OF[plan.method]
-    questions = of_changes(
-        plan.changes, describe, lambda sites: Question(protocol, sites, idc, dic, profile=plan.profile)
-    )
+    questions = of_planned_sites(plan, target, lambda sites: Question(protocol, sites, idc, dic, profile=plan.profile))
     return ask(questions, models())
+
+
+def of_planned_sites(plan: Plan, target: Target, make: Maker) -> dict[Question, list[str]]:
+    """The distinct questions of a plan: about the very sites that would be carried out."""
+    from a64patch.a64.words import from_bytes
+
+    spans = [(site.start, site.end) for site in plan.sites]
+    return of_changes(
+        plan.changes, spans, lambda address: from_bytes(target.read(address, 4))[0], target.symbols.describe, make
+    )
 
 
 @contextmanager

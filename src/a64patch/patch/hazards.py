@@ -1,9 +1,9 @@
 """What may go wrong with a change although every word of it is right: seen in the code around it, before any write.
 
-May know: a64/, text.py, target/base.py, the errors.
+May know: a64/, sites.py, target/base.py, target/section.py, the errors.
 Read on: plan.py attaches hazards to a plan; whoever carries it out must have accepted them.
 
-What is not seen: who gets into a site by a register, a table or an exception, and what is data.
+What is not seen: what is data, and what sites.py does not see.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from a64patch.a64.effects import effects_of
-from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
-from a64patch.a64.references import adr_targets, branch_targets
-from a64patch.a64.row import Flow
+from a64patch.a64.predicates import Predicate, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
-from a64patch.patch.text import Change, sites_of
+from a64patch.patch.sites import Site, spans_of
 from a64patch.target.base import Target
+from a64patch.target.section import Change
 
 if TYPE_CHECKING:
     import numpy
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     Words = NDArray[numpy.uint32]
 
 NAMES = {
-    "branch-into-site": "other code goes to a word strictly inside a site",
-    "return-into-site": "a call in the old code returns to a word strictly inside a site",
+    "branch-into-site": "code goes to a word strictly inside a site, or that is not known, and nobody can be kept out",
+    "return-into-site": "a call returns to a word strictly inside a site, and nobody can be kept out",
+    "together": "how far a function reaches is not known, so nobody can be kept out of it while all hunks change",
     "landing-pad": "a BTI or PACIASP that indirect branches need is taken away",
     "address-pair": "one half of an ADRP and the instruction that completes its address changes, the other stays",
     "exclusive": "a word between a load-exclusive and its store-exclusive changes",
@@ -63,14 +63,13 @@ class Hazard:
     sentence: str
 
 
-def hazards_of(target: Target, changes: Sequence[Change]) -> list[Hazard]:
-    """The hazards of these changes, by address. Reads the target's code, all of it if a site has several words."""
+def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site]) -> list[Hazard]:
+    """The hazards of these changes and of what is not known about their sites, by address. Reads code around them."""
     found = [
         *_relocations(target, changes),
         *_landing_pads(target, changes),
         *_erratum_843419(target, changes),
-        *_returns(target, changes),
-        *_branches(target, changes),
+        *(Hazard(each.name, each.address, each.sentence) for site in sites for each in site.unknown),
     ]
     changed = {change.address: change.new for change in changes if change.new != change.old}
     for code in _surroundings(target, changes, sorted(changed)):
@@ -121,102 +120,6 @@ def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazar
                 f"{where} would be an ADRP at page offset {offset:#x}, which Cortex-A53 may compute wrongly"
                 " (erratum 843419)",
             )
-
-
-def _inside(changes: Sequence[Change]) -> set[int]:
-    """The addresses strictly inside a site."""
-    addresses = {change.address for change in changes}
-    return {address for address in addresses if address - INSN_SIZE in addresses}
-
-
-def _returns(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
-    inside = _inside(changes)
-    for change in changes:
-        behind = change.address + INSN_SIZE
-        if behind not in inside:
-            continue
-        row = decode(change.old)
-        if row is not None and row.flow is Flow.CALL:
-            where = target.symbols.describe(change.address)
-            yield Hazard(
-                "return-into-site",
-                change.address,
-                f"the call at {where} returns to {target.symbols.describe(behind)}, in the middle of the new code",
-            )
-
-
-def _branches(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
-    inside = _inside(changes)
-    if not inside:
-        return
-    import numpy
-
-    ranges = _ranges(target)
-    if not ranges:
-        first = min(inside)
-        yield Hazard(
-            "branch-into-site",
-            first,
-            f"where this {target.capabilities.kind} has code is not known, so branches to"
-            f" {target.symbols.describe(first)} cannot be ruled out",
-        )
-        return
-    wanted = numpy.array(sorted(inside), numpy.uint64)
-    sites = sites_of(changes)
-    starts = numpy.array([start for start, _ in sites], numpy.uint64)
-    ends = numpy.array([end for _, end in sites], numpy.uint64)
-    overlay = _Changes(changes)
-    for start, end in _pieces(ranges):
-        words = overlay.applied(as_array(target.read(start, end - start)), start)
-        for verb, find in (("branches to", branch_targets), ("takes the address of", adr_targets)):
-            targets, valid = find(words, start)
-            places = numpy.flatnonzero(valid & numpy.isin(targets, wanted))
-            for place in places.tolist():
-                source, goal = start + INSN_SIZE * place, int(targets[place])
-                site = int(numpy.searchsorted(starts, numpy.uint64(goal), side="right")) - 1
-                if int(starts[site]) <= source < int(ends[site]):
-                    continue  # new code of the same site: it knows what it does
-                yield Hazard(
-                    "branch-into-site",
-                    goal,
-                    f"{target.symbols.describe(source)} {verb} {target.symbols.describe(goal)}, in the middle of the"
-                    " new code",
-                )
-
-
-def _pieces(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The ranges in pieces that overlap by what makes up one address: a live target stands while one is read."""
-    for start, end in ranges:
-        for at in range(start, end, _PIECE):
-            yield at, min(at + _PIECE + _PAIR_REACH * INSN_SIZE, end)
-
-
-class _Changes:
-    """Changes as arrays, in ascending order, to be laid over pieces of code."""
-
-    def __init__(self, changes: Sequence[Change]) -> None:
-        import numpy
-
-        ascending = sorted(changes, key=lambda change: change.address)
-        self._addresses = numpy.array([change.address for change in ascending], numpy.uint64)
-        self._new = numpy.array([change.new for change in ascending], numpy.uint32)
-
-    def _within(self, start: int, count: int) -> tuple[slice, NDArray[numpy.intp]]:
-        """Which changes lie in `count` words from `start` on, and where there."""
-        import numpy
-
-        low, high = numpy.searchsorted(
-            self._addresses, numpy.array([start, start + INSN_SIZE * count], numpy.uint64)
-        ).tolist()
-        places = (self._addresses[low:high] - numpy.uint64(start)) // numpy.uint64(INSN_SIZE)
-        return slice(low, high), places.astype(numpy.intp)
-
-    def applied(self, words: Words, start: int) -> Words:
-        """The words with the new ones among them."""
-        which, places = self._within(start, len(words))
-        words = words.copy()
-        words[places] = self._new[which]
-        return words
 
 
 @dataclass(frozen=True)
@@ -270,7 +173,7 @@ def _surroundings(target: Target, changes: Sequence[Change], changed: Sequence[i
         pieces = ranges
     else:
         pieces = []
-        for start, end in sites_of(changes):
+        for start, end in spans_of(changes, join=0):
             low, high = next(((low, high) for low, high in ranges if low <= start < high), (start, end))
             start, end = max(low, start - _AROUND * INSN_SIZE), min(high, end + _AROUND * INSN_SIZE)
             if pieces and start <= pieces[-1][1]:

@@ -28,8 +28,8 @@ from typing import Any, Self
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
-from a64patch.patch.text import Change
 from a64patch.target.base import Aftermath, Identity
+from a64patch.target.section import Change
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
 _VERSION = 1

@@ -1,6 +1,6 @@
 """A patch and a target make a plan: every change, its state, its verdict, and the synchronisation that it needs.
 
-May know: a64/, asmdiff.py, meaning.py, hazards.py, text.py, target/base.py, the errors.
+May know: a64/, asmdiff.py, meaning.py, hazards.py, sites.py, text.py, target/base.py, target/section.py, the errors.
 Read on: hazards.py for what may go wrong all the same, transaction.py carries a plan out.
 
 Planning reads the target and changes nothing.
@@ -33,8 +33,10 @@ from a64patch.patch.meaning import (
     refers,
     words_by_meaning,
 )
-from a64patch.patch.text import Change, Method, method_for
+from a64patch.patch.sites import JOIN, Site, sites_of
+from a64patch.patch.text import Method, method_for
 from a64patch.target.base import Identity, Target
+from a64patch.target.section import Change
 from a64patch.target.symbols import Space, Symbol, SymbolTable
 
 Sync = Literal["auto", "nosync", "kick", "stop"]
@@ -67,10 +69,7 @@ class PlannedHunk:
     """Of its first line (bytes)."""
     state: State
     changes: tuple[Change, ...] = ()
-    """What applying it writes, with the words that stand there now; empty unless it is to be done.
-
-    Of each run of changed lines the words from the first to the last that differs, so that the run stays one site.
-    """
+    """What applying it writes, with the words that stand there now; empty unless it is to be done."""
     offset: int = 0
     """Bytes from where its site says to where it was found."""
     padding: int = 0
@@ -92,6 +91,8 @@ class Plan:
     """The lightest safe way; None when nothing is to be done."""
     reason: str
     """Why this method."""
+    sites: tuple[Site, ...]
+    """The words that change as one, and who must keep out of them meanwhile."""
     hazards: tuple[Hazard, ...]
     by_meaning: bool
     """The target is not known to be the build that the patch was made for: symbols decide, not distances."""
@@ -118,8 +119,13 @@ class Plan:
 
 
 @collector_paused()
-def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str = "2018") -> Plan:
+def make_plan(
+    diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str = "2018", together: bool = False
+) -> Plan:
     """What applying `diff` to the target would do.
+
+    The changed words of a hunk, and those between, are one site. Hunks so close that they can be one are one site too,
+    unless each is a single word that may race. `together` makes all hunks change as one (see sites.py).
 
     The patch's Build-Id decides how lines are compared: when the target has the same, words are exact; when the patch
     has none, by meaning (see meaning.py) at the place that each site names; with `fuzz` and another build, by meaning,
@@ -136,11 +142,35 @@ def make_plan(diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str
     finder = _Finder(target, by_meaning, fuzz)
     hunks = tuple(finder.plan(diff.hunks))
     _require_apart(hunks, target)
-    plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), by_meaning, profile, target.capabilities.cpus)
+    cpus = target.capabilities.cpus
+    plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), (), by_meaning, profile, cpus)
     if not plan.changes:
         return plan
-    method, reason = method_for(target.capabilities, plan.changes, profile)
-    return replace(plan, method=method, reason=reason, hazards=tuple(hazards_of(target, plan.changes)))
+    spans = _spans(hunks, profile)
+    method, reason = method_for(target.capabilities, plan.changes, spans, profile)
+    if together and cpus and len(spans) > 1:
+        method, reason = "sync", "all hunks change together"
+    sites = sites_of(target, plan.changes, spans, together=together)
+    hazards = tuple(hazards_of(target, plan.changes, sites))
+    return replace(plan, method=method, reason=reason, sites=sites, hazards=hazards)
+
+
+def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
+    """From the first to the last changed word of each hunk.
+
+    Those with less than JOIN between them are one, unless each is a single word that may race.
+    """
+    spans: list[tuple[int, int]] = []
+    alone = False
+    for hunk in sorted((hunk for hunk in hunks if hunk.changes), key=lambda hunk: hunk.changes[0].address):
+        first, last = hunk.changes[0], hunk.changes[-1]
+        races = first is last and bool(hotpatch_safe(first.old, first.new, profile))
+        if spans and first.address - spans[-1][1] < JOIN and not (alone and races):
+            spans[-1] = (spans[-1][0], last.address + INSN_SIZE)
+        else:
+            spans.append((first.address, last.address + INSN_SIZE))
+        alone = races
+    return spans
 
 
 def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto") -> None:
@@ -164,6 +194,11 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
     if sync in ("nosync", "kick") and plan.method == "sync" and (plan.cpus or len(plan.changes) > 1):
         why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
         raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
+    if sync == "nosync" and plan.cpus and len(plan.changes) > 1:
+        raise PlanError(
+            f"--sync nosync is for one word, and {len(plan.changes)} are to be written: --sync kick tells the CPUs once"
+            " for all; nothing was changed"
+        )
     refused = [hazard for hazard in plan.hazards if hazard.name not in accept and "all" not in accept]
     if refused:
         more = f" (and {len(refused) - 1} more hazards; --dry-run shows them)" if len(refused) > 1 else ""
@@ -314,17 +349,11 @@ class _Finder:
                 why = self._difference(place.address, word, before[0], line)
                 return PlannedHunk(hunk, address, State.FOREIGN, (), offset, padding, why, words)
         changes: list[Change] = []
-        equal: list[Change] = []
         for place, word, line, after in zip(places, words, new_lines, news, strict=True):
-            if line.sign == " ":
-                equal = []
-                continue
-            new = new_word(line, place) if self._by_meaning else after[0]
-            if new != word:
-                changes += [*equal, Change(place.address, word, new)]
-                equal = []
-            elif changes and changes[-1].address + INSN_SIZE * (1 + len(equal)) == place.address:
-                equal.append(Change(place.address, word, word))
+            if line.sign != " ":
+                new = new_word(line, place) if self._by_meaning else after[0]
+                if new != word:
+                    changes.append(Change(place.address, word, new))
         return PlannedHunk(hunk, address, State.TO_DO, tuple(changes), offset, padding, "", words)
 
     def _difference(self, address: int, word: int, wanted: int, line: Line) -> str:

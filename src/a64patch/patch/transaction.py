@@ -1,6 +1,6 @@
 """Carry out a plan, undo it, clean up after a crash: all hunks or none, and the journal knows before the target does.
 
-May know: a64/, asmdiff.py, hazards.py, journal.py, plan.py, text.py, target/base.py, the errors.
+May know: a64/, asmdiff.py, journal.py, plan.py, sites.py, text.py, target/base.py, target/section.py, the errors.
 Read on: journal.py for what is kept, text.py for how words are written.
 
 The order that everything rests on: the entry is on disk; then the words are written, published and read back; then the
@@ -18,16 +18,18 @@ from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialP
 from a64patch.patch.asmdiff import collector_paused, parse, reverse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
+from a64patch.patch.sites import Site, sites_of, spans_of
 from a64patch.patch.text import (
-    Change,
+    Method,
     PatchResult,
     method_for,
-    patch_text,
     patch_text_nosync,
     patch_text_sync,
-    sites_of,
+    write_running,
+    write_stopped,
 )
 from a64patch.target.base import Identity, Target
+from a64patch.target.section import Change, require
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,15 @@ class Recovery:
 
 @collector_paused()
 def apply_plan(
-    plan: Plan, target: Target, journal: Journal, *, sync: Sync = "auto", accept: Collection[str] = ()
+    plan: Plan,
+    target: Target,
+    journal: Journal,
+    *,
+    sync: Sync = "auto",
+    accept: Collection[str] = (),
+    retry: float = 0.0,
 ) -> Outcome:
-    """Write every word of the plan, or none.
+    """Write every word of the plan, or none, by the plan's method and with its sites; `retry` as `patch_text_sync`.
 
     Errors of `require_acceptable`, before anything is touched; PlanError when an earlier patch of this target was cut
     off; JournalError when the journal cannot be written: then nothing was changed, unless the error's `target_changed`
@@ -67,9 +75,9 @@ def apply_plan(
         raise MismatchError("the patch changes no word here; nothing was changed")
     with journal.held():
         _require_nothing_open(journal, plan.identity)
-        return _carry_out(
-            target, journal, plan.identity, plan.changes, to_text(plan.diff), sync=sync, profile=plan.profile
-        )
+        assert plan.method is not None
+        decided = _Decided(plan.changes, plan.sites, plan.method, plan.reason)
+        return _carry_out(target, journal, plan.identity, decided, to_text(plan.diff), sync=sync, retry=retry)
 
 
 def revert(number: int, target: Target, journal: Journal) -> Outcome:
@@ -92,7 +100,11 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
                 raise MismatchError(_why_not(journal, entry, change, word, target))
         target.undo_aftermath(entry.aftermath)
         back = [Change(change.address, change.new, change.old) for change in entry.changes]
-        return _carry_out(target, journal, entry.identity, back, to_text(reverse(parse(entry.patch))), reverts=number)
+        spans = spans_of(back)
+        method, reason = method_for(target.capabilities, back, spans)
+        decided = _Decided(back, sites_of(target, back, spans), method, reason)
+        patch = to_text(reverse(parse(entry.patch)))
+        return _carry_out(target, journal, entry.identity, decided, patch, reverts=number)
 
 
 def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterator[Recovery]:
@@ -132,23 +144,34 @@ def forget(number: int, journal: Journal) -> Recovery:
 _UNFINISHED = (EntryState.OPEN, EntryState.PARTIAL)
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """What is to be written, and how: decided once, by a plan."""
+
+    changes: Sequence[Change]
+    sites: Sequence[Site]
+    method: Method
+    reason: str
+
+
 def _carry_out(
     target: Target,
     journal: Journal,
     identity: Identity,
-    changes: Sequence[Change],
+    decided: _Decided,
     patch: str,
     *,
     sync: Sync = "auto",
-    profile: str = "2018",
+    retry: float = 0.0,
     reverts: int = 0,
 ) -> Outcome:
+    changes = decided.changes
     words = [(change.address, change.new) for change in changes]
-    method = method_for(target.capabilities, changes, profile)[0] if sync != "stop" else "sync"
+    method = _method(target, decided, sync)
     aftermath = () if reverts else target.aftermath(words)
     number = journal.begin(identity, changes, patch, method=method, aftermath=aftermath, reverts=reverts)
     try:
-        result = _patch(target, changes, sync, profile)
+        result = _patch(target, decided, method, retry)
     except BaseException as error:
         # Not only PartialPatchError leaves new words: a stop may fail as it ends, a second Ctrl-C cut off putting back.
         lost = error.unrestored if isinstance(error, PartialPatchError) else _not_old(target, changes)
@@ -183,14 +206,23 @@ def _noting(error: BaseException) -> Iterator[None]:
         error.add_note(f"The journal does not know it: {failure}")
 
 
-def _patch(target: Target, changes: Sequence[Change], sync: Sync, profile: str) -> PatchResult:
-    addresses = [change.address for change in changes]
-    words, expected = [change.new for change in changes], [change.old for change in changes]
+def _method(target: Target, decided: _Decided, sync: Sync) -> Method:
+    """The decided one, unless the user chose another that is as safe (`require_acceptable`), or asked for less."""
     if sync == "stop":
-        return patch_text_sync(target, addresses, words, expected=expected)
-    if sync == "nosync" and target.capabilities.cpus:
-        return patch_text_nosync(target, addresses[0], words[0], expected=expected[0])
-    return patch_text(target, addresses, words, expected=expected, profile=profile)
+        return "sync"
+    return "nosync" if sync == "nosync" and target.capabilities.cpus else decided.method
+
+
+def _patch(target: Target, decided: _Decided, method: Method, retry: float) -> PatchResult:
+    if method == "sync":
+        reason = decided.reason if decided.method == "sync" else "as asked"
+        return write_stopped(target, decided.changes, decided.sites, reason, retry)
+    if method == "nosync":
+        only = decided.changes[0]
+        return patch_text_nosync(target, only.address, only.new, expected=only.old)
+    olds = [change.old for change in decided.changes]
+    require(target, [change.address for change in decided.changes], _read(target, decided.changes), olds)
+    return write_running(target, decided.changes, decided.reason)
 
 
 def _read(target: Target, changes: Sequence[Change]) -> list[int]:
@@ -302,7 +334,7 @@ def _publish(target: Target, changes: Sequence[Change]) -> None:
     """Make sure that no CPU goes on executing old words: whether that was done before the crash is not known."""
     if target.capabilities.can_stop:
         with target.stop():
-            target.publish_many(sites_of(changes))
+            target.publish_many(spans_of(changes, join=0))
     else:
-        target.publish_many(sites_of(changes))
+        target.publish_many(spans_of(changes, join=0))
         target.kick()

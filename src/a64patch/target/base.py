@@ -10,10 +10,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from a64patch.errors import CapabilityError
 from a64patch.target.symbols import SymbolTable
+
+if TYPE_CHECKING:
+    from a64patch.target.section import Outcome, Section
 
 
 @dataclass(frozen=True)
@@ -196,13 +199,11 @@ class Target(Protocol):
         for address, data in requests:
             self.write(address, data)
 
-    def prepare(self, requests: Sequence[tuple[int, bytes]]) -> None:
-        """This `write_many`, and a `read_many` of the same places, come soon, inside a stop.
+    def carry_out(self, section: Section) -> Outcome:
+        """One stop, whole: see section.py for its steps and errors. A target that does it in one go does so here."""
+        from a64patch.target.section import carry_out
 
-        What can be computed for them before the CPUs stop may be computed now. Raises what `write_many` would raise
-        without asking anybody.
-        """
-        return
+        return carry_out(self, section)
 
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
         """`publish` of each [start, end)."""

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import (
@@ -30,6 +30,7 @@ from a64patch.errors import (
 )
 from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.target.rsp import Connection, ConnectionLostError, Found, frame
+from a64patch.target.section import Outcome, Section, carry_out
 from a64patch.target.stub import EXCEPTION_LINK, QEMU_USER, Stub, list_threads, meet, read_registers
 from a64patch.target.symbols import SymbolTable
 from a64patch.target.wire import Location, open_wire, parse_location
@@ -49,7 +50,6 @@ _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 _PATIENCE = 1.0
 _ADDRESSES = 1 << 64
 _WITNESSES = 1 << 16
-_MOST_BUILT = 8
 _KERNEL_HALF = 1 << 63
 _VANTAGE_PAUSES = (0.001,) * 50
 _FRAME_TRIPS = 8
@@ -61,9 +61,6 @@ _SAVED_REGISTERS = 80
 _RECORD_AND_TYPE = 24
 _PT_REGS = struct.pack("<Q", 2)
 _ASSUMPTIONS = ("stops", "caches")
-
-_Key = TypeVar("_Key")
-_Packets = TypeVar("_Packets")
 
 
 class _Halted:
@@ -148,8 +145,6 @@ class GdbTarget(Target):
         self._reconnect_seconds = 2 * timeout
         self._takes_text: bool | None = None
         self._binary: bool | None = None
-        self._readings: dict[tuple[tuple[int, int], ...], _Reading] = {}
-        self._writings: dict[tuple[tuple[int, bytes], ...], _Writing] = {}
         self._read_before: dict[int, bytes] = {}
         self._witness: dict[int, set[bytes]] = {}
         self._interest: int | None = None
@@ -191,7 +186,10 @@ class GdbTarget(Target):
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
         """As `read` of each, in one halt; neighbours share packets, and all packets travel together."""
-        reading = self._reading(requests)
+        return self._read_packets(self._reading(requests))
+
+    def _read_packets(self, reading: _Reading) -> list[bytes]:
+        requests = reading.requests
         if requests:
             self._interest = requests[0][0]
         with self._hold("read", ReadError), _failing("read", ReadError):
@@ -218,25 +216,27 @@ class GdbTarget(Target):
         After an error any of them may have been written: look.
         """
         writing = self._writing(requests)
+        self._note_witnesses(writing.pieces)
+        self._write_packets(writing)
+
+    def _write_packets(self, writing: _Writing) -> None:
         if not writing.pieces:
             return
         self._interest = writing.pieces[0][0]
         with self._hold("write", WriteError), _failing("write", WriteError):
             self._find_vantage()
             self._require_text_taken(writing.pieces[0])
-            if not writing.noted:
-                self._note_witnesses(writing.pieces)
-            writing.noted = False
             for (address, data), reply in zip(writing.pieces, writing.replies(self._connection), strict=True):
                 if reply != b"OK":
                     self._refused(address, len(data), reply)
 
-    def prepare(self, requests: Sequence[tuple[int, bytes]]) -> None:
-        """Build the packets of this `write_many` now, and of a `read_many` of the same places."""
-        self._reading([(address, len(data)) for address, data in requests])
-        writing = self._writing(requests)
+    def carry_out(self, section: Section) -> Outcome:
+        """One stop, whole, with packets that are built before the machine is halted."""
+        reading, writing = self._reading(section.reads), self._writing(section.writes)
         self._note_witnesses(writing.pieces)
-        writing.noted = True
+        return carry_out(
+            self, section, read=lambda: self._read_packets(reading), write=lambda: self._write_packets(writing)
+        )
 
     def publish(self, start: int, end: int) -> None:
         """Nothing to do: a stub that does not do it with each write is not written to."""
@@ -570,20 +570,11 @@ class GdbTarget(Target):
     # Packets
 
     def _reading(self, requests: Sequence[tuple[int, int]]) -> _Reading:
-        key = tuple(requests)
-        reading = self._readings.get(key)
-        if reading is None:
-            binary = self._stub.features.get("binary-upload") == "+"
-            reading = _Reading(requests, self._connection.packet_size, binary=binary)
-            _keep(self._readings, key, reading)
-        return reading
+        binary = self._stub.features.get("binary-upload") == "+"
+        return _Reading(requests, self._connection.packet_size, binary=binary)
 
     def _writing(self, requests: Sequence[tuple[int, bytes]]) -> _Writing:
-        key = tuple(requests)
-        writing = self._writings.get(key)
-        if writing is None:
-            writing = _Writing(requests, self._connection, binary=self._stub.writes_binary)
-            _keep(self._writings, key, writing)
+        writing = _Writing(requests, self._connection, binary=self._stub.writes_binary)
         self._require_writable(writing.pieces)
         return writing
 
@@ -692,7 +683,7 @@ class _Reading:
     def __init__(self, requests: Sequence[tuple[int, int]], packet_size: int, *, binary: bool = False) -> None:
         for address, size in requests:
             _require_addresses(address, size)
-        self._requests = list(requests)
+        self.requests = list(requests)
         self._most = max(16, (packet_size - 16) // 2 & -16)
         self._binary = binary
         self._pieces = self._merge(requests)
@@ -741,12 +732,12 @@ class _Reading:
             # What was read along with it may be what cannot be read.
             pieces = [
                 (at, min(at + self._most, address + size))
-                for address, size in self._requests
+                for address, size in self.requests
                 for at in range(address, address + size, self._most)
             ]
             alone = dict(zip(pieces, self._ask(connection, pieces, self._build(pieces)), strict=True))
             result = []
-            for address, size in self._requests:
+            for address, size in self.requests:
                 parts = [
                     alone[at, min(at + self._most, address + size)] for at in range(address, address + size, self._most)
                 ]
@@ -756,7 +747,7 @@ class _Reading:
             return result
         return [
             b"".join((got[index] or b"")[low:high] for index, low, high in self._places[number])
-            for number in range(len(self._requests))
+            for number in range(len(self.requests))
         ]
 
     def _ask(
@@ -788,8 +779,6 @@ class _Writing:
 
     def __init__(self, requests: Sequence[tuple[int, bytes]], connection: Connection, *, binary: bool = False) -> None:
         most = max(16, (connection.packet_size - 40) // 2 & -16)
-        self.noted = False
-        """What will be written is known to `_require_witnesses` already."""
         self.pieces: list[tuple[int, bytes]] = []
         for address, data in requests:
             _require_addresses(address, len(data))
@@ -899,12 +888,6 @@ def _reason(reply: bytes) -> str:
 
 _ERRNO = {"E01": "not permitted, or any reason", "E0d": "permission denied", "E0e": "bad address", "E14": "bad address"}
 """What stubs mean; the numbers are hexadecimal in kgdb and gdbserver, decimal in QEMU."""
-
-
-def _keep(cache: dict[_Key, _Packets], key: _Key, packets: _Packets) -> None:
-    if len(cache) >= _MOST_BUILT:
-        cache.clear()
-    cache[key] = packets
 
 
 def _require_addresses(address: int, size: int) -> None:

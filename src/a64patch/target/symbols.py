@@ -163,6 +163,26 @@ class SymbolTable:
                 return symbol, distance
         return None
 
+    def extent(self, address: int) -> tuple[int, int] | None:
+        """The range [start, end) of the function that holds the address; None when no symbol with a size does.
+
+        Where several symbols hold it, one that lies in another or overlaps it, the range of all of them. No more than
+        64 symbols back are looked at.
+        """
+        every = self._sorted()
+        index = bisect_right(self._addresses, address)
+        holding = [
+            symbol
+            for symbol in every[max(0, index - 64) : index]
+            if symbol.address <= address < symbol.address + symbol.size
+        ]
+        if not holding:
+            return None
+        return (
+            min(symbol.address for symbol in holding),
+            max(symbol.address + symbol.size for symbol in holding),
+        )
+
     def describe(self, address: int) -> str:
         """How people call this address: `symbol+0x18`, else `section:0x10`, else the bare address.
 

@@ -1,0 +1,114 @@
+"""Sets of addresses: sorted, disjoint, half-open ranges.
+
+May know: nothing of the package.
+Read on: target/base.py for what is kept in them: code, what is published, what nobody may stand in.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """A set of integers as ranges [start, end), ascending; ranges that touch are one. Two equal sets compare equal.
+
+    Made from ranges in any order, overlapping or empty. ValueError when one ends before it starts.
+    """
+
+    spans: tuple[tuple[int, int], ...] = ()
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        joined: list[tuple[int, int]] = []
+        for start, end in sorted(self.spans):
+            if end < start:
+                raise ValueError(f"the range {start:#x} to {end:#x} ends before it starts")
+            if end == start:
+                continue
+            if joined and start <= joined[-1][1]:
+                joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+            else:
+                joined.append((start, end))
+        object.__setattr__(self, "spans", tuple(joined))
+        object.__setattr__(self, "_starts", tuple(start for start, _ in joined))
+
+    @classmethod
+    def of(cls, spans: Iterable[tuple[int, int]]) -> Ranges:
+        """The set that these ranges make up."""
+        return cls(tuple(spans))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The ranges, ascending."""
+        return iter(self.spans)
+
+    def __bool__(self) -> bool:
+        """It holds anything."""
+        return bool(self.spans)
+
+    def __len__(self) -> int:
+        """How many ranges."""
+        return len(self.spans)
+
+    @property
+    def size(self) -> int:
+        """How many integers."""
+        return sum(end - start for start, end in self.spans)
+
+    def __contains__(self, address: int) -> bool:
+        """It holds this integer."""
+        return self.around(address) is not None
+
+    def around(self, address: int) -> tuple[int, int] | None:
+        """The range that holds this integer; None when there is none."""
+        index = bisect_right(self._starts, address) - 1
+        return self.spans[index] if index >= 0 and address < self.spans[index][1] else None
+
+    def covers(self, start: int, end: int) -> bool:
+        """It holds all of [start, end), which is true of an empty one."""
+        if start >= end:
+            return True
+        found = self.around(start)
+        return found is not None and end <= found[1]
+
+    def __or__(self, other: Ranges) -> Ranges:
+        """What either of them holds."""
+        return Ranges(self.spans + other.spans)
+
+    def __and__(self, other: Ranges) -> Ranges:
+        """What both of them hold."""
+        both: list[tuple[int, int]] = []
+        mine, theirs = 0, 0
+        while mine < len(self.spans) and theirs < len(other.spans):
+            (start, end), (low, high) = self.spans[mine], other.spans[theirs]
+            if max(start, low) < min(end, high):
+                both.append((max(start, low), min(end, high)))
+            if end < high:
+                mine += 1
+            else:
+                theirs += 1
+        return Ranges(tuple(both))
+
+    def __sub__(self, other: Ranges) -> Ranges:
+        """What this one holds and the other does not."""
+        left: list[tuple[int, int]] = []
+        theirs = 0
+        for start, end in self.spans:
+            while theirs < len(other.spans) and other.spans[theirs][1] <= start:
+                theirs += 1
+            index = theirs
+            while index < len(other.spans) and other.spans[index][0] < end:
+                low, high = other.spans[index]
+                left.append((start, max(start, low)))
+                start = min(end, max(start, high))
+                index += 1
+            left.append((start, end))
+        return Ranges(tuple(left))
+
+    def pieces(self, size: int) -> Iterator[tuple[int, int]]:
+        """The ranges cut into pieces of at most `size`, each range from its start on."""
+        for start, end in self.spans:
+            for at in range(start, end, size):
+                yield at, min(at + size, end)
