@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,24 @@ def boot() -> Iterator[Callable[..., Guest]]:
             return stack.enter_context(Guest(**options))
 
         yield start
+
+
+class _ShortPauses:
+    """The module `time`, but a pause is over after a millisecond, and counts as long as it was to be."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def sleep(self, seconds: float) -> None:
+        shorter = min(seconds, 0.001)
+        time.sleep(shorter)
+        self._ahead += seconds - shorter
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GDB target whose stub is gone gives up soon, and yet waits as long as ever for one that is slow to answer."""
+    monkeypatch.setattr("a64patch.target.gdb.time", _ShortPauses())

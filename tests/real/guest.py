@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -24,15 +25,12 @@ from types import TracebackType
 from typing import IO, Self
 
 from tests.real import packages
-from tests.support import need, run
+from tests.support import GUARD_SECONDS, need, run
 
 CPUS = 4
 MEMORY = 1024
 """MiB."""
 
-BOOT_SECONDS = 60.0
-"""A guest boots in two to four seconds; machines are noisy, and an emulated CPU waits for nobody."""
-COMMAND_SECONDS = 60.0
 
 _MOST_CONSOLE = 1 << 22
 _MOST_OUTPUT = 1 << 27
@@ -65,6 +63,18 @@ while read -r line <&3; do
 done
 poweroff -f
 """
+
+
+def qemu_version(tool: str, package: str) -> tuple[int, int]:
+    """Of one of QEMU's programs, which the Debian package holds: (7, 2)."""
+    match = re.search(r" version (\d+)\.(\d+)", run(need(tool, package), "--version"))
+    assert match is not None
+    return int(match[1]), int(match[2])
+
+
+def tells_what_it_halted() -> bool:
+    """A client of QEMU's stub hears whether the machine ran before it came: until 8.1 (QEMU commit 758370052fb)."""
+    return qemu_version("qemu-system-aarch64", "qemu-system-arm") < (8, 1)
 
 
 class GuestError(Exception):
@@ -158,7 +168,7 @@ class Guest:
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
     `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `halted` starts it with -S: it executes
     nothing until somebody lets it go; see `await_ready`. `kernel` is another Image than Debian's.
-    `gdbserver` serves one process of the guest.
+    `gdbserver` serves one process of the guest. `runs` asks QEMU whether the CPUs run, without halting them.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
     bounded by `seconds`; after a wait that was too long the guest cannot be used any more. Commands run one at a time;
@@ -175,7 +185,7 @@ class Guest:
         command_line: str = "",
         kernel: Path | None = None,
         halted: bool = False,
-        seconds: float = BOOT_SECONDS,
+        seconds: float = GUARD_SECONDS,
     ) -> None:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
         kernel = kernel or packages.file_of(packages.KERNEL, "boot/vmlinuz-*")
@@ -185,12 +195,13 @@ class Guest:
         self._lost = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._control, far = socket.socketpair()
+        self._monitor, monitored = socket.socketpair()
         try:
             archive = build_initramfs(files or {}, self.directory / "initramfs", modules=modules)
             listener, self.gdb = self._listen("stub", tcp=gdb_tcp)
             append = f"console=ttyAMA0 panic=-1 {'' if kaslr else 'nokaslr '}{command_line}".strip()
             server, self._gdbserver = self._listen("gdbserver", tcp=False)
-            with far, listener, server:
+            with far, monitored, listener, server:
                 self._process = subprocess.Popen(
                     [
                         # The kernel ends it when this process dies, however that happens.
@@ -201,6 +212,8 @@ class Guest:
                         *("-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off"),
                         *("-gdb", "chardev:gdb"),
                         *(["-S"] if halted else []),
+                        *("-chardev", f"socket,id=monitor,fd={monitored.fileno()}"),
+                        *("-mon", "chardev=monitor,mode=control"),
                         *("-device", "virtio-serial-device"),
                         *("-chardev", f"socket,id=control,fd={far.fileno()}"),
                         *("-device", "virtserialport,nr=1,chardev=control"),
@@ -210,10 +223,14 @@ class Guest:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(listener.fileno(), far.fileno(), server.fileno()),
+                    pass_fds=(listener.fileno(), far.fileno(), monitored.fileno(), server.fileno()),
                 )
             self._reader = threading.Thread(target=self._collect, daemon=True)
             self._reader.start()
+            self._monitor.settimeout(GUARD_SECONDS)
+            self._answers = self._monitor.makefile("r", encoding="utf-8")
+            self._answers.readline()
+            self._ask_monitor("qmp_capabilities")
             if not halted:
                 self.await_ready(seconds=seconds)
                 archive.unlink()  # 10 MB that a killed process would leave behind
@@ -221,7 +238,7 @@ class Guest:
             self.close()
             raise
 
-    def await_ready(self, *, seconds: float = BOOT_SECONDS) -> None:
+    def await_ready(self, *, seconds: float = GUARD_SECONDS) -> None:
         """Wait until it has booted; GuestError when it does not in time."""
         self._deadline = time.monotonic() + seconds
         if self._line() != "ready":
@@ -260,17 +277,29 @@ class Guest:
         assert self._process is not None
         return self._process.pid
 
+    def runs(self) -> bool:
+        """The CPUs are not halted, as QEMU's own monitor (QMP) says; a gdb client that connects halts them."""
+        answer = self._ask_monitor("query-status")
+        assert isinstance(answer, dict)
+        return bool(answer["running"])
+
+    def _ask_monitor(self, command: str) -> object:
+        self._monitor.sendall(json.dumps({"execute": command}).encode() + b"\n")
+        while "return" not in (answer := json.loads(self._answers.readline())):
+            assert "event" in answer, answer
+        return answer["return"]
+
     def require_healthy(self) -> None:
         """GuestError when the console tells of an oops, a warning, a lockup or a stall."""
         for line in self.console.splitlines():
             if _TROUBLE.search(line):
                 raise GuestError(f"the guest's kernel is in trouble: {line}\n{self.console[-4000:]}")
 
-    def run(self, command: str, *, seconds: float = COMMAND_SECONDS, check: bool = True) -> str:
+    def run(self, command: str, *, seconds: float = GUARD_SECONDS, check: bool = True) -> str:
         """What a shell command in the guest wrote, to either stream; GuestError when its status is not 0."""
         return self.run_bytes(command, seconds=seconds, check=check).decode("utf-8", "replace")
 
-    def run_bytes(self, command: str, *, seconds: float = COMMAND_SECONDS, check: bool = True) -> bytes:
+    def run_bytes(self, command: str, *, seconds: float = GUARD_SECONDS, check: bool = True) -> bytes:
         """As `run`, for output that is no text."""
         if self._lost:
             raise GuestError(f"the guest {self._lost} before, so it cannot run {command!r}")
@@ -353,7 +382,7 @@ class Guest:
         self._lost = how
         return GuestError(f"the guest {how}; the end of its console:\n{self.console[-4000:]}")
 
-    def power_off(self, *, seconds: float = COMMAND_SECONDS) -> None:
+    def power_off(self, *, seconds: float = GUARD_SECONDS) -> None:
         """Let the guest power itself off; GuestError when it does not."""
         assert self._process is not None
         self._deadline = time.monotonic() + seconds
@@ -373,6 +402,7 @@ class Guest:
                 self._reader.join()
                 self._process.stdout.close()
         self._control.close()
+        self._monitor.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:

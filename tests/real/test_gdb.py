@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,13 +22,17 @@ from a64patch.a64.disassembler import disassemble
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import from_bytes
 from a64patch.cli.main import main
-from a64patch.errors import A64PatchError, CapabilityError, PartialPatchError, TargetError
+from a64patch.errors import A64PatchError, CapabilityError, MappingError, PartialPatchError, TargetError
 from a64patch.target.gdb import GdbTarget
-from tests.real.guest import CPUS, Guest
+from tests.real.guest import CPUS, Guest, qemu_version, tells_what_it_halted
+from tests.support import GUARD_SECONDS, eventually, link, need
 from tests.support import assemble as assemble_file
-from tests.support import link, need
+
+Result = TypeVar("Result")
 
 RETURN_0 = [int(word) for word in from_bytes(bytes.fromhex("00008052c0035fd6"))]
+MANY = 1000
+"""So often something is tried that fails only while the machine is busy."""
 READ_UPTIME = "while :; do cat /proc/uptime; done"
 STAY_IN_USER_MODE = "while :; do :; done"
 
@@ -88,44 +93,76 @@ def test_one_word_that_may_race(guest: Guest, site: int) -> None:
 
 
 def test_all_cpus_stand_while_stopped_and_run_afterwards(guest: Guest) -> None:
+    """They move between the stops, and are in the kernel now and then: sooner or later, as busy as this machine is."""
     with guest.load(READ_UPTIME), open_target(guest.gdb) as target:
-        seen = set()
-        for _ in range(10):
+        seen: set[int] = set()
+        deepest = 0
+        for _ in range(MANY):
             with target.stop() as stopped:
                 assert stopped.rendezvous.arrived == tuple(range(CPUS))
                 first = stopped.states()
                 time.sleep(0.01)
                 assert stopped.states() == first
             seen |= {state.pc for state in first}
-            assert any(len(state.return_addresses) > 4 for state in first), "frames of the kernel"
+            deepest = max(deepest, *(len(state.return_addresses) for state in first))
+            if len(seen) > CPUS and deepest > 4:
+                return
             time.sleep(0.01)
-        assert len(seen) > CPUS, "they moved between the stops"
+    pytest.fail(f"the CPUs stood at {len(seen)} places only, or no frames of the kernel were seen: {deepest}")
 
 
 def test_cpus_in_user_mode_do_not_hide_the_kernel(guest: Guest, site: int) -> None:
-    """KASLR brings page table isolation: a CPU that executes a user's program does not map the kernel at all."""
+    """KASLR brings page table isolation: a CPU that executes a user's program does not map the kernel at all.
+
+    On a busy machine none may have come into the kernel within the target's patience: it says so, and is asked again.
+    """
+
+    def insist(attempt: Callable[[], Result]) -> Result:
+        for _ in range(MANY):
+            with contextlib.suppress(MappingError):
+                return attempt()
+        raise AssertionError("no CPU has ever come into the kernel")
+
     with guest.load(STAY_IN_USER_MODE), open_target(guest.gdb) as target:
         for _ in range(5):
-            old = from_bytes(target.read(site, 8))
-            patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
-            patch_text_sync(target, [site, site + 4], old, expected=RETURN_0)
+            old = from_bytes(insist(lambda: target.read(site, 8)))
+            insist(lambda old=old: patch_text_sync(target, [site, site + 4], RETURN_0, expected=old))  # type: ignore[misc]
+            insist(lambda old=old: patch_text_sync(target, [site, site + 4], old, expected=RETURN_0))  # type: ignore[misc]
     assert len(guest.run("cat /proc/uptime").split()) == 2
 
 
+def test_running_stays_running(guest: Guest, site: int) -> None:
+    """QEMU before 8.1 tells that it halted the machine for us; where it does not, the machine is taken for running."""
+    for _ in range(2):
+        assert eventually(guest.runs)
+        with open_target(guest.gdb) as target:
+            found = "running" if tells_what_it_halted() else "not told by the stub, so taken for running"
+            assert target.facts()["the machine was found"] == found
+            target.read(site, 8)
+            assert eventually(guest.runs)
+            with target.stop():
+                assert not guest.runs()
+
+
 def test_halted_stays_halted(guest: Guest, site: int) -> None:
+    """Where QEMU tells that the machine was halted before; a newer one is left halted on request."""
+    leave = "" if tells_what_it_halted() else "?leave=halted"
     with open_target(f"{guest.gdb}?leave=halted") as target:
         old = target.read(site, 8)
     for _ in range(2):
-        with open_target(guest.gdb) as target:
-            assert target.facts()["the machine was found"] == "halted"
+        assert not guest.runs()
+        with open_target(f"{guest.gdb}{leave}") as target:
+            assert leave or target.facts()["the machine was found"] == "halted"
             with target.stop() as stopped:
                 first = stopped.states()
             patch_text_sync(target, [site], [from_bytes(old)[0]])
-            time.sleep(0.02)
+            assert not guest.runs()
             with target.stop() as stopped:
                 assert stopped.states() == first
+    assert not guest.runs()
     with open_target(f"{guest.gdb}?leave=running") as target:
         assert target.read(site, 8) == old
+    assert guest.runs()
     assert guest.run("echo alive") == "alive\n"
 
 
@@ -217,8 +254,8 @@ def test_the_connection_cut_at_every_packet(guest: Guest, site: int, proxy: Call
             error = failed
         # How many packets a patch takes depends on how deep in the kernel the CPUs are.
         assert cutting.packets >= number or error is None, (number, error)
+        assert eventually(guest.runs), (number, error)
         with open_target(guest.gdb) as target:
-            assert target.facts()["the machine was found"] == "running", (number, error)
             now = from_bytes(target.read(site, 8))
             assert now == RETURN_0 if error is None else now in (old, RETURN_0), (number, error)
             if now != old:
@@ -228,10 +265,11 @@ def test_the_connection_cut_at_every_packet(guest: Guest, site: int, proxy: Call
     assert len(guest.run("cat /proc/uptime").split()) == 2
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_the_stub_killed_in_the_middle(boot: Callable[..., Guest], monkeypatch: pytest.MonkeyPatch) -> None:
     guest = boot()
     site = address_of(guest, "uptime_proc_show")
-    target = GdbTarget(guest.gdb, timeout=0.5)
+    target = GdbTarget(guest.gdb)
     old = from_bytes(target.read(site, 8))
 
     def die(*_: object) -> None:
@@ -264,9 +302,7 @@ def under_qemu_user(program: Path, directory: Path) -> Iterator[tuple[str, subpr
     path = directory / "stub"
     process = subprocess.Popen([need("qemu-aarch64", "qemu-user"), "-g", str(path), str(program)])
     try:
-        deadline = time.monotonic() + 10
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        assert eventually(path.exists)
         yield f"gdb+unix:{path}", process
     finally:
         process.kill()
@@ -280,19 +316,22 @@ def short_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def test_qemu_user_refuses_read_only_text_and_we_say_so(
-    short_directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_qemu_user_refuses_read_only_text_and_we_say_so(short_directory: Path) -> None:
+    """Since 9.0 it writes there, as gdbserver does ("linux-user: Allow gdbstub to ignore page protection")."""
+    refuses = qemu_version("qemu-aarch64", "qemu-user") < (9, 0)
     program = link(assemble_file(PROGRAM, short_directory / "a.o"), short_directory / "a")
     with under_qemu_user(program, short_directory) as (location, process):
         with open_target(location, symbols=program) as target:
             assert target.capabilities.kind == "GDB stub (qemu-user)"
             place = target.symbols["answer"]
             old = from_bytes(target.read(place, 4))
-            with pytest.raises(CapabilityError, match=r"answer.*read-only text"):
+            if refuses:
+                with pytest.raises(CapabilityError, match=r"answer.*read-only text"):
+                    patch_text_sync(target, [place], [0x52800540], expected=old)
+            else:
                 patch_text_sync(target, [place], [0x52800540], expected=old)
-            assert from_bytes(target.read(place, 4)) == old
-        assert process.wait(10) == 1, "it ran on, unchanged"
+            assert from_bytes(target.read(place, 4)) == (old if refuses else [0x52800540])
+        assert process.wait(GUARD_SECONDS) == (1 if refuses else 42), "it ran on"
 
 
 def test_qemu_user_executes_what_was_written_to_writable_text(short_directory: Path) -> None:
@@ -300,4 +339,4 @@ def test_qemu_user_executes_what_was_written_to_writable_text(short_directory: P
     with under_qemu_user(program, short_directory) as (location, process):
         arguments = [location, "answer", "mov w0, #42", "--expect", "mov w0, #1", "--symbols", str(program)]
         assert main(["poke", *arguments]) == 0
-        assert process.wait(10) == 42
+        assert process.wait(GUARD_SECONDS) == 42

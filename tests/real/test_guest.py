@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from tests.real import packages
 from tests.real.guest import CPUS, Guest, GuestError, build_initramfs, compile_program, gdbserver_files
-from tests.support import ROOT, need
+from tests.support import GUARD_SECONDS, ROOT, eventually, need
 
 
 def test_commands(guest: Guest) -> None:
@@ -37,8 +36,20 @@ def test_machines_share_one_process(guest: Guest, request: pytest.FixtureRequest
 def test_load_runs_on_every_cpu_until_the_block_ends(guest: Guest) -> None:
     count = "grep -ls 'my[l]oad' /proc/[0-9]*/cmdline | wc -l"
     with guest.load("myload=; while :; do cat /proc/uptime; done"):
-        assert _eventually(lambda: guest.run(count) == f"{CPUS}\n")
-    assert _eventually(lambda: guest.run(count) == "0\n")
+        assert eventually(lambda: guest.run(count) == f"{CPUS}\n")
+    assert eventually(lambda: guest.run(count) == "0\n")
+
+
+def test_whether_it_runs_is_seen_without_halting_it(guest: Guest) -> None:
+    assert guest.runs()
+    with socket.socket(socket.AF_UNIX) as stub:
+        stub.settimeout(GUARD_SECONDS)
+        stub.connect(guest.gdb.removeprefix("gdb+unix:"))
+        assert eventually(lambda: not guest.runs()), "a client halts it"
+        # QEMU remembers from the clients before whether it must be told of which process.
+        stub.sendall(b"+$D;1#b0")
+        assert eventually(guest.runs)
+    assert guest.runs()
 
 
 def test_symbols_are_real_addresses(guest: Guest) -> None:
@@ -53,8 +64,7 @@ def test_guest_of_its_own(boot: Callable[..., Guest], tmp_path: Path) -> None:
     assert "nfnetlink" in guest.run("cat /proc/modules")
     assert "nokaslr" in guest.run("cat /proc/cmdline")
     host, _, port = guest.gdb.removeprefix("gdb://").partition(":")
-    with socket.create_connection((host, int(port)), 10) as stub:
-        stub.settimeout(10)
+    with socket.create_connection((host, int(port)), GUARD_SECONDS) as stub:
         stub.sendall(b"+$qSupported#37")
         answer = b""
         while b"PacketSize" not in answer and (data := stub.recv(4096)):
@@ -87,7 +97,7 @@ def test_gdbserver_serves_a_process_of_the_guest_and_lets_it_go(boot: Callable[.
     pid = guest.run("/opt/threads </dev/null >/dev/null 2>&1 & echo $!").strip()
     for _ in range(2):
         with guest.gdbserver(f"--attach {pid}") as where, socket.socket(socket.AF_UNIX) as stub:
-            stub.settimeout(30)
+            stub.settimeout(GUARD_SECONDS)
             stub.connect(where.removeprefix("gdb+unix:"))
             for request, reply in (
                 (b"$qSupported#37", b"PacketSize"),
@@ -131,7 +141,7 @@ def test_virtual_machine_dies_with_the_process_that_started_it() -> None:
         pid = int(process.stdout.readline())
         os.kill(pid, 0)
         process.send_signal(signal.SIGKILL)
-    assert _eventually(lambda: not _runs(pid))
+    assert eventually(lambda: not _runs(pid))
 
 
 def test_initramfs_is_the_same_for_the_same_files(tmp_path: Path) -> None:
@@ -145,11 +155,3 @@ def _runs(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
-
-
-def _eventually(condition: Callable[[], bool]) -> bool:
-    for _ in range(400):
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False

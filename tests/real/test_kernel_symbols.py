@@ -145,7 +145,9 @@ def test_saved_kallsyms_names_a_live_kernel_and_its_modules(guest: Guest, tmp_pa
     saved.write_text(guest.symbols())
     with stub_of(guest) as target:
         table = attach(target, saved)
-        for module in ("virtio_console", "virtio_mmio"):
+        loaded = {symbol.module for symbol in listed} - {""}
+        assert "virtio_mmio" in loaded
+        for module in loaded:
             symbol = next(s for s in listed if s.module == module and s.is_text)
             assert table.resolve(f"{module}:{symbol.name}") == symbol.address
 

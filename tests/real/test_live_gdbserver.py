@@ -13,6 +13,7 @@ from a64patch import open_target, patch_text_sync
 from a64patch.cli.main import main
 from tests.real.guest import compile_program
 from tests.real.live import LiveGuest
+from tests.support import GUARD_SECONDS
 
 THREADS = 4
 
@@ -36,7 +37,7 @@ def process(live: LiveGuest) -> Iterator[str]:
 def more(live: LiveGuest) -> tuple[int, int]:
     """How many more answers were old and how many new, in a while in which there were some."""
     first = None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + GUARD_SECONDS
     while time.monotonic() < deadline:
         data = live.run_bytes("cat /tmp/answers 2>/dev/null", check=False)
         if len(data) == 16:
