@@ -24,37 +24,45 @@ from typing import Literal, Self
 from a64patch.kernel.symbols import parse_listing
 from a64patch.target.symbols import Symbol, SymbolTable
 from tests.real.guest import Guest, compile_program, gdbserver_files
+from tests.real.places import Rewrite
+from tests.support import GUARD_SECONDS
 
 KINDS = ("pid", "uptime", "ram", "zero", "busy")
 _COUNTS = struct.Struct("<qqq104s")
-_PROGRESS_SECONDS = 60.0
 
-ALL_AT_ONCE = """\
-Change what three functions say, one of them in a module
+PID = Rewrite(
+    ("__arm64_sys_getpid",),
+    r"^(?P<old>mrs x0, sp_el0\nbl __task_pid_nr_ns\nsxtw x0, w0\n)",
+    lambda _: "mov x0, #0x2345\nmovk x0, #0x67, lsl #16\nadd x0, x0, #1\n",
+)
+UPTIME = Rewrite(
+    ("uptime_proc_show",),
+    # The last two that become arguments are the fractions.
+    r"^(?P<old>\w+ x[35], .*\n\w+ x[35], .*\n)bl seq_printf\n",
+    lambda _: "mov x3, #1234\nmov x5, #5678\n",
+)
+RAM = Rewrite(
+    ("brd:brd_do_bvec", "brd:brd_submit_bio"),
+    # The arguments of memset(), in any order. A module may call it through a veneer that has no name.
+    r"^(?=(?:.*\n){0,2}\w+ x0, )(?=(?:.*\n){0,2}mov w1, #0\n)(?=(?:.*\n){0,2}\w+ x2, )"
+    r"(?P<old>(?P<first>.*\n.*\n)(?P<last>.*\n))bl ",
+    lambda found: f"{found['last']}{found['first']}".replace("mov w1, #0\n", "mov w1, #0xa5\n"),
+)
+ALL_AT_ONCE = (PID, UPTIME, RAM)
+"""Three sites, one of them in a module, whose effects live_load checks.
 
-@@ __arm64_sys_getpid+0x1c @@
--????????  mrs   x0, sp_el0
--????????  bl    __task_pid_nr_ns
--????????  sxtw  x0, w0
-+????????  mov   x0, #0x2345
-+????????  movk  x0, #0x67, lsl #16
-+????????  add   x0, x0, #1
-
-@@ uptime_proc_show+0x13c @@
--????????  sub   x3, x6, x3, asr #63
--????????  lsr   x5, x5, #23
-+????????  mov   x3, #1234
-+????????  mov   x5, #5678
-
-@@ brd:brd_do_bvec+0x208 @@
--????????  mov   x2, x19
--????????  mov   x0, x20
--????????  mov   w1, #0
-+????????  mov   w1, #0xa5
-+????????  mov   x2, x19
-+????????  mov   x0, x20
+No two words of a site can be mixed unnoticed: all set what only the three together set, each word another.
 """
-"""A patch of three sites whose effects live_load checks. No two words of a site can be mixed unnoticed."""
+NOT_CLEARED = Rewrite(
+    ("read_zero",),
+    # What was cleared is counted up before, or behind, the call that clears it.
+    r"^add (?P<sum>x\d+), (?P=sum), (?P<part>x\d+)\n(?:.*\n)*?(?P<old>bl __arch_clear_user\ncbnz x0, .*\n)",
+    lambda found: f"nop\nsub {found['sum']}, {found['sum']}, {found['part']}\n",
+)
+"""/dev/zero clears nothing, and says so.
+
+The CPU spends its time in what the first word calls. Half of each word's effect is a page more or less than told.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class LiveGuest(Guest):
     def progress(self, *, new: bool = False) -> None:
         """Wait until each kind of work has had more results, old or new ones."""
         before: dict[str, int] | None = None
-        deadline = time.monotonic() + _PROGRESS_SECONDS
+        deadline = time.monotonic() + GUARD_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(struct.error, ValueError):
                 now = {kind: counts.new if new else counts.old for kind, counts in self.counts().items()}

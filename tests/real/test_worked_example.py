@@ -1,4 +1,7 @@
-"""docs/worked-example.md on Debian's kernel module: every command prints what stands there."""
+"""docs/worked-example.md on Debian's kernel module: every command prints what stands there.
+
+Archives keep only a release's newest build. So the page is read for the build that is there: its Build-Id and offsets.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from a64patch.cli.main import main
+from a64patch.target.elf import ElfFile
+from tests.real.places import page_for
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs/worked-example.md").read_text("utf-8")
@@ -30,14 +35,18 @@ def test_the_worked_example_on_debians_module(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     shutil.copy(kernel_module("softdog"), "softdog.ko")
     original = Path("softdog.ko").read_bytes()
-    blocks = indented(PAGE)
+    with ElfFile("softdog.ko") as module:
+        page = page_for(PAGE, "softdog_fire", module)
+    # Where a number has more digits than on the page, columns are wider.
+    alike = (lambda text: text) if page == PAGE else (lambda text: re.sub(" +", " ", text))
+    blocks = indented(page)
     patch = next(block for block in blocks if block.startswith("softdog: "))
     draft = re.sub(r"^([ +-])[0-9a-f]{8}", r"\1????????", patch, flags=re.MULTILINE)
     draft = re.sub(r"^Build-Id:.*\n\n", "", draft, flags=re.MULTILINE)
     assert draft.count("????????") == 7
     Path("draft").write_text(draft, "utf-8")
     assert main(["fmt", "draft", "softdog.ko"]) == 0
-    assert capsys.readouterr().out == patch
+    assert alike(capsys.readouterr().out) == alike(patch)
     Path("grace.patch").write_text(patch, "utf-8")
 
     done = 0
@@ -48,7 +57,7 @@ def test_the_worked_example_on_debians_module(
                 main(arguments)
                 captured = capsys.readouterr()
                 printed = "\n".join(line.rstrip() for line in (captured.out + captured.err).splitlines()) + "\n"
-                assert printed == expected, command
+                assert alike(printed) == alike(expected), command
                 done += 1
             elif program == "cmp":
                 assert Path("softdog.ko").read_bytes() == original
