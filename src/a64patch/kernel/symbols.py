@@ -127,8 +127,8 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     kernel by: that is found out from the code. Modules are not moved by it, so a file that names modules must be from
     this boot.
 
-    Fills in `symbols`; where the target has them, `base` (the slide in bytes), `build_id` and `release`; and `code`,
-    if the file is a /proc/kallsyms, so that nothing but the text of kernel and modules can be written.
+    Fills in `symbols`; where the target has them, `base` (the slide in bytes), `build_id`, `release` and `kernel_text`;
+    and `code`, if the file is a /proc/kallsyms, so that nothing but the text of kernel and modules can be written.
 
     FormatError for a source that does not belong to this kernel or cannot be read, SymbolError when no CPU was seen
     to execute the kernel and it does not stand where kernels without KASLR do. Reads only.
@@ -148,6 +148,8 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     for name, value in {**facts, "base": shift}.items():
         if value and hasattr(target, name):
             setattr(target, name, value)
+    if hasattr(target, "kernel_text"):
+        target.kernel_text = _bounds(symbols, "")
     modules = {symbol.module for symbol in symbols if symbol.module}
     if modules and hasattr(target, "code"):
         target.code = [_bounds(symbols, "")] + [_module_text(symbols, module) for module in sorted(modules)]

@@ -153,7 +153,7 @@ class _Entries:
 
     def __init__(self, target: Target, changes: Sequence[Change], sites: Sequence[Site]) -> None:
         self._target = target
-        self._code = target.code_ranges()
+        self._code = Ranges.of(span for site in sites for span in target.code_with(site.start))
         self._old = {change.address: change.old for change in changes}
         self._new = {change.address: change.new for change in changes}
         self._sites = sorted(sites, key=lambda site: site.start)
@@ -210,7 +210,7 @@ class _Entries:
         entered: list[str] = []
         functions: list[tuple[int, int]] = []
         others: list[tuple[int, int]] = []
-        if not self._code:
+        if site.start not in self._code:
             goal = site.start + INSN_SIZE
             unknown.append(
                 Unknown(
@@ -241,7 +241,7 @@ class _Entries:
                 unknown.append(self._no_extent("return-into-site", at, sentence, site.start))
             else:
                 functions.append(extent)
-        searched = extent or Ranges.of(self._code).around(site.start)
+        searched = extent or self._code.around(site.start)
         jump = self._indirect_jump(searched) if searched and target.capabilities.cpus else None
         if jump is not None:
             sentence = f"the indirect jump at {where(jump)} may go to the middle of the new code"

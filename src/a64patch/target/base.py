@@ -170,6 +170,13 @@ class Target(Protocol):
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that are mapped as code, ascending."""
 
+    def code_with(self, address: int) -> Sequence[tuple[int, int]]:
+        """The code of the build (kernel, program, library) that holds the address; nothing where that is not known.
+
+        A branch into the middle of a function comes from its own build: linkers make branches to others' symbols only.
+        """
+        return self.code_ranges()
+
     def facts(self) -> dict[str, str]:
         """What else people may want to know about this target, by name, beyond `capabilities` and `identity()`."""
         return {}

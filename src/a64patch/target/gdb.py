@@ -101,7 +101,8 @@ class GdbTarget(Target):
     that was written. So the caller can look, and put back.
 
     What is code is not known to a stub. `code` may be set by who knows, and then limits what may be written; while it
-    is empty, all that the stub takes may be. `symbols`, `build_id`, `release` and `base` are for who knows, too.
+    is empty, all that the stub takes may be. `kernel_text` is the code of the kernel alone, where modules are unknown.
+    `symbols`, `build_id`, `release` and `base` are for who knows, too.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class GdbTarget(Target):
                 )
         self.symbols = symbols or SymbolTable()
         self.code: list[tuple[int, int]] = []
+        self.kernel_text: tuple[int, int] | None = None
         self.build_id = ""
         self.release = ""
         self.base = 0
@@ -175,6 +177,11 @@ class GdbTarget(Target):
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """`code`, ascending: empty while nobody has said what is code, which no stub knows."""
         return sorted(self.code)
+
+    def code_with(self, address: int) -> Sequence[tuple[int, int]]:
+        """`code`, or else `kernel_text` for an address in it."""
+        text = self.kernel_text
+        return self.code_ranges() or ([text] if text and text[0] <= address < text[1] else [])
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes; MappingError when the stub refuses, ReadError when the connection is lost meanwhile."""
