@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from a64patch import open_target, patch_text, patch_text_nosync
+from a64patch import open_target, patch_text, patch_text_nosync, patch_text_sync
 from a64patch.a64.assembler import assemble
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import from_bytes
@@ -24,6 +24,7 @@ from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import fill, make_plan
 from a64patch.patch.transaction import Outcome, apply_plan, recover, revert
 from a64patch.target.gdb import GdbTarget, open_gdb
+from a64patch.target.rsp import Connection
 from a64patch.target.section import Change
 from tests.real.guest import CPUS, tells_what_it_halted
 from tests.real.live import ALL_AT_ONCE, NOT_CLEARED, PID, UPTIME, Line, LiveGuest
@@ -154,6 +155,32 @@ def test_words_that_cpus_stand_in(live: LiveGuest, journal: Journal) -> None:
     assert counts.old
     assert counts.new
     print(f"{done} patches and {busy} BusyErrors while CPUs stood there; {counts}")
+
+
+def has_stopped(connection: Connection) -> bool:
+    connection.look()
+    return bool(connection.stops)
+
+
+def test_a_cpu_that_is_halted_at_a_context_word(live: LiveGuest) -> None:
+    """It has executed the word before, and would execute the one behind: nothing is written while it stands there."""
+    with open_live(live) as target, live.working("uptime"):
+        before, context, behind = (target.symbols["uptime_proc_show"] + 4 * number for number in (9, 10, 11))
+        olds = from_bytes(target.read(before, 12))
+        connection = target._connection
+        with target.stop():
+            assert connection.ask(b"Z1,%x,4" % context) == b"OK"
+            # Until one of the CPUs has come to the hardware breakpoint.
+            connection.resume(target._stub.resume)
+            assert eventually(lambda: has_stopped(connection))
+            assert connection.ask(b"z1,%x,4" % context) == b"OK"
+            with target.stop() as stopped:
+                assert context in [state.pc for state in stopped.states()]
+            with pytest.raises(BusyError, match=r"CPU \d stands at uptime_proc_show\+0x28, inside the words"):
+                patch_text_sync(target, [before, behind], [gen_nop(), gen_nop()])
+            assert from_bytes(target.read(before, 12)) == olds
+        # Once it goes on there is a moment at which nobody is inside.
+        assert patch_text_sync(target, [before, behind], [olds[0], olds[2]], retry=60).method == "sync"
 
 
 def test_one_word_without_a_stop(live: LiveGuest) -> None:
