@@ -13,7 +13,6 @@ import pytest
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.system_registers import (
-    Code,
     codes,
     readable_names,
     system_registers,
@@ -21,94 +20,9 @@ from a64patch.a64.system_registers import (
     writable_names,
 )
 from a64patch.errors import AssemblyError
-from tests.a64.references import gnu_as, llvm_mc, objdump
-
-NEWER_REGISTERS = {
-    "FEAT_AIE": r"a?mair2_el\d+",
-    "FEAT_Debugv8p9": r"mdselr_el1",
-    "FEAT_E3DSE": r"v(disr|sesr)_el3",
-    "FEAT_EBEP, FEAT_SEBEP": r"pm|pm(ecr|iar)_el1",
-    "FEAT_FGT2": r"hd?fg[rwi]tr2_el2",
-    "FEAT_FGWTE3": r"fgwte3_el3",
-    "FEAT_FPMR": r"fpmr|id_aa64fpfr0_el1",
-    "FEAT_GCS": r"gcs(cr|pr|cre0)_el\d+",
-    "FEAT_HACDBS": r"hacdbs(br|cons)_el2",
-    "FEAT_HDBSS": r"hdbss(br|prod)_el2",
-    "FEAT_ITE": r"trcit(ecr_el\d+|eedcr)",
-    "FEAT_MEC": r"mecidr_el2|v?mecid_(p|a|p0|a0|p1|a1|rl_a)_el[23]",
-    "FEAT_MPAM_PE_BW_CTRL": r"mpambw(\d|cap|idr|sm)_el\d+",
-    "FEAT_PFAR": r"pfar_el\d+",
-    "FEAT_PMUv3_ICNTR": r"pmic(ntr|filtr)_el0",
-    "FEAT_PMUv3_SS": r"pm(ccnt|icnt|evcnt)svr\d*_el1|pmsscr_el1",
-    "FEAT_PMUv3p9": r"pmuacr_el1|pmzr_el0",
-    "FEAT_RASv2": r"erxgsr_el1",
-    "FEAT_RME_GPC3": r"gpcbw_el3",
-    "FEAT_S1PIE, FEAT_S2PIE": r"(s2)?pir(e0)?_el\d+",
-    "FEAT_S1POE, FEAT_S2POE": r"(s2)?por_el\d+",
-    "FEAT_SCTLR2": r"sctlr2_el\d+",
-    "FEAT_SPE_EXC": r"pmbmar_el1|pmbsr_el(12|2|3)",
-    "FEAT_SPE_FDS": r"pmsdsfr_el1",
-    "FEAT_SPMU": r"spm[a-z]\w+",
-    "FEAT_SRMASK": r"(sctlr2?|actlr|cpacr|cptr|tcr2?)(mask|alias)_el\d+|actlr_el12",
-    "FEAT_STEP2": r"mdstepop_el1",
-    "FEAT_TCR2": r"tcr2_el\d+",
-    "FEAT_THE": r"rcws?mask_el1",
-    "FEAT_TRBE_EXC": r"trbsr_el(12|2|3)",
-    "FEAT_TRBE_MPAM": r"trbmpam_el1",
-    "ID registers of 2022": r"id_aa64(dfr2|isar3|mmfr[34]|pfr2)_el1",
-}
-"""Registers newer than binutils 2.40 and LLVM 14, by the feature that brought them."""
-
-UNKNOWN_TO_LLVM = {
-    "Armv8-R": r"mpuir_el[12]|pr[bl]ar\d*_el[12]|prenr_el[12]|prselr_el[12]",
-    "FEAT_AMUv1p1": r"amcg1idr_el0",
-    "FEAT_FGT for FEAT_AMUv1": r"hafgrtr_el2",
-    "FEAT_NMI": r"allint|icc_nmiar1_el1",
-    "ID register of FEAT_MTPMU": r"id_dfr1_el1",
-}
-"""Registers that binutils 2.40 knows and LLVM 14, with the features that the tests ask for, does not."""
-
-WITHDRAWN = {
-    "objdump": (r"csr(cr|ptr|ptridx|idr)_el\d+", "FEAT_CSRE was withdrawn before it was published"),
-    "llvm-mc": (r"cnt(scale|iscale|vfrq)_el2", "FEAT_ECV was published without these"),
-}
-WRITABLE_TO_LLVM = {"pmmir_el1", "cntpctss_el0", "cntvctss_el0"}
-"""Read-only registers (D23.3) that LLVM 14 lets MSR write."""
-
-
-def code_of(word: int) -> Code:
-    """The register that an MRS or MSR reaches."""
-    return 2 + (word >> 19 & 1), word >> 16 & 7, word >> 12 & 15, word >> 8 & 15, word >> 5 & 7
-
-
-def name_in(text: str) -> str:
-    """The register's name in a text of MRS or MSR; "" for a generic one or none."""
-    match = re.fullmatch(r"mrs\s+\w+,\s*(\w+)|msr\s+(\w+),\s*\w+", text.lower())
-    name = (match[1] or match[2]) if match else ""
-    return "" if re.fullmatch(r"s\d_\d_c\d+_c\d+_\d", name) else name
-
-
-def register_explained(reference: str, word: int, text: str) -> str:
-    """Why a reference calls the register of an MRS or MSR otherwise than we do; "" when there is no reason."""
-    theirs, code, reads = name_in(text), code_of(word), bool(word >> 21 & 1)
-    mine = (readable_names() if reads else writable_names()).get(code, "")
-    if not theirs:
-        unknown = NEWER_REGISTERS | (UNKNOWN_TO_LLVM if reference == "llvm-mc" else {})
-        features = [feature for feature, names in unknown.items() if re.fullmatch(names, mine)]
-        return f"{reference} does not know {features[0]}" if features else ""
-    if mine:
-        if reference == "llvm-mc" and theirs == "trcextinselr":
-            return "the name that it had when there was only one"
-        return ""
-    pattern, why = WITHDRAWN[reference]
-    if re.fullmatch(pattern, theirs):
-        return why
-    if (writable_names() if reads else readable_names()).get(code) == theirs:
-        if reference == "objdump":
-            return "objdump names a register whatever the access, and says so in a note"
-        if theirs in WRITABLE_TO_LLVM and not reads:
-            return "LLVM 14 takes it for writable"
-    return ""
+from tests.a64.judges import TRIED
+from tests.a64.references import Version, gnu_as, llvm_mc, objdump, version
+from tests.a64.register_names import KNOWN, OTHERWISE, code_of, name_in, newer, otherwise, register_explained
 
 
 @cache
@@ -135,41 +49,83 @@ def test_every_register_has_the_name_of_the_reference(reference: str) -> None:
     assert same > (1700 if reference == "objdump" else 1500), reasons
 
 
+def disagreement(word: int, gnu: str, llvm: str) -> str:
+    """How the two names that the references have for a register differ; for what is not explained, the names."""
+    if gnu and llvm:
+        return f"{gnu} is {llvm}"
+    judge, name, other_judge = ("objdump", gnu, "llvm-mc") if gnu else ("llvm-mc", llvm, "objdump")
+    here, there = (readable_names(), writable_names()) if word >> 21 & 1 else (writable_names(), readable_names())
+    mine, other = here.get(code_of(word), ""), there.get(code_of(word), "")
+    if mine == name and newer(other_judge, name):
+        return f"only {judge} knows it"
+    if other == name and otherwise(judge, name, mine, other):
+        return f"{judge} ignores the access"
+    return f"only {judge} has it" if otherwise(judge, name, mine, other) else name
+
+
+DISAGREEMENTS: dict[tuple[Version, Version], dict[str, int]] = {
+    ((2, 40), (14, 0)): {
+        "objdump ignores the access": 232,
+        "only objdump has it": 24,
+        "only objdump knows it": 145,
+        "only llvm-mc has it": 6,
+        "trcextinselr0 is trcextinselr": 2,
+    },
+    ((2, 44), (19, 1)): {
+        "objdump ignores the access": 280,
+        "only objdump has it": 24,
+        "only llvm-mc has it": 8,
+        "only llvm-mc knows it": 18,
+        "trcextinselr0 is trcextinselr": 2,
+    },
+}
+"""By the releases of binutils and LLVM."""
+
+
 def test_references_disagree_with_each_other_only_here() -> None:
     words, gnu, llvm = moves()
     found = Counter[str]()
     for word, one, other in zip(words, gnu, llvm, strict=True):
         left, right = name_in(one), name_in(other)
-        if left == right:
-            continue
-        if left and right:
-            found[f"{left} is {right}"] += 1
-        elif left:
-            unknown = (*UNKNOWN_TO_LLVM.values(), WITHDRAWN["objdump"][0])
-            access = codes()[left].readable if word >> 21 & 1 else codes()[left].writable
-            known = any(re.fullmatch(names, left) for names in unknown)
-            found["only objdump knows it" if known else left if access else "objdump ignores the access"] += 1
-        else:
-            found["only llvm-mc knows it" if re.fullmatch(WITHDRAWN["llvm-mc"][0], right) else right] += 1
-    assert found == {
-        "trcextinselr0 is trcextinselr": 2,
-        "objdump ignores the access": 227,
-        "only objdump knows it": 174,
-        "only llvm-mc knows it": 6,
+        if left != right:
+            found[disagreement(word, left, right)] += 1
+    releases = version("objdump"), version("llvm-mc")
+    if releases in DISAGREEMENTS:
+        assert found == DISAGREEMENTS[releases]
+    assert [how for how in found if " " not in how] == []
+
+
+@pytest.mark.parametrize("feature", KNOWN)
+def test_every_register_that_is_newer_is_one_and_in_one_group(feature: str) -> None:
+    """All registers of a group are known to a release or none is: the group says of each what the judge says."""
+    names = [register.name for register in system_registers() if re.fullmatch(KNOWN[feature].names, register.name)]
+    assert names
+    assert [name for name in names if sum(bool(re.fullmatch(known.names, name)) for known in KNOWN.values()) > 1] == []
+    words, *texts = moves()
+    for judge, said in zip(("objdump", "llvm-mc"), texts, strict=True):
+        shown = {name_in(text) for text in said} & set(names)
+        if version(judge) in TRIED[judge]:
+            assert shown == (set() if newer(judge, names[0]) else set(names)), judge
+    assert words
+
+
+@pytest.mark.parametrize("number", range(len(OTHERWISE)))
+def test_every_other_name_is_said(number: int) -> None:
+    entry = OTHERWISE[number]
+    words, *texts = moves()
+    said = [name_in(text) for text in texts[entry.judge == "llvm-mc"]]
+    reasons = {
+        register_explained(entry.judge, word, text)
+        for word, text, name in zip(words, texts[entry.judge == "llvm-mc"], said, strict=True)
+        if re.fullmatch(entry.names, name) and name_in(disassemble(word)) != name
     }
-
-
-@pytest.mark.parametrize("names", [*NEWER_REGISTERS.values(), *UNKNOWN_TO_LLVM.values()])
-def test_every_explanation_explains_something_and_no_other_does(names: str) -> None:
-    explained = [register.name for register in system_registers() if re.fullmatch(names, register.name)]
-    assert explained
-    others = [*NEWER_REGISTERS.values(), *UNKNOWN_TO_LLVM.values()]
-    assert [name for name in explained if sum(bool(re.fullmatch(other, name)) for other in others) > 1] == []
+    if version(entry.judge) in TRIED[entry.judge]:
+        assert (entry.why in reasons) == entry.active(entry.judge)
 
 
 def test_gnu_as_reads_the_names_of_its_time() -> None:
-    newer = re.compile("|".join([*NEWER_REGISTERS.values(), UNKNOWN_TO_LLVM["Armv8-R"]]))
-    known = [register for register in system_registers() if not newer.fullmatch(register.name)]
+    armv8r = re.compile(KNOWN["Armv8-R"].names)
+    known = [r for r in system_registers() if not newer("objdump", r.name) and not armv8r.fullmatch(r.name)]
     texts = [f"mrs x1, {r.name}" if r.readable else f"msr {r.name}, x1" for r in known]
     assert len(texts) > 900
     assert [assemble_one(text) for text in texts] == gnu_as(texts)

@@ -29,9 +29,8 @@ from a64patch.a64.words import INSN_SIZE, as_array
 from a64patch.errors import AssemblyError
 from a64patch.target.elf_image import ElfImage
 from tests import support
+from tests.a64.judges import explained, gnu_as_reads
 from tests.a64.references import gnu_as, objdump
-from tests.a64.simd_texts import unclaimed
-from tests.a64.test_differential import NEWER_THAN, explained, looser
 from tests.real import packages
 
 MODULES = 100
@@ -149,11 +148,6 @@ def relative(row: Encoding) -> bool:
     return row.literal or bool({"branch_imm", "adr", "adrp"} & set(row.families))
 
 
-def newer_than_gnu(row: Encoding, text: str) -> bool:
-    """GNU as does not know it; prefetching to the system level cache (FEAT_PRFMSLC) shares its row with the rest."""
-    return row.feature in NEWER_THAN["objdump"] or bool(re.match("prfu?m p[a-z]+slc", text))
-
-
 def round_trip(words: list[int]) -> Outcome:
     """objdump's text to the word; our text to the word, with our assembler and with GNU's."""
     result = Outcome()
@@ -171,7 +165,7 @@ def round_trip(words: list[int]) -> Outcome:
         mine = disassemble(word, address)
         if (found != "same" or mine != text) and assembled(mine, address) != word:
             result.wrong.append(f"{word:#010x}: our own {mine!r} is {assembled(mine, address)}")
-        if row is None or mine.startswith(".inst") or newer_than_gnu(row, mine):
+        if row is None or mine.startswith(".inst") or not gnu_as_reads(word, row):
             continue
         result.counts[kind, "GNU as"] += 1
         if "adrp" in row.families:
@@ -205,7 +199,7 @@ def column(result: Outcome, word: int, text: str, address: int) -> str:
         if row is not None and not explained("objdump", word, row, ""):
             result.wrong.append(f"{word:#010x}: {row.name}, which objdump does not know")
         return "unnamed"
-    less = row is None and (looser("objdump", word, text) or unclaimed("objdump", word, text))
+    less = row is None and explained("objdump", word, row, text)
     try:
         made = assemble_one(text, address)
     except AssemblyError as error:
