@@ -99,6 +99,44 @@ def test_text_of_objdump_assembles_to_the_word() -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
+        ("bf1cvtl v25.8h, v12.8b", 0x2EA17999),
+        ("bf2cvtl2 v31.8h, v31.16b", 0x6EE17BFF),
+        ("f1cvtl v31.8h, v31.8b", 0x2E217BFF),
+        ("f2cvtl2 v31.8h, v31.16b", 0x6E617BFF),
+        ("famax v31.2d, v31.2d, v0.2d", 0x4EE0DFFF),
+        ("famax v31.4h, v31.4h, v31.4h", 0x0EDF1FFF),
+        ("famin v3.2s, v30.2s, v12.2s", 0x2EACDFC3),
+        ("famin v31.8h, v31.8h, v31.8h", 0x6EDF1FFF),
+        ("fcvtn v28.8b, v31.4s, v27.4s", 0x0E1BF7FC),
+        ("fcvtn2 v31.16b, v31.4s, v7.4s", 0x4E07F7FF),
+        ("fcvtn v31.16b, v31.8h, v31.8h", 0x4E5FF7FF),
+        ("fdot v24.2s, v31.8b, v11.8b", 0x0E0BFFF8),
+        ("fdot v31.8h, v31.16b, v31.16b", 0x4E5FFFFF),
+        ("fdot v0.4s, v3.16b, v0.4b[3]", 0x4F200860),
+        ("fdot v3.4h, v24.8b, v15.2b[6]", 0x0F6F0B03),
+        ("fmlalb v31.8h, v31.16b, v2.16b", 0x0EC2FFFF),
+        ("fmlalb v25.8h, v30.16b, v0.b[11]", 0x0FD80BD9),
+        ("fmlalt v31.8h, v4.16b, v0.b[15]", 0x4FF8089F),
+        ("fmlallbb v13.4s, v12.16b, v0.b[13]", 0x2F28898D),
+        ("fmlallbt v31.4s, v31.16b, v31.16b", 0x0E5FC7FF),
+        ("fmlalltb v22.4s, v31.16b, v0.16b", 0x4E00C7F6),
+        ("fmlalltt v8.4s, v28.16b, v0.b[7]", 0x6F788388),
+        ("fscale v31.4s, v31.4s, v16.4s", 0x6EB0FFFF),
+        ("fscale v31.8h, v31.8h, v31.8h", 0x6EDF3FFF),
+        ("luti2 v8.16b, {v4.16b}, v1[2]", 0x4E815088),
+        ("luti2 v2.8h, {v23.8h}, v18[5]", 0x4ED252E2),
+        ("luti4 v0.16b, {v0.16b}, v0[1]", 0x4E406000),
+        ("luti4 v14.8h, {v4.8h, v5.8h}, v0[2]", 0x4E40508E),
+    ],
+)
+def test_words_that_binutils_and_llvm_agree_on_since_debian_13(text: str, word: int) -> None:
+    assert assemble_one(text) == word
+    assert disassemble(word) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
         ("ld1 {v0.16b-v3.16b}, [x0], 64", 0x4CDF2000),
         ("ld1 { v31.2d , v0.2d }, [sp]", 0x4C40AFFF),
         ("ldr q0, [x0, 0]", 0x3DC00000),

@@ -205,8 +205,8 @@ _FORMS = {
     # Fixed ones
     "V8b": "v.8b", "V16b": "v.16b", "V4h": "v.4h", "V8h": "v.8h", "V2h": "v.2h", "V2s": "v.2s", "V4s": "v.4s",
     "V1d": "v.1d", "V2d": "v.2d", "V1q": "v.1q", "Vhalves": "v.2s v.2d",
-    # One lane
-    "Eb": "v.b", "Eh": "v.h", "Es": "v.s", "Ed": "v.d", "E2h": "v.2h", "E4b": "v.4b",
+    # One lane; one that lanes of any size are taken from
+    "Eb": "v.b", "Eh": "v.h", "Es": "v.s", "Ed": "v.d", "E2h": "v.2h", "E2b": "v.2b", "E4b": "v.4b", "Vlanes": "v",
 }  # fmt: skip
 
 Kind = Callable[[Sequence[Field]], Operand]
@@ -221,7 +221,7 @@ def _kinds() -> dict[str, Kind]:
     for name in ("Vb", "Vh", "Vs", "Vd"):
         kinds[f"{name}="] = partial(_same, _FORMS[name].split())
     for length in range(1, 5):
-        for name in ("V1", "Vlower", "Vwhole", "V2s", "V16b", "Eb", "Eh", "Es", "Ed"):
+        for name in ("V1", "Vlower", "Vwhole", "V2s", "V16b", "V8h", "Eb", "Eh", "Es", "Ed"):
             kinds[f"{name}*{length}"] = partial(_List, _FORMS[name].split(), length)
         kinds[f"copies*{length}"] = partial(_Replicated, _FORMS["V1"].split(), length)
         kinds[f"bytes{length}"] = partial(_Choice, (8 * length, 16 * length))

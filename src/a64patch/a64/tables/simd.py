@@ -12,6 +12,7 @@ from a64patch.a64.tables import (
     simd_crypto,
     simd_element,
     simd_fp,
+    simd_fp8,
     simd_memory,
     simd_move,
     simd_shift,
@@ -28,3 +29,4 @@ def table() -> Iterator[Encoding]:
     yield from simd_shift.table()
     yield from simd_element.table()
     yield from simd_crypto.table()
+    yield from simd_fp8.table()
