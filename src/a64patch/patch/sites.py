@@ -192,14 +192,14 @@ class _Entries:
         for start, end in Ranges.of((-(-start & -INSN_SIZE), end & -INSN_SIZE) for start, end in self._code).pieces(
             _PIECE
         ):
-            words = as_array(self._target.read(start, end - start)).copy()
-            changed = [at for at in self._new if start <= at < end]
+            words = as_array(self._target.read(start, end - start))
             yield from find(words, start)
-            for at in changed:
-                words[(at - start) // INSN_SIZE] = self._new[at]
-            for at in changed:
-                place = (at - start) // INSN_SIZE
-                yield from find(words[place : place + 1], at)
+            changed = [at for at in self._new if start <= at < end]
+            if changed:
+                words = words.copy()
+                places = (numpy.array(changed, numpy.uint64) - numpy.uint64(start)) // numpy.uint64(INSN_SIZE)
+                words[places.astype(numpy.intp)] = [self._new[at] for at in changed]
+                yield from (way for way in find(words, start) if way[1] in self._new)
 
     def of(self, site: Site) -> Site:
         """The site with what follows from the ways in."""

@@ -1,7 +1,7 @@
 """The heart: patch_text, patch_text_nosync and patch_text_sync, named and ruled as in the kernel of 2013.
 
-May know: a64/, target/base.py and the errors; no concrete target.
-Read on: ../a64/cmodx.py for what may race, ../target/base.py for what a target is asked.
+May know: a64/, the errors, ranges.py, sites.py, target/base.py, target/section.py; no concrete target.
+Read on: ../a64/cmodx.py for what may race, sites.py for who must keep out, ../target/section.py for what a stop does.
 
 Words are ints; addresses are bytes. Nothing is touched before the whole request has been checked. Every word is read
 and compared before it is written, and read back after it was published. When anything fails, the old words are put

@@ -24,7 +24,6 @@ from a64patch.patch.text import (
     PatchResult,
     method_for,
     patch_text_nosync,
-    patch_text_sync,
     write_running,
     write_stopped,
 )
@@ -307,13 +306,10 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
         return EntryState.APPLIED, f"all {total} words are the new ones: the patch is complete"
     if written:
         target.undo_aftermath(entry.aftermath)
+        back = [Change(change.address, change.new, change.old) for change in written]
         try:
-            patch_text_sync(
-                target,
-                [change.address for change in written],
-                [change.old for change in written],
-                expected=[change.new for change in written],
-            )
+            # A half of a patch is there already: what is not known of its sites is no reason to leave it.
+            write_stopped(target, back, sites_of(target, back, spans_of(back)), "as asked")
         except PartialPatchError as error:
             lost = set(error.unrestored)
             return EntryState.PARTIAL, "\n".join([str(error), *_what_stands(target, written, lost)])
