@@ -201,10 +201,10 @@ def _half_a_pair(case: Case) -> bool:
 
 
 def _pair_of_no_operation(case: Case) -> bool:
-    """TLBIP with an operation that only TLBI has, and with no other register than those of the pair."""
-    match = re.fullmatch(r"tlbip (\w+?)(nxs)?(,.*)?", case.theirs)
+    """TLBIP with an operation not by address, which TLBI alone has, and with registers of the pair alone."""
+    match = re.fullmatch(r"tlbip ((?:alle|aside|paall|rpa|vmall)\w*?)(nxs)?(,.*)?", case.theirs)
     single = BY_NAME.get(f"tlbi.{match[1]}") if match else None
-    if match is None or single is None or f"tlbip.{match[1]}" in BY_NAME or not _named(case, "sysp", "sysp.none"):
+    if match is None or single is None or not _named(case, "sysp", "sysp.none"):
         return False
     operation = single.value | (1 << 12 if match[2] else 0)  # CRn is 8, or 9 with nXS.
     registers = case.mine.split(",")[4:] or ["xzr", "xzr"]

@@ -20,7 +20,7 @@ from a64patch.ranges import Ranges
 from a64patch.target.simulator import Simulator
 from a64patch.target.symbols import Symbol, SymbolTable
 
-RUNS = int(os.environ.get("A64PATCH_RUNS", "400"))
+RUNS = int(os.environ.get("A64PATCH_RUNS", "200"))
 BASE = 0x10000
 
 
