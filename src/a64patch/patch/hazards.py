@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import Predicate, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
+from a64patch.patch.sites import Hazard as Hazard
 from a64patch.patch.sites import Site, spans_of
 from a64patch.target.base import Target
 from a64patch.target.section import Change
@@ -53,23 +54,13 @@ _DESTINATION = 0x1F
 _ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
 
 
-@dataclass(frozen=True)
-class Hazard:
-    """One thing that may go wrong, at an address (bytes)."""
-
-    name: str
-    """One of NAMES."""
-    address: int
-    sentence: str
-
-
 def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site]) -> list[Hazard]:
     """The hazards of these changes and of what is not known about their sites, by address. Reads code around them."""
     found = [
         *_relocations(target, changes),
         *_landing_pads(target, changes),
         *_erratum_843419(target, changes),
-        *(Hazard(each.name, each.address, each.sentence) for site in sites for each in site.unknown),
+        *(each for site in sites for each in site.unknown),
     ]
     changed = {change.address: change.new for change in changes if change.new != change.old}
     for code in _surroundings(target, changes, sorted(changed)):

@@ -52,10 +52,11 @@ _CALL_MASK, _CALL = 0xFC000000, 0x94000000
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """One thing that would have to be known before the site can be called safe; `name` is one of hazards.NAMES."""
+class Hazard:
+    """One thing that may go wrong, at an address (bytes)."""
 
     name: str
+    """One of hazards.NAMES."""
     address: int
     sentence: str
 
@@ -72,8 +73,8 @@ class Site:
     """Why whole functions are kept out of, a sentence for each way in."""
     kept_out: tuple[str, ...] = ()
     """The names of those functions."""
-    unknown: tuple[Unknown, ...] = ()
-    """What could not be seen."""
+    unknown: tuple[Hazard, ...] = ()
+    """What would have to be known before the site can be called safe."""
 
     @property
     def inside(self) -> Ranges:
@@ -131,7 +132,7 @@ def _whole(target: Target, site: Site) -> Site:
     extent = _function(target, site.start)
     if extent is None:
         where = target.symbols.describe(site.start)
-        why = Unknown(
+        why = Hazard(
             "together",
             site.start,
             f"how far the function at {where} reaches is not known, so nobody can be kept out of it",
@@ -206,14 +207,14 @@ class _Entries:
         target = self._target
         where = target.symbols.describe
         extent = _function(target, site.start)
-        unknown: list[Unknown] = []
+        unknown: list[Hazard] = []
         entered: list[str] = []
         functions: list[tuple[int, int]] = []
         others: list[tuple[int, int]] = []
         if site.start not in self._code:
             goal = site.start + INSN_SIZE
             unknown.append(
-                Unknown(
+                Hazard(
                     "branch-into-site",
                     goal,
                     f"where this {target.capabilities.kind} has code is not known, so branches to {where(goal)} cannot"
@@ -223,7 +224,7 @@ class _Entries:
         for verb, source, goal in self._ways[site.start]:
             sentence = f"{where(source)} {verb} {where(goal)}, in the middle of the new code"
             if not target.capabilities.cpus:
-                unknown.append(Unknown("branch-into-site", goal, sentence))
+                unknown.append(Hazard("branch-into-site", goal, sentence))
                 continue
             entered.append(sentence)
             from_where = _function(target, source)
@@ -289,9 +290,9 @@ class _Entries:
                     new.append(extent)
         return list(parts), lost
 
-    def _no_extent(self, name: str, address: int, sentence: str, at: int) -> Unknown:
+    def _no_extent(self, name: str, address: int, sentence: str, at: int) -> Hazard:
         where = self._target.symbols.describe(at)
-        return Unknown(
+        return Hazard(
             name,
             address,
             f"{sentence}, and how far the function at {where} reaches is not known: nobody can be kept out",
