@@ -402,6 +402,8 @@ def some_value(source: random.Random, name: str, index: str) -> int:
     )
 
 
+ABORTS_UNICORN = ("FEAT_FAMINMAX", "FEAT_FP8")
+"""Unicorn 2.1 takes some of their words for half-precision arithmetic that it lacks, and aborts the process."""
 UNICORN_DIFFERS = (
     ("never changes rd", r"(pac|aut)[id]z?[ab]|xpac[id]", "nothing is signed where SCTLR_ELx.EnIA &c. are 0"),
     ("never changes x17", r"(pac|aut)i[ab]1716", "likewise"),
@@ -419,7 +421,7 @@ def test_what_execution_by_unicorn_shows() -> None:
     found: dict[str, set[str]] = defaultdict(set)
     executed = 0
     for row in ROWS:
-        if row.flow is Flow.EXCEPTION:
+        if row.flow is Flow.EXCEPTION or row.feature in ABORTS_UNICORN:
             continue
         changed, said = set[str](), set[str]()
         try:
