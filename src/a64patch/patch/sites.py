@@ -190,9 +190,7 @@ class _Entries:
                     calls = verb == _BRANCHES and int(words[place]) & _CALL_MASK == _CALL
                     yield _CALLS if calls else verb, start + INSN_SIZE * place, int(targets[place])
 
-        for start, end in Ranges.of((-(-start & -INSN_SIZE), end & -INSN_SIZE) for start, end in self._code).pieces(
-            _PIECE
-        ):
+        for start, end in Ranges.of(_whole_words(self._code)).pieces(_PIECE):
             words = as_array(self._target.read(start, end - start))
             yield from find(words, start)
             changed = [at for at in self._new if start <= at < end]
@@ -318,6 +316,14 @@ class _Entries:
             if _jumps_anywhere(self._new.get(at, word)):
                 return at
         return None
+
+
+def _whole_words(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The ranges without what is no whole word at their ends; none of one that holds no whole word."""
+    for start, end in spans:
+        first, last = -(-start & -INSN_SIZE), end & -INSN_SIZE
+        if first < last:
+            yield first, last
 
 
 def _jumps_anywhere(word: int) -> bool:
