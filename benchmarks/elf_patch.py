@@ -1,6 +1,6 @@
 """elf-patch: one word of an ELF file changed, from the command line to the file on disk.
 
-Read on: src/a64patch/target/elf.py, src/a64patch/cli/poke.py; peers/ for what it is compared with.
+Read on: src/a64patch/targets/elf.py, src/a64patch/cli/poke.py; peers/ for what it is compared with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy
 
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.predicates import is_nop
-from a64patch.target.elf import ElfFile
+from a64patch.targets.elf import ElfFile
 from benchmarks import inputs
 from benchmarks.measure import MILLISECONDS, Contender, Report, Verdict, compare, process
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from a64patch.target.elf import ElfFile
+from a64patch.targets.elf import ElfFile
 from benchmarks.measure import BenchmarkError
 from tests.real import packages
 

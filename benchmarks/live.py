@@ -1,6 +1,6 @@
 """live: words of a running kernel changed through QEMU's GDB stub, from connecting to verified, and how long it stood.
 
-Read on: src/a64patch/target/gdb.py, tests/real/guest.py; peers/ for what it is compared with.
+Read on: src/a64patch/targets/gdb.py, tests/real/guest.py; peers/ for what it is compared with.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, parse, to_text
 from a64patch.patch.journal import Journal
 from a64patch.patch.plan import make_plan
 from a64patch.patch.transaction import apply_plan
-from a64patch.target.elf import ElfFile
+from a64patch.targets.elf import ElfFile
 from benchmarks import inputs
 from benchmarks.measure import MILLISECONDS, Contender, Report, Verdict, compare
 

@@ -1,6 +1,6 @@
 """simulator: instructions a second of the simulated CPUs, by how long a turn is, and what watching them costs.
 
-Read on: src/a64patch/target/simulator.py.
+Read on: src/a64patch/targets/simulator.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from a64patch.target.simulator import Simulator
+from a64patch.targets.simulator import Simulator
 from benchmarks import inputs
 from benchmarks.measure import MILLIONS_A_SECOND, BenchmarkError, Contender, Report, Verdict, compare
 

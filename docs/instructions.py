@@ -1,6 +1,5 @@
 """`scripts/reference`: the page that lists every instruction of the table, made from the table.
 
-May know: a64/.
 Read on: src/a64patch/a64/row.py for what a row says.
 """
 

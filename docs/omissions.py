@@ -1,6 +1,5 @@
 """`python -m docs.omissions`: the table of docs/proof.md, each protocol without each of its steps.
 
-May know: proof/.
 Read on: src/a64patch/proof/protocols.py for the steps, prove.py for the verdicts.
 """
 

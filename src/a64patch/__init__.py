@@ -1,7 +1,7 @@
 """patch(1) for AArch64 machine code, wherever it is: what users import.
 
 Everything here loads when it is first asked for, so that importing a64patch costs nothing.
-Read on: patch/text.py for the three functions, target/base.py for where they work.
+Read on: patch/text.py for the three functions, targets/base.py for where they work.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m a64patch` is `a64patch`.
 
-May know: cli/. Read on: cli/main.py.
+Read on: cli/main.py.
 """
 
 import sys

@@ -1,6 +1,5 @@
 """Every error that a64patch raises: one tree, each class also the builtin that a caller would expect.
 
-May know: nobody; every room may import this file.
 Read on: cli/main.py turns these into exit statuses.
 """
 

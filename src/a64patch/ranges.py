@@ -1,7 +1,6 @@
 """Sets of addresses: sorted, disjoint, half-open ranges.
 
-May know: nothing of the package.
-Read on: target/base.py for what is kept in them: code, what is published, what nobody may stand in.
+Read on: targets/base.py for what is kept in them: code, what is published, what nobody may stand in.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ print(json.dumps({
 
 HEAVY = (
     "numpy", "rich", "unicorn", "elftools", "sqlite3", "socket", "difflib", "asyncio",
-    "a64patch.proof", "a64patch.target.gdb", "a64patch.target.simulator", "a64patch.kernel.kallsyms",
+    "a64patch.proof", "a64patch.targets.gdb", "a64patch.targets.simulator", "a64patch.kernel.kallsyms",
 )  # fmt: skip
 """What none of these commands needs but for a reason: 3 ms and more for each."""
 

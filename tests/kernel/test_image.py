@@ -13,7 +13,7 @@ from a64patch.errors import FormatError, MappingError, RequestError, SymbolError
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.open import open_target
 from a64patch.patch.text import patch_text
-from a64patch.target.elf import ElfFile
+from a64patch.targets.elf import ElfFile
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LAYOUTS, LINKED, TEXT_AT, build_kernel, call_each_other
 from tests.support import assemble
 

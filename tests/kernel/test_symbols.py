@@ -15,8 +15,8 @@ from a64patch.kernel.image import KernelImage
 from a64patch.kernel.kallsyms import KernelSymbol
 from a64patch.kernel.open import open_target
 from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, names_a_kernel, parse_listing, read_source
-from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
-from a64patch.target.symbols import SymbolTable
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.symbols import SymbolTable
 from tests.kernel import kernels
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LINKED, TEXT_AT, Kernel, Named, build_kernel, call_each_other
 from tests.support import assemble, link

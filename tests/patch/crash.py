@@ -30,9 +30,9 @@ from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, make_plan
 from a64patch.patch.transaction import apply_plan, recover, revert
-from a64patch.target.base import Capabilities, Identity, Rendezvous, Target
-from a64patch.target.elf import ElfFile
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import Capabilities, Identity, Rendezvous, Target
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import Parked
 
 HUNKS = 200

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from a64patch.a64.words import from_bytes, to_bytes
 from a64patch.errors import MappingError, ReadError, WriteError
-from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 BASE = 0x1000
 

@@ -19,8 +19,8 @@ from a64patch.patch.asmdiff import AsmDiff, parse, reverse, to_text
 from a64patch.patch.compare import Comparison, compare
 from a64patch.patch.plan import State, make_plan
 from a64patch.patch.text import patch_text
-from a64patch.target.elf import ElfFile
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.a64.test_effects import ROWS, words_of
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble, link, need, run

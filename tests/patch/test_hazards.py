@@ -11,10 +11,10 @@ from a64patch.a64.assembler import assemble_one
 from a64patch.a64.generate import gen_nop
 from a64patch.patch.hazards import NAMES, Hazard, hazards_of
 from a64patch.patch.sites import sites_of, spans_of
-from a64patch.target.base import Target
-from a64patch.target.elf import ElfFile
-from a64patch.target.section import Change
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import Target
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.section import Change
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble
 

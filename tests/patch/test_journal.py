@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from a64patch.errors import JournalError
 from a64patch.patch import journal as module
 from a64patch.patch.journal import Entry, EntryState, Journal, default_path
-from a64patch.target.base import Aftermath, Identity
-from a64patch.target.section import Change
+from a64patch.targets.base import Aftermath, Identity
+from a64patch.targets.section import Change
 from tests.support import IN_MEMORY, ROOT
 
 HERE = Identity("/somewhere/program", "00ff", "Linux 6.1", 0xFFFF_8000_0000_0000)

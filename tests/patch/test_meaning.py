@@ -8,7 +8,7 @@ from a64patch.a64.assembler import assemble_one
 from a64patch.errors import PatchFormatError, PlanError, SymbolError
 from a64patch.patch.asmdiff import Line, Sign
 from a64patch.patch.meaning import Place, comparable_word, exact_word, new_word, refers, words_by_meaning
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 F, G, DATA = 0x1000, 0x1100, 0x5678
 SYMBOLS = SymbolTable(lambda: [Symbol("f", F, 0x80), Symbol("g", G, 0x40), Symbol("data", DATA, 8)])

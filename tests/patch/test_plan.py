@@ -26,9 +26,9 @@ from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, parse, reverse, to_text
 from a64patch.patch.plan import Plan, State, fill, make_plan
 from a64patch.patch.text import patch_text
 from a64patch.ranges import Ranges
-from a64patch.target.elf import ElfFile
-from a64patch.target.section import Change
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.section import Change
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble, link
 

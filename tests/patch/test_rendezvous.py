@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from a64patch.target.base import Rendezvous
+from a64patch.targets.base import Rendezvous
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from a64patch.a64.assembler import assemble
 from a64patch.a64.predicates import is_b
 from a64patch.errors import BusyError
 from a64patch.patch import text
-from a64patch.target.base import CpuState, Rendezvous
-from a64patch.target.simulator import Simulator
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import CpuState, Rendezvous
+from a64patch.targets.simulator import Simulator
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 BASE = 0x10000
 SITE = BASE + 0x10

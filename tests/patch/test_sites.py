@@ -12,9 +12,9 @@ from a64patch.errors import BusyError, PlanError
 from a64patch.patch import text
 from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, unchanged_words
 from a64patch.ranges import Ranges
-from a64patch.target.base import CpuState
-from a64patch.target.section import Change
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import CpuState
+from a64patch.targets.section import Change
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import BASE, FakeTarget
 
 MOV, ADD = 0xD2800041, 0x8B010042

@@ -21,8 +21,8 @@ from a64patch.errors import (
     RequestError,
 )
 from a64patch.patch import text
-from a64patch.target.base import CpuState
-from a64patch.target.section import Change
+from a64patch.targets.base import CpuState
+from a64patch.targets.section import Change
 from tests.patch.fake import BASE, FakeTarget
 
 NOP = gen_nop()

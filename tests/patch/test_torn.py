@@ -17,8 +17,8 @@ from a64patch.a64.assembler import assemble
 from a64patch.errors import BusyError
 from a64patch.patch import text
 from a64patch.ranges import Ranges
-from a64patch.target.simulator import Simulator
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.simulator import Simulator
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 RUNS = int(os.environ.get("A64PATCH_RUNS", "200"))
 BASE = 0x10000

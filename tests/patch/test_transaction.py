@@ -28,14 +28,14 @@ from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, make_plan
 from a64patch.patch.transaction import apply_plan, forget, recover, revert
-from a64patch.target import open_target
-from a64patch.target.base import Identity, Target
-from a64patch.target.elf import ElfFile
-from a64patch.target.section import Change
+from a64patch.targets import open_target
+from a64patch.targets.base import Identity, Target
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.section import Change
 from tests.patch.fake import BASE, FakeTarget
 from tests.patch.test_journal import LOCK, other_process
 from tests.support import IN_MEMORY, assemble, link
-from tests.target.elf_files import TEXT_RELOCATIONS, build
+from tests.targets.elf_files import TEXT_RELOCATIONS, build
 
 OLD = [0xD2800001 | number << 5 for number in range(6)]
 NEW = [0xD2800002 | number << 5 for number in range(6)]

@@ -18,7 +18,7 @@ from a64patch.proof.model import Model
 from a64patch.proof.program import Program, Thread
 from a64patch.proof.search import Query, search
 from a64patch.proof.traces import Trace, behaviours
-from a64patch.target.simulator import Simulator
+from a64patch.targets.simulator import Simulator
 
 BASE, THREADS, SITES, DATA = 0x10000, 0x10100, 0x10800, 0x20000
 THREAD_STEP = 0x200

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from a64patch.kernel.symbols import parse_listing
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.real.guest import Guest, compile_program, gdbserver_files
 from tests.real.places import Rewrite
 from tests.support import GUARD_SECONDS

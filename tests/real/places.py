@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import from_bytes
 from a64patch.errors import SymbolError
-from a64patch.target.base import Target
+from a64patch.targets.base import Target
 
 
 def code_of(target: Target, function: str) -> str:

@@ -23,7 +23,7 @@ from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import from_bytes
 from a64patch.cli.main import main
 from a64patch.errors import A64PatchError, CapabilityError, MappingError, PartialPatchError, TargetError
-from a64patch.target.gdb import GdbTarget
+from a64patch.targets.gdb import GdbTarget
 from tests.real.guest import CPUS, Guest, qemu_version, tells_what_it_halted
 from tests.support import GUARD_SECONDS, eventually, link, need
 from tests.support import assemble as assemble_file

@@ -16,7 +16,7 @@ from a64patch.kernel.kallsyms import KernelSymbol
 from a64patch.kernel.open import open_target
 from a64patch.kernel.symbols import attach, live_symbols, parse_listing
 from a64patch.patch.text import patch_text
-from a64patch.target.base import Target
+from a64patch.targets.base import Target
 from tests.real import packages
 from tests.real.guest import Guest
 

@@ -11,7 +11,7 @@ from a64patch import open_target
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import from_bytes
 from a64patch.cli.main import main
-from a64patch.target.gdb import GdbTarget
+from a64patch.targets.gdb import GdbTarget
 from tests.real.guest import Guest
 from tests.real.test_gdb import READ_UPTIME, address_of
 

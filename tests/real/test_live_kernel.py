@@ -23,9 +23,9 @@ from a64patch.patch.asmdiff import AsmDiff, parse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import fill, make_plan
 from a64patch.patch.transaction import Outcome, apply_plan, recover, revert
-from a64patch.target.gdb import GdbTarget, open_gdb
-from a64patch.target.rsp import Connection
-from a64patch.target.section import Change
+from a64patch.targets.gdb import GdbTarget, open_gdb
+from a64patch.targets.rsp import Connection
+from a64patch.targets.section import Change
 from tests.real.guest import CPUS, tells_what_it_halted
 from tests.real.live import ALL_AT_ONCE, NOT_CLEARED, PID, UPTIME, Line, LiveGuest
 from tests.real.places import Rewrite, draft

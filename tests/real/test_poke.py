@@ -13,7 +13,7 @@ from a64patch.a64.disassembler import disassemble
 from a64patch.a64.predicates import is_bl, is_nop
 from a64patch.a64.words import as_array, from_bytes
 from a64patch.cli.main import main
-from a64patch.target.elf import ElfFile
+from a64patch.targets.elf import ElfFile
 from tests.support import need, run
 
 

@@ -27,7 +27,7 @@ from a64patch.a64.encodings import Encoding
 from a64patch.a64.predicates import InsnClass, decode, get_insn_class
 from a64patch.a64.words import INSN_SIZE, as_array
 from a64patch.errors import AssemblyError
-from a64patch.target.elf_image import ElfImage
+from a64patch.targets.elf_image import ElfImage
 from tests import support
 from tests.a64.judges import explained, gnu_as_reads
 from tests.a64.references import gnu_as, objdump

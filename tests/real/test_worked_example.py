@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from a64patch.cli.main import main
-from a64patch.target.elf import ElfFile
+from a64patch.targets.elf import ElfFile
 from tests.real.places import page_for
 from tests.support import ROOT
 

@@ -1,6 +1,5 @@
 """Text to words, by the table: `assemble`.
 
-May know: encodings.py, templates.py.
 Read on: disassembler.py for the other direction.
 """
 

@@ -1,6 +1,5 @@
 """The architecture's rule on concurrent modification and execution: may this word change while CPUs execute it?
 
-May know: predicates.py, encodings.py, fields.py.
 Read on: ../patch/text.py, which chooses the synchronisation by this answer.
 """
 

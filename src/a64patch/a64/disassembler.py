@@ -1,6 +1,5 @@
 """Words to text, by the table: `disassemble`.
 
-May know: predicates.py, references.py, templates.py.
 Read on: assembler.py for the other direction.
 """
 

@@ -1,6 +1,5 @@
 """What an instruction does besides going on: registers read and written, memory accessed, addresses completed.
 
-May know: predicates.py, templates.py, operands.py, the errors.
 Read on: references.py for what a word refers to relative to the PC; row.py for what a row of the table says itself.
 
 Derived from the operands of the word's row. A field Rd is written. Rt and Rt2 are written by loads, any other register

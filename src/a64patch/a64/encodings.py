@@ -1,6 +1,5 @@
 """THE table: one row an encoding, and everything that this package knows about instructions is derived from it.
 
-May know: row.py, tables/.
 Read on: predicates.py asks which row a word belongs to; assembler.py and disassembler.py read the templates.
 
 Source of every row: Arm Architecture Reference Manual (DDI 0487), the encoding tables of C4.1 under the heading that

@@ -1,6 +1,5 @@
 """Immediates and registers inside a word: read them, set them, never silently cut them.
 
-May know: encodings.py, predicates.py.
 Read on: generate.py makes whole words from these.
 
 The kernel's counterparts (arch/arm64/lib/insn.c) truncate what does not fit and return the field unsigned. Here a

@@ -1,6 +1,5 @@
 """The words that patching itself makes: gen_branch_imm, gen_nop and the like.
 
-May know: encodings.py, fields.py.
 Read on: assembler.py makes any word of the table from text.
 
 Every generator returns a word or raises EncodingError; no word stands for failure, as the kernel's BRK #0x100 does.

@@ -1,6 +1,5 @@
 """Operands of data processing and of loads and stores: shifted and extended registers, constants, offsets.
 
-May know: operands.py.
 Read on: templates.py puts operands together; tables/integer.py and tables/memory.py name these kinds.
 """
 

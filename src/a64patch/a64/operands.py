@@ -1,6 +1,5 @@
 """What stands in an assembly template between < and >: each kind of operand, read from text and printed.
 
-May know: row.py (Field).
 Read on: templates.py puts operands together; assembler.py and disassembler.py use the templates.
 
 An operand stands for one or more fields of a word. `parse` gives a number for each (None: another operand decides),

@@ -1,6 +1,5 @@
 """Which row of the table a word belongs to: `decode`, `classify`, classes and predicates, on ints and numpy arrays.
 
-May know: encodings.py.
 Read on: fields.py for the values inside a word.
 
 A predicate is exact: `is_x(word)` is true when the most exact row that the word fits has the family `x`. So `is_dsb`

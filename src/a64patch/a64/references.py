@@ -1,6 +1,5 @@
 """What instructions refer to relative to the PC: targets of branches, addresses of literals, addresses that ADR forms.
 
-May know: predicates.py, encodings.py, operands.py.
 Read on: relocation.py moves a reference; its word then holds another distance to the same address.
 
 Which field holds a distance, and in which unit, is read from the labels of a row's assembly template. Addresses are

@@ -1,6 +1,5 @@
 """Move instructions to another address, so that they do there what they do here; or say why they cannot.
 
-May know: predicates.py, encodings.py, fields.py, generate.py, references.py, words.py.
 Read on: references.py, which says what a word refers to.
 
 Everything else that an instruction does must not depend on where it stands. The manual has few groups in which it may

@@ -1,6 +1,5 @@
 """What a row of the table is: a name, a bit pattern with fields, spellings, and what the instruction does.
 
-May know: the errors.
 Read on: tables/ holds the rows, encodings.py puts them together.
 """
 

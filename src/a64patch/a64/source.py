@@ -1,6 +1,5 @@
 """A text of several instructions: comments, labels, and constant expressions, made plain for the assembler.
 
-May know: words.py, operands.py (Names), the errors.
 Read on: assembler.py turns each plain instruction into a word.
 """
 

@@ -1,6 +1,5 @@
 """Operands of the system instructions and of compare-and-branch: system registers, moved immediates.
 
-May know: operands.py, system_registers.py.
 Read on: templates.py puts operands together; tables/system.py and tables/branches.py name these kinds.
 """
 

@@ -1,6 +1,5 @@
 """The system registers by name: what MRS, MSR, MRRS and MSRR can reach, and in which direction.
 
-May know: nobody.
 Read on: system_operands.py reads and prints the names.
 
 Source: Arm ARM D23.2 and D23.3 (the encoding tables), for registers of older issues and of Armv8-R the manuals that had

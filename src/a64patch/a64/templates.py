@@ -1,6 +1,5 @@
 """Assembly templates of the table, ready to read and print text: `cbz <R:sf:rt>, <label:imm19>`.
 
-May know: encodings.py, operands.py.
 Read on: assembler.py and disassembler.py.
 
 A template is literal text, operands as <kind:field:field>, and optional parts in braces. The kinds are in operands.py.

@@ -1,6 +1,5 @@
 """More kinds of operands: SIMD and FP registers, lists of them, lanes, and the constants beside them.
 
-May know: operands.py, integer_operands.py, row.py (Field).
 Read on: templates.py puts operands together; tables/simd*.py use these kinds.
 """
 

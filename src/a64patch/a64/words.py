@@ -1,6 +1,5 @@
 """Instruction words and their bytes: the one place where the two are converted.
 
-May know: the errors, nothing else.
 Read on: fields.py for what is inside a word.
 """
 

@@ -1,6 +1,6 @@
 """Apply an assembly diff to a target: all of its hunks, or nothing.
 
-May know: a64/, target/, patch/. Read on: patching.py, ../patch/transaction.py.
+Read on: patching.py, ../patch/transaction.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Instructions to words.
 
-May know: a64/. Read on: ../a64/assembler.py.
+Read on: ../a64/assembler.py.
 """
 
 from __future__ import annotations

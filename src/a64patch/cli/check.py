@@ -1,6 +1,6 @@
 """May this word change race with execution? and why.
 
-May know: a64/. Read on: ../a64/cmodx.py.
+Read on: ../a64/cmodx.py.
 """
 
 from __future__ import annotations

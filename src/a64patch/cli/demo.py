@@ -1,6 +1,6 @@
 """What goes wrong when code is changed under executing CPUs, and what does not: four ways, counted on four CPUs.
 
-May know: everything. Read on: ../patch/text.py, ../target/simulator.py.
+Read on: ../patch/text.py, ../targets/simulator.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from a64patch.cli.text import print_json
 
 if TYPE_CHECKING:
-    from a64patch.target.simulator import Simulator
+    from a64patch.targets.simulator import Simulator
 
 EPILOG = """\
 Four simulated CPUs call one small function over and over while it is changed. Their caches are as the Arm manual
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
 def measure(scenario: Scenario, seed: int) -> tuple[dict[str, int], dict[str, int]]:
     """Calls of the function after the change was made, and while it was: how many ran old, torn and new words."""
     from a64patch.a64.assembler import assemble
-    from a64patch.target.simulator import Simulator
+    from a64patch.targets.simulator import Simulator
 
     old, new = assemble(scenario.old, SITE), assemble(scenario.new, SITE)
     caller = assemble(f"bl {SITE:#x}; b {BASE:#x}; nop; nop", BASE)

@@ -1,6 +1,6 @@
 """An assembly diff between two ELF files: applied to OLD, it makes its functions do what NEW's do.
 
-May know: a64/, target/, patch/. Read on: ../patch/compare.py.
+Read on: ../patch/compare.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the patch."""
     from a64patch.patch.asmdiff import to_text
     from a64patch.patch.compare import compare
-    from a64patch.target.elf import ElfFile
+    from a64patch.targets.elf import ElfFile
 
     with ElfFile(arguments.old) as old, ElfFile(arguments.new) as new:
         comparison = compare(old, new)

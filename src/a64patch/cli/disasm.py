@@ -1,6 +1,6 @@
 """Instruction words to text.
 
-May know: a64/. Read on: ../a64/disassembler.py.
+Read on: ../a64/disassembler.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Print a patch in its canonical form: words and texts filled in, operands aligned.
 
-May know: target/, patch/. Read on: patching.py, ../patch/asmdiff.py.
+Read on: patching.py, ../patch/asmdiff.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does Arm's memory model allow what these litmus tests ask? NAME, a tab, Allowed or Forbidden for each file.
 
-May know: proof/. Read on: ../proof/litmus.py.
+Read on: ../proof/litmus.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """List what was done to targets, newest last; with an ID, all that the journal knows of that entry.
 
-May know: patch/. Read on: ../patch/journal.py.
+Read on: ../patch/journal.py.
 """
 
 from __future__ import annotations

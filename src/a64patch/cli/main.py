@@ -1,6 +1,6 @@
 """`a64patch`: finds the command, runs it, and turns errors into one sentence and an exit status.
 
-May know: everything. This room alone prints.
+This room alone prints.
 Read on: one file a command: show.py, apply.py, ….
 """
 

@@ -1,6 +1,5 @@
 """What the commands on patch files share: reading one, opening its target, and a plan as people and programs read it.
 
-May know: a64/, target/, patch/.
 Read on: apply.py, status.py, fmt.py.
 """
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from a64patch.patch.plan import Plan, PlannedHunk
     from a64patch.patch.sites import Site
     from a64patch.patch.text import PatchResult
-    from a64patch.target.base import Target
+    from a64patch.targets.base import Target
 
 _MANY = 200
 """Changes up to which a plan is shown one by one."""

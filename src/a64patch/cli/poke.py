@@ -1,6 +1,6 @@
 """Change a few instructions of a target, typed by hand: a patch of one hunk.
 
-May know: a64/, target/, patch/. Read on: apply.py, which does the same with a patch from a file.
+Read on: apply.py, which does the same with a patch from a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from a64patch.errors import RequestError
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
-    from a64patch.target.base import Target
+    from a64patch.targets.base import Target
 
 EPILOG = """\
 What stands there must be said with --expect, and must be true: nothing is changed otherwise.

@@ -1,6 +1,6 @@
 """What may a CPU execute while we patch? SAFE on any number of CPUs, or the execution that goes wrong.
 
-May know: a64/, target/base.py, patch/, proof/. Read on: proving.py, ../proof/prove.py.
+Read on: proving.py, ../proof/prove.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from a64patch.patch.text import Method
     from a64patch.proof.protocols import Site
     from a64patch.proof.prove import Question
-    from a64patch.target.section import Change
+    from a64patch.targets.section import Change
 
 EPILOG = """\
 Asked under Arm's memory model of instruction fetch, as it is now and as of ESOP 2020; SAFE when both forbid
@@ -126,7 +126,7 @@ def _questions(arguments: argparse.Namespace) -> dict[Question, list[str]]:
 def _without_target(arguments: argparse.Namespace, diff: AsmDiff) -> dict[Question, list[str]]:
     """By the words of the patch, or their texts. Hunks stand far from each other: where is not known."""
     from a64patch.patch.plan import fill
-    from a64patch.target.section import Change
+    from a64patch.targets.section import Change
 
     changes: list[Change] = []
     spans: list[tuple[int, int]] = []
@@ -150,7 +150,7 @@ def _without_target(arguments: argparse.Namespace, diff: AsmDiff) -> dict[Questi
 
 
 def _changes(old: list[int], new: list[int]) -> list[Change]:
-    from a64patch.target.section import Change
+    from a64patch.targets.section import Change
 
     return [Change(4 * index, *pair) for index, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]]
 
@@ -163,7 +163,7 @@ def _protocol(
 ) -> str:
     """The one that was asked for, else what patch_text would choose on a machine that can do everything."""
     from a64patch.patch.text import method_for
-    from a64patch.target.base import Capabilities
+    from a64patch.targets.base import Capabilities
 
     if arguments.protocol is not None:
         return str(arguments.protocol)

@@ -1,6 +1,5 @@
 """What `prove` and `apply --prove` share: the questions that a patch raises, the answers in words and for programs.
 
-May know: a64/, target/base.py, patch/, proof/.
 Read on: prove.py; ../proof/prove.py answers.
 """
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from a64patch.proof.model import Model
     from a64patch.proof.protocols import Site
     from a64patch.proof.prove import Proof, Question
-    from a64patch.target.base import Target
-    from a64patch.target.section import Change
+    from a64patch.targets.base import Target
+    from a64patch.targets.section import Change
 
     Maker = Callable[[tuple[Site, ...]], Question]
 

@@ -1,6 +1,6 @@
 """Look at each patch that a crash cut off, and make its target all old or all new.
 
-May know: target/, patch/. Read on: ../patch/transaction.py.
+Read on: ../patch/transaction.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from a64patch.cli.text import print_json
 if TYPE_CHECKING:
     from a64patch.patch.journal import Entry
     from a64patch.patch.transaction import Recovery
-    from a64patch.target.base import Target
+    from a64patch.targets.base import Target
 
 EPILOG = """\
 All new words there: the patch is complete. A mixture: the old words are put back. Other words are left alone.

@@ -1,6 +1,6 @@
 """Undo what `apply` or `poke` did, by its number in the journal: every word becomes what stood there before.
 
-May know: target/, patch/. Read on: ../patch/transaction.py.
+Read on: ../patch/transaction.py.
 """
 
 from __future__ import annotations

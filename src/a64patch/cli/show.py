@@ -1,6 +1,6 @@
 """Disassemble code of a target, with symbols, marking what may be hot-patched.
 
-May know: a64/, target/. Read on: ../a64/disassembler.py.
+Read on: ../a64/disassembler.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from a64patch.cli.text import print_json
 from a64patch.errors import RequestError
 
 if TYPE_CHECKING:
-    from a64patch.target.base import Target
+    from a64patch.targets.base import Target
 
 EPILOG = """\
 A word marked * is in the manual's list: another word of the list may replace it while CPUs execute it.

@@ -1,6 +1,6 @@
 """Say of each hunk of a patch whether it is applied, not applied, or neither; exit status 0 when all are applied.
 
-May know: target/, patch/. Read on: patching.py, ../patch/plan.py.
+Read on: patching.py, ../patch/plan.py.
 """
 
 from __future__ import annotations

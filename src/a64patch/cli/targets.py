@@ -1,6 +1,5 @@
 """TARGET on the command line: how it is written, which options it takes, and how it is opened.
 
-May know: target/, kernel/.
 Read on: show.py, poke.py; ../kernel/open.py picks what is opened.
 """
 
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from a64patch.errors import RequestError
 
 if TYPE_CHECKING:
-    from a64patch.target.base import Target
+    from a64patch.targets.base import Target
 
 HELP = (
     "path of an ELF file or a raw Image, gdb://HOST:PORT, gdb+unix:PATH, gdb+serial:DEVICE, or sim:PATH?cpus=4&seed=1"
@@ -50,7 +49,7 @@ def open_location(location: str, arguments: argparse.Namespace, **options: Any) 
 
     given = {name: value for name in ("remote", "symbols") if (value := getattr(arguments, name))}
     if given:
-        from a64patch.target.wire import is_location
+        from a64patch.targets.wire import is_location
 
         if not is_location(location):
             raise RequestError(f"--{next(iter(given))} is for GDB stubs only, and {location} is none")

@@ -1,6 +1,5 @@
 """What commands share: instructions typed by a user, words printed for one.
 
-May know: a64/, target/.
 Read on: show.py, poke.py.
 """
 

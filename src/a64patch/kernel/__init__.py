@@ -1,1 +1,1 @@
-"""What Linux keeps about its own text. May know: a64/, target/, patch/. Read on: symbols.py for its names."""
+"""What Linux keeps about its own text. Read on: symbols.py for its names."""

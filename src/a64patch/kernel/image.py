@@ -1,7 +1,6 @@
 """A raw arm64 Image as a target: the file that boot loaders load, whose names and addresses are found inside it.
 
-May know: a64/, target/, the errors, kallsyms.py, notes.py, placement.py.
-Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../target/file.py for how it is replaced.
+Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../targets/file.py for how it is replaced.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import NamedTuple
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.kallsyms import Kallsyms, KernelSymbol, decode
-from a64patch.target.base import Identity
-from a64patch.target.file import FileTarget
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import Identity
+from a64patch.targets.file import FileTarget
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 _MOST_BYTES = 1 << 30
 _BIG_ENDIAN = 1

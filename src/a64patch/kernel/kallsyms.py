@@ -1,6 +1,6 @@
 """The names that a Linux kernel carries inside itself, found by content and decoded: every layout since 2.6.
 
-May know: the errors. Reads untrusted bytes: of an Image file, or of the memory of a machine.
+Reads untrusted bytes: of an Image file, or of the memory of a machine.
 Read on: scripts/kallsyms.c (write_src) and kernel/kallsyms.c of Linux wrote and read the format; symbols.py uses this.
 """
 

@@ -1,6 +1,6 @@
 """Whether bytes are a kernel's, and which build it is: its header, its banner and its build id.
 
-May know: nobody. Reads untrusted bytes, of an Image file or of the memory of a machine.
+Reads untrusted bytes, of an Image file or of the memory of a machine.
 Read on: image.py and symbols.py fill in a target's identity with it.
 """
 

@@ -1,7 +1,6 @@
 """open_target for all kinds of targets, Linux kernels and their names included.
 
-May know: target/, the errors, image.py, symbols.py.
-Read on: ../target/__init__.py opens what needs no knowledge of Linux; symbols.py for where names come from.
+Read on: ../targets/__init__.py opens what needs no knowledge of Linux; symbols.py for where names come from.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ import os
 import re
 from typing import Any
 
-from a64patch import target as targets
+from a64patch import targets as targets
 from a64patch.errors import FormatError, RequestError
-from a64patch.target.base import Target
-from a64patch.target.symbols import SymbolTable
+from a64patch.targets.base import Target
+from a64patch.targets.symbols import SymbolTable
 
 _NOT_A_PATH = re.compile(r"(?:sim|pid|gdb)(?:\+\w+)?:")
 _COMPRESSED = {
@@ -54,7 +53,7 @@ def _open(spec: str | os.PathLike[str], options: dict[str, Any]) -> Target:
     text = os.fspath(spec)
     if not (isinstance(spec, str) and _NOT_A_PATH.match(text)) and os.path.isfile(text):
         from a64patch.kernel.notes import is_image
-        from a64patch.target.replace import FileOnDisk
+        from a64patch.targets.replace import FileOnDisk
 
         if "symbols" in options:
             raise RequestError(f"{text} has names of its own and takes those of a kernel only: leave symbols out")

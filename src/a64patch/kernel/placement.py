@@ -1,6 +1,6 @@
 """Where symbols lie against the code that is really there: found from the code, and refused when they do not fit it.
 
-May know: a64/, the errors. Needs numpy when it is used.
+Needs numpy when it is used.
 Read on: symbols.py asks here before it lets a table be used; ../a64/references.py reads the branches.
 
 A call goes to the address of a symbol: in the right place nearly all do, in a wrong one nearly none. So nothing is

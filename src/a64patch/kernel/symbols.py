@@ -1,6 +1,5 @@
 """Names for a kernel: from System.map, a saved /proc/kallsyms, a vmlinux, an Image, or its own memory.
 
-May know: a64/, target/, the errors, kallsyms.py, image.py, notes.py, placement.py.
 Read on: placement.py, which checks each source against the code; kallsyms.py for what a kernel carries inside itself.
 """
 
@@ -18,10 +17,10 @@ from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.image import KernelImage, sized
 from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
-from a64patch.target.base import Target
-from a64patch.target.elf_image import ElfImage
-from a64patch.target.replace import FileOnDisk
-from a64patch.target.symbols import SymbolTable
+from a64patch.targets.base import Target
+from a64patch.targets.elf_image import ElfImage
+from a64patch.targets.replace import FileOnDisk
+from a64patch.targets.symbols import SymbolTable
 
 LIVE = "kallsyms"
 """The source that means: the tables in the memory of the kernel itself."""

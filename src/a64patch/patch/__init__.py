@@ -1,1 +1,1 @@
-"""The heart: changing text under executing CPUs. May know: a64/ and target/base. Read on: text.py."""
+"""The heart: changing text under executing CPUs. Read on: text.py."""

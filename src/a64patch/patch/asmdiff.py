@@ -1,6 +1,6 @@
 """The assembly diff: a patch as a text that people can read, mail, review, comment on, reverse and apply again.
 
-May know: a64/, the errors. Knows no target: what a site or a symbol means is for plan.py to find out.
+Knows no target: what a site or a symbol means is for plan.py to find out.
 Read on: docs/patch-format.md for the grammar, meaning.py for what a line means at a place, plan.py for a whole patch.
 """
 

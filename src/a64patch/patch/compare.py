@@ -1,6 +1,5 @@
 """Two builds of a program make a patch: what changed in their functions, as an assembly diff for the older one.
 
-May know: a64/, asmdiff.py, target/base.py, target/symbols.py, the errors.
 Read on: asmdiff.py for the patch, meaning.py for how it finds its place in yet another build.
 
 Functions are matched by name. Words are compared by meaning: what a new word refers to is looked up by name in the old
@@ -22,8 +21,8 @@ from a64patch.a64.row import PAGE_SIZE, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
-from a64patch.target.base import Target
-from a64patch.target.symbols import Symbol
+from a64patch.targets.base import Target
+from a64patch.targets.symbols import Symbol
 
 CONTEXT = 3
 """Unchanged words shown before and behind a change."""

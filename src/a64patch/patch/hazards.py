@@ -1,6 +1,5 @@
 """What may go wrong with a change although every word of it is right: seen in the code around it, before any write.
 
-May know: a64/, sites.py, target/base.py, target/section.py, the errors.
 Read on: plan.py attaches hazards to a plan; whoever carries it out must have accepted them.
 
 What is not seen: what is data, and what sites.py does not see.
@@ -18,8 +17,8 @@ from a64patch.a64.predicates import Predicate, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.sites import Hazard as Hazard
 from a64patch.patch.sites import Site, spans_of
-from a64patch.target.base import Target
-from a64patch.target.section import Change
+from a64patch.targets.base import Target
+from a64patch.targets.section import Change
 
 if TYPE_CHECKING:
     import numpy

@@ -1,6 +1,5 @@
 """What was done to targets, on disk before it is done: so that a crash leaves nothing that cannot be told and undone.
 
-May know: a64/, text.py, target/base.py, the errors.
 Read on: transaction.py, which writes an entry before the first word and its result after the last.
 
 One SQLite file, readable and writable by its owner only (mode 0600). Every commit is on disk before the call returns
@@ -28,8 +27,8 @@ from typing import Any, Self
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
-from a64patch.target.base import Aftermath, Identity
-from a64patch.target.section import Change
+from a64patch.targets.base import Aftermath, Identity
+from a64patch.targets.section import Change
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
 _VERSION = 1

@@ -1,6 +1,5 @@
 """What a line of a patch means at a place of a target: whether word and text agree, and which words mean the same.
 
-May know: a64/, asmdiff.py, target/symbols.py, the errors.
 Read on: plan.py asks this for every line.
 
 The rule: a word of the build that the patch was made for is exact. On another build the distance inside a PC-relative
@@ -20,7 +19,7 @@ from a64patch.a64.predicates import decode
 from a64patch.a64.references import Reference, reference
 from a64patch.errors import AssemblyError, PatchFormatError, PlanError, SymbolError
 from a64patch.patch.asmdiff import UNKNOWN, Line
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 _ALL = 0xFFFFFFFF
 _IMM12 = 0xFFF << 10

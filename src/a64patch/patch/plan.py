@@ -1,6 +1,5 @@
 """A patch and a target make a plan: every change, its state, its verdict, and the synchronisation that it needs.
 
-May know: a64/, asmdiff.py, meaning.py, hazards.py, sites.py, text.py, target/base.py, target/section.py, the errors.
 Read on: hazards.py for what may go wrong all the same, transaction.py carries a plan out.
 
 Planning reads the target and changes nothing.
@@ -35,9 +34,9 @@ from a64patch.patch.meaning import (
 )
 from a64patch.patch.sites import JOIN, Site, sites_of
 from a64patch.patch.text import Method, method_for
-from a64patch.target.base import Identity, Target
-from a64patch.target.section import Change
-from a64patch.target.symbols import Space, Symbol, SymbolTable
+from a64patch.targets.base import Identity, Target
+from a64patch.targets.section import Change
+from a64patch.targets.symbols import Space, Symbol, SymbolTable
 
 Sync = Literal["auto", "nosync", "kick", "stop"]
 """How a user wants a plan to be carried out; auto is by the plan's method."""

@@ -1,7 +1,6 @@
 """Which words are one site, and where nobody may be while it changes.
 
-May know: a64/, the errors, ranges.py, hazards.py, target/base.py, target/section.py, target/symbols.py.
-Read on: text.py and plan.py ask, target/section.py says what a stop does with the answer.
+Read on: text.py and plan.py ask, targets/section.py says what a stop does with the answer.
 
 A site is the range from its first to its last changed word, with the words between that stay. A CPU that goes on
 strictly inside has executed an old word and would execute a new one: nobody may stand there, or return there.
@@ -30,8 +29,8 @@ from a64patch.a64.predicates import decode
 from a64patch.a64.row import Flow
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.ranges import Ranges
-from a64patch.target.base import Target
-from a64patch.target.section import Change
+from a64patch.targets.base import Target
+from a64patch.targets.section import Change
 
 if TYPE_CHECKING:
     import numpy

@@ -1,7 +1,6 @@
 """The heart: patch_text, patch_text_nosync and patch_text_sync, named and ruled as in the kernel of 2013.
 
-May know: a64/, the errors, ranges.py, sites.py, target/base.py, target/section.py; no concrete target.
-Read on: ../a64/cmodx.py for what may race, sites.py for who must keep out, ../target/section.py for what a stop does.
+Read on: ../a64/cmodx.py for what may race, sites.py for who must keep out, ../targets/section.py for what a stop does.
 
 Words are ints; addresses are bytes. Nothing is touched before the whole request has been checked. Every word is read
 and compared before it is written, and read back after it was published. When anything fails, the old words are put
@@ -21,8 +20,8 @@ from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, PlanError, RequestError
 from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, unchanged_words
 from a64patch.ranges import Ranges
-from a64patch.target.base import Capabilities, Target
-from a64patch.target.section import Change, Found, Outcome, Section, put_back, require, write_section
+from a64patch.targets.base import Capabilities, Target
+from a64patch.targets.section import Change, Found, Outcome, Section, put_back, require, write_section
 
 Method = Literal["nosync", "nosync+kick", "sync"]
 

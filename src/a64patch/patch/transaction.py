@@ -1,6 +1,5 @@
 """Carry out a plan, undo it, clean up after a crash: all hunks or none, and the journal knows before the target does.
 
-May know: a64/, asmdiff.py, journal.py, plan.py, sites.py, text.py, target/base.py, target/section.py, the errors.
 Read on: journal.py for what is kept, text.py for how words are written.
 
 The order that everything rests on: the entry is on disk; then the words are written, published and read back; then the
@@ -27,8 +26,8 @@ from a64patch.patch.text import (
     write_running,
     write_stopped,
 )
-from a64patch.target.base import Identity, Target
-from a64patch.target.section import Change, require
+from a64patch.targets.base import Identity, Target
+from a64patch.targets.section import Change, require
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Arm's current memory model with instruction fetch: the relations of herdtools7's aarch64.cat that matter here.
 
-May know: model.py, relations.py.
 Read on: esop2020.py for the older and weaker model; search.py uses both.
 
 R and W are explicit loads and stores, M both, F a fetch of a word that is modified, CSE a context synchronisation

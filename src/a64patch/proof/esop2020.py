@@ -1,6 +1,5 @@
 """The memory model with instruction fetch of ESOP 2020 (Simner et al., figure 1), with IDC and DIC added.
 
-May know: model.py, relations.py.
 Read on: arm_now.py for the current model, which forbids a little more; search.py uses both.
 
 R and W are explicit loads and stores, M both, F a fetch (IF in the paper), CSE a context synchronisation event (ISB

@@ -1,6 +1,5 @@
 """One candidate execution: a trace for each thread, and the choices that were made between them.
 
-May know: program.py, traces.py, relations.py.
 Read on: search.py fills it in; a witness is one that is complete.
 """
 

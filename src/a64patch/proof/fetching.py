@@ -1,6 +1,5 @@
 """What a fetch could have read, and whether the architecture says what happens then (CMODX).
 
-May know: a64/, model.py, execution.py.
 Read on: ../a64/cmodx.py has the list of instructions that may change under execution.
 
 The functions ask about a complete execution in which every order of cache maintenance is chosen: Query(orders=True).

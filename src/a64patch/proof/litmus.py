@@ -1,6 +1,5 @@
 """Litmus tests in herd's format for AArch64: the text in, a `Program` and a question about it out.
 
-May know: errors, a64/, program.py, search.py.
 Read on: search.py answers; ../cli/litmus.py prints.
 
 A test is untrusted text: its size is bounded, nothing in it is evaluated, and an error says line and column. What the

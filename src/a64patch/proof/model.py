@@ -1,6 +1,5 @@
 """What a memory model is to the search: named relations of one thread, and named edges that a choice brings.
 
-May know: relations.py, execution.py.
 Read on: arm_now.py, esop2020.py.
 """
 

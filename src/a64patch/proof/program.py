@@ -1,6 +1,5 @@
 """What a proof is about: words at addresses, threads that execute them, memory that they share.
 
-May know: errors.
 Read on: semantics.py says what the words do, traces.py runs one thread, search.py puts the threads together.
 """
 

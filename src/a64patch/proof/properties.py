@@ -1,6 +1,5 @@
 """What must never happen while code is patched: the three properties that a proof is about.
 
-May know: protocols.py, execution.py, fetching.py, search.py.
 Read on: prove.py asks the models.
 
     P1  torn: one pass through a site executes some of its old and some of its new words.

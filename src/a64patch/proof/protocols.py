@@ -1,6 +1,5 @@
 """The ways to change code under executing CPUs, as small programs of the instructions that are really executed.
 
-May know: errors, a64/, program.py, traces.py.
 Read on: prove.py asks of these programs what a CPU could execute; ../patch/text.py carries the same protocols out.
 
     nosync  store, clean, invalidate, ISB; then a flag is set, and who has seen the flag synchronises itself (ISB).

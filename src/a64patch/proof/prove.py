@@ -1,6 +1,5 @@
 """Is this patch, carried out by this protocol, safe on any number of CPUs? SAFE, UNSAFE with an execution, or UNKNOWN.
 
-May know: errors, a64/, protocols.py, properties.py, the models, search.py.
 Read on: timeline.py tells a counterexample; docs/proof.md has the argument why one executor and two words are enough.
 
 SAFE is said only when every model that was asked forbids every way to break every property.

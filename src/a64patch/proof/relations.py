@@ -1,6 +1,5 @@
 """Relations as integers used as bit sets, and the program order of one thread.
 
-May know: traces.py.
 Read on: arm_now.py and esop2020.py name the relations that are made of these.
 """
 

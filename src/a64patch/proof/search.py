@@ -1,6 +1,5 @@
 """Is there an execution that does this? A backtracking search; every answer is definite.
 
-May know: program.py, traces.py, execution.py, model.py.
 Read on: litmus.py asks for a final condition; anything else is asked through `Query`.
 
 The order of choices: a trace for each thread, the SGI of each interrupt, the order of the stores to each location,

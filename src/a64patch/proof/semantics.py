@@ -1,6 +1,5 @@
 """What one instruction word does, as far as the proofs need it: a word in, an `Operation` out.
 
-May know: errors, a64/.
 Read on: traces.py executes operations. A word outside this file is refused by name, never guessed at.
 """
 

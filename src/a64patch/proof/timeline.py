@@ -1,6 +1,5 @@
 """An execution told for people who know kernels and not axioms: as a timeline, and as a graph.
 
-May know: a64/, protocols.py, properties.py, prove.py, execution.py.
 Read on: ../cli/prove.py prints it.
 """
 

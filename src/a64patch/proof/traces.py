@@ -1,6 +1,5 @@
 """Everything that one thread could do, whatever the others do: its traces.
 
-May know: errors, program.py, semantics.py.
 Read on: search.py chooses one trace for each thread and asks whether they fit together.
 
 A trace guesses what each load reads, which word each fetch of a modified location gets, whether a store-exclusive

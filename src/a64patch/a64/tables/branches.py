@@ -1,6 +1,6 @@
 """Branches and exceptions: Arm ARM C4.1, Branches, Exception Generating and System instructions.
 
-May know: ../row.py. Read on: system.py for the rest of that group.
+Read on: system.py for the rest of that group.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Data processing on general registers: Arm ARM C4.1, Data Processing -- Immediate and -- Register.
 
-May know: ../row.py. Read on: memory.py for loads and stores.
+Read on: memory.py for loads and stores.
 """
 
 from __future__ import annotations

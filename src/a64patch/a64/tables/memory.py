@@ -1,6 +1,6 @@
 """Loads and stores of general registers, and of SIMD and FP registers one at a time: Arm ARM C4.1, Loads and Stores.
 
-May know: ../row.py. Read on: integer.py for arithmetic.
+Read on: integer.py for arithmetic.
 """
 
 from __future__ import annotations

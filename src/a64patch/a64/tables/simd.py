@@ -1,6 +1,6 @@
 """SIMD and floating point: the rows of the simd_*.py files, put together.
 
-May know: simd_*.py. Read on: simd_memory.py, simd_fp.py.
+Read on: simd_memory.py, simd_fp.py.
 """
 
 from __future__ import annotations

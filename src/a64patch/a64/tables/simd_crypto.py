@@ -1,6 +1,6 @@
 """Cryptography, dot products, matrices, complex numbers: Arm ARM C4.1, Data Processing -- Scalar FP and Advanced SIMD.
 
-May know: ../row.py, simd_vector.py. Read on: simd_fp8.py for the newest.
+Read on: simd_fp8.py for the newest.
 """
 
 from __future__ import annotations

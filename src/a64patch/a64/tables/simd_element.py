@@ -1,6 +1,6 @@
 """Vectors and single lanes by one lane of another vector: Arm ARM C4.1, Advanced SIMD (scalar) x indexed element.
 
-May know: ../row.py, simd_vector.py. Read on: simd_crypto.py for dot products and the like.
+Read on: simd_crypto.py for dot products and the like.
 
 A lane of 16 bits has the index H:L:M and a register from 0 to 15; one of 32 bits H:L, one of 64 bits H.
 """

@@ -1,6 +1,6 @@
 """Scalar floating point: Arm ARM C4.1, Data Processing -- Scalar Floating-Point and Advanced SIMD.
 
-May know: ../row.py. Read on: simd_move.py for moving vectors, simd_vector.py for computing with them.
+Read on: simd_move.py for moving vectors, simd_vector.py for computing with them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """FP8, lookup tables, absolute maximum and minimum: Arm ARM C4.1, Data Processing -- Scalar FP and Advanced SIMD.
 
-May know: ../row.py, simd_vector.py. Read on: simd.py puts the rows together.
+Read on: simd.py puts the rows together.
 
 A lane of 8 bits of these has an index of four bits, H:L:M and the highest of Rm, so its register is from 0 to 7.
 """

@@ -1,6 +1,6 @@
 """Loads and stores of SIMD and FP registers: Arm ARM C4.1, Loads and Stores.
 
-May know: ../row.py. Read on: simd_fp.py for scalar arithmetic; memory.py has the literal loads.
+Read on: simd_fp.py for scalar arithmetic; memory.py has the literal loads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Moving vectors and lanes, constants, permutations: Arm ARM C4.1, Data Processing -- Scalar FP and Advanced SIMD.
 
-May know: ../row.py. Read on: simd_vector.py for computing with vectors.
+Read on: simd_vector.py for computing with vectors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Vectors and single lanes shifted by constants: Arm ARM C4.1, Data Processing -- Scalar FP and Advanced SIMD.
 
-May know: ../row.py, simd_vector.py. Read on: simd_element.py for lanes as operands.
+Read on: simd_element.py for lanes as operands.
 
 The highest 1 of immh tells the size of the elements, the bits after it the amount; so each size has its row.
 """

@@ -1,6 +1,6 @@
 """Computing with vectors and with single lanes: Arm ARM C4.1, Data Processing -- Scalar FP and Advanced SIMD.
 
-May know: ../row.py. Read on: simd_lanes.py for shifts and lanes as operands, simd_crypto.py for the rest.
+Read on: simd_lanes.py for shifts and lanes as operands, simd_crypto.py for the rest.
 
 The scalar form of an instruction has bits 31:28 = 01x1 where the vector form has 0Qx0; names end in `.scalar`.
 Sizes are letters: `bhsd` are the sizes 0 to 3 that a row has; 64 bits need Q.

@@ -1,6 +1,6 @@
 """Hints, barriers, PSTATE, system instructions and registers: Arm ARM C4.1 and C5.
 
-May know: ../row.py. Read on: branches.py for the rest of that group.
+Read on: branches.py for the rest of that group.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """ELF files as targets: words changed in memory, relocations dropped for them, the file replaced.
 
-May know: a64/, the errors, base.py, elf_image.py, file.py and symbols.py.
 Read on: base.py for the protocol; elf_image.py for what a file says; file.py for how it is replaced.
 """
 
@@ -13,8 +12,8 @@ from contextlib import suppress
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
-from a64patch.target.base import Aftermath, Identity
-from a64patch.target.elf_image import (
+from a64patch.targets.base import Aftermath, Identity
+from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
     R_AARCH64_TLSDESC,
@@ -23,8 +22,8 @@ from a64patch.target.elf_image import (
     Relocation,
     require_aarch64,
 )
-from a64patch.target.file import FileTarget
-from a64patch.target.symbols import SymbolTable
+from a64patch.targets.file import FileTarget
+from a64patch.targets.symbols import SymbolTable
 
 _MOST_BYTES = 1 << 31
 _NEVER_DROPPED = (R_AARCH64_JUMP_SLOT, R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE)

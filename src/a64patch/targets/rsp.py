@@ -1,6 +1,6 @@
 """The GDB remote serial protocol: packets on a wire, requests and replies. Believes nothing that a stub says.
 
-May know: the errors, wire.py. Knows no target: what requests mean is gdb.py's business.
+Knows no target: what requests mean is gdb.py's business.
 Read on: gdb.py; the protocol is the appendix "GDB Remote Serial Protocol" of the GDB manual.
 """
 
@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Literal, NamedTuple
 
 from a64patch.errors import TargetError
-from a64patch.target.wire import Wire
+from a64patch.targets.wire import Wire
 
 MOST_BYTES = 1 << 20
 """A packet that is longer, as sent or with its runs expanded, is not read to its end."""

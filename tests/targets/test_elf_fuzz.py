@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from a64patch.errors import A64PatchError
-from a64patch.target.elf import ElfFile
-from tests.target.elf_files import KINDS, NOP, RET, build, program_headers, section_headers
+from a64patch.targets.elf import ElfFile
+from tests.targets.elf_files import KINDS, NOP, RET, build, program_headers, section_headers
 
 INTERESTING = (
     0,
@@ -220,7 +220,7 @@ def test_huge_claims_cost_little_memory(sound: list[bytes], tmp_path: Path, kind
     os.truncate(path, size)
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); "
-        "from a64patch.target.elf import ElfFile; from a64patch.errors import A64PatchError\n"
+        "from a64patch.targets.elf import ElfFile; from a64patch.errors import A64PatchError\n"
         "try: print(ElfFile(sys.argv[1]).symbols.resolve('missing'))\n"
         "except A64PatchError as error: print('refused:', error)"
     )

@@ -1,6 +1,5 @@
 """What a target is: a place where A64 code lives, and what can be asked of the CPUs that execute it.
 
-May know: a64/ and the errors. Knows no concrete target.
 Read on: ../patch/text.py uses this protocol; simulator.py and elf.py implement it.
 """
 
@@ -13,10 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from a64patch.errors import CapabilityError
-from a64patch.target.symbols import SymbolTable
+from a64patch.targets.symbols import SymbolTable
 
 if TYPE_CHECKING:
-    from a64patch.target.section import Outcome, Section
+    from a64patch.targets.section import Outcome, Section
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class Target(Protocol):
 
     def carry_out(self, section: Section) -> Outcome:
         """One stop, whole: see section.py for its steps and errors. A target that does it in one go does so here."""
-        from a64patch.target.section import carry_out
+        from a64patch.targets.section import carry_out
 
         return carry_out(self, section)
 

@@ -1,6 +1,6 @@
 """A machine of several CPUs over one memory whose instruction caches nobody keeps coherent, repeatable from a seed.
 
-May know: a64/, the errors, target/. unicorn and numpy load when a simulator is made.
+unicorn and numpy load when a simulator is made.
 Read on: caches.py decides what a CPU has fetched; program.py loads programs; ../patch/text.py patches them as they run.
 """
 
@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl
 
 from a64patch.a64.words import INSN_SIZE, as_array, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, FormatError, MappingError, RequestError, TargetError
-from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, StoppedCpus, Target
-from a64patch.target.caches import CacheModel
-from a64patch.target.program import PAGE, Memory, Program, join_ranges, load_elf
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, StoppedCpus, Target
+from a64patch.targets.caches import CacheModel
+from a64patch.targets.program import PAGE, Memory, Program, join_ranges, load_elf
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 STACK_BYTES = 64 << 10
 MAX_CPUS = 64

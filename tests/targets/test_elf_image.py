@@ -17,10 +17,10 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationTable, RelrRelocationSection, RelrRelocationTable
 
 from a64patch.errors import FormatError
-from a64patch.target.elf_image import ElfImage, Table, relocation_name, relocation_size
-from a64patch.target.symbols import Symbol
+from a64patch.targets.elf_image import ElfImage, Table, relocation_name, relocation_size
+from a64patch.targets.symbols import Symbol
 from tests.support import assemble, need, run, unavailable
-from tests.target.elf_files import (
+from tests.targets.elf_files import (
     KINDS,
     TEXT_RELOCATIONS,
     build,

@@ -1,6 +1,5 @@
 """The way of a code word from a store to its execution: four layers, each of which may lag behind the one before.
 
-May know: nobody.
 Read on: simulator.py lets CPUs execute what this model says that they have fetched.
 """
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a64patch.target.rsp import (
+from a64patch.targets.rsp import (
     MOST_BYTES,
     Connection,
     ConnectionLostError,
@@ -20,7 +20,7 @@ from a64patch.target.rsp import (
     is_stop_reply,
     unpack,
 )
-from tests.target.clock import Clock
+from tests.targets.clock import Clock
 
 # As the GDB manual words it, "Overview": not the code under test.
 
@@ -184,7 +184,7 @@ class ScriptedWire:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
     """A connection to what answers by a script. Time passes only while it waits."""
     clock = Clock()
-    monkeypatch.setattr("a64patch.target.rsp.time", clock)
+    monkeypatch.setattr("a64patch.targets.rsp.time", clock)
 
     def made(script: Callable[[bytes], Sequence[bytes]]) -> tuple[Connection, ScriptedWire]:
         wire = ScriptedWire(script, clock)

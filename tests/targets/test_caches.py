@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a64patch.target.caches import CacheModel
+from a64patch.targets.caches import CacheModel
 
 OLD, NEW, NEWER = 0x11111111, 0x22222222, 0x33333333
 SITE = 0x1040

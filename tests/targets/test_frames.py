@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from a64patch.target.gdb import follow_frames
+from a64patch.targets.gdb import follow_frames
 
 STACK = 0xFFFF800008003000
 SITE = 0xFFFF800008100000

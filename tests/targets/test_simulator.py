@@ -27,11 +27,11 @@ from a64patch.errors import (
     SymbolError,
     TargetError,
 )
-from a64patch.target.base import Rendezvous
-from a64patch.target.program import load_elf
-from a64patch.target.simulator import SimulationError, Simulator, parse_url
+from a64patch.targets.base import Rendezvous
+from a64patch.targets.program import load_elf
+from a64patch.targets.simulator import SimulationError, Simulator, parse_url
 from tests.support import assemble, link
-from tests.target.elf_files import section_headers
+from tests.targets.elf_files import section_headers
 
 MOV_1, MOV_2 = 0x52800020, 0x52800040  # mov w0, #1; mov w0, #2
 NOP = 0xD503201F
@@ -973,7 +973,7 @@ def test_an_exited_cpu_counts_as_arrived_and_needs_no_kick(build: Build) -> None
 def test_a_cpu_that_never_comes_is_reported_and_the_others_run_on(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("a64patch.target.simulator.PATIENCE", 20)
+    monkeypatch.setattr("a64patch.targets.simulator.PATIENCE", 20)
 
     class Deaf(Simulator):
         def _arrive(self, cpu: int, rendezvous: Rendezvous) -> None:

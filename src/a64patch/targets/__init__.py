@@ -1,4 +1,4 @@
-"""Where A64 text lives and who may be executing it. May know: a64/. Read on: base.py for the protocol."""
+"""Where A64 text lives and who may be executing it. Read on: base.py for the protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from a64patch.errors import CapabilityError, RequestError
 
 if TYPE_CHECKING:
-    from a64patch.target.base import Target
+    from a64patch.targets.base import Target
 
 _NOT_BUILT = ("pid:",)
 
@@ -27,18 +27,18 @@ def open_target(spec: str | os.PathLike[str], **options: Any) -> Target:
             if text.startswith(prefix):
                 raise CapabilityError(f"cannot open {text}: a target of the kind {prefix}… is not built yet")
         if text.startswith("sim:"):
-            from a64patch.target.simulator import parse_url
+            from a64patch.targets.simulator import parse_url
 
             if options:
                 raise RequestError(f"{text} takes its options after `?`, not apart from it: {', '.join(options)}")
             return parse_url(text)
         if text.startswith("gdb"):
-            from a64patch.target.wire import is_location
+            from a64patch.targets.wire import is_location
 
             if is_location(text):
-                from a64patch.target.gdb import open_gdb
+                from a64patch.targets.gdb import open_gdb
 
                 return open_gdb(text, **options)
-    from a64patch.target.elf import ElfFile
+    from a64patch.targets.elf import ElfFile
 
     return ElfFile(text, **options)

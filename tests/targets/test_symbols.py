@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a64patch.errors import SymbolError
-from a64patch.target.symbols import Space, Symbol, SymbolTable
+from a64patch.targets.symbols import Space, Symbol, SymbolTable
 
 TABLE = SymbolTable(
     lambda: [

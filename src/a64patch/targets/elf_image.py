@@ -1,6 +1,6 @@
 """What the bytes of an ELF file say: what it maps, its code, its names, its relocations. Reads, never changes.
 
-May know: a64/words.py, the errors, symbols.py. Reads headers and tables with `struct` from untrusted bytes.
+Reads headers and tables with `struct` from untrusted bytes.
 Read on: elf.py and program.py use it; the ELF gABI and AAELF64 (ELF for the Arm 64-bit Architecture) are the format.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import FormatError
-from a64patch.target.symbols import Space, Symbol
+from a64patch.targets.symbols import Space, Symbol
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 EM_AARCH64 = 183

@@ -27,11 +27,11 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
-from a64patch.target import open_target
-from a64patch.target.base import Identity
-from a64patch.target.elf import ElfFile
+from a64patch.targets import open_target
+from a64patch.targets.base import Identity
+from a64patch.targets.elf import ElfFile
 from tests.support import assemble, calls_made_by, link, need, run, unavailable
-from tests.target.elf_files import (
+from tests.targets.elf_files import (
     KINDS,
     MOV,
     NOP,
@@ -403,7 +403,7 @@ def test_a_directory_that_does_not_synchronise_is_reported(program: Path, monkey
 def test_a_killed_process_leaves_the_old_file_whole(program: Path, function: str) -> None:
     before = program.read_bytes()
     script = (
-        "import os, sys; from a64patch.target.elf import ElfFile; file = ElfFile(sys.argv[1]); "
+        "import os, sys; from a64patch.targets.elf import ElfFile; file = ElfFile(sys.argv[1]); "
         "start = file.symbols['_start']; file.write(start, bytes(4)); "
         f"os.{function} = lambda *a, **k: os.kill(os.getpid(), 9); file.publish(start, start + 4)"
     )
@@ -937,7 +937,7 @@ def test_a_one_word_patch_loads_no_library_and_looks_at_each_name_once(tmp_path:
     path = link(assemble(source, tmp_path / "large.o"), tmp_path / "large", "-e", "f0")
     assert path.stat().st_size > 700_000
     script = (
-        "import sys; from a64patch.target import open_target; file = open_target(sys.argv[1]); "
+        "import sys; from a64patch.targets import open_target; file = open_target(sys.argv[1]); "
         "a = file.symbols.resolve('f4000+8'); file.write(a, bytes(4)); file.publish(a, a + 4); "
         "assert {'numpy', 'elftools', 'unicorn'}.isdisjoint(sys.modules)"
     )

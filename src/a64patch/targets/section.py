@@ -1,6 +1,5 @@
 """What is done while every CPU waits, as one value: made before anybody stops, carried out by the target.
 
-May know: a64/, the errors, ranges.py, base.py.
 Read on: ../patch/sites.py says who must keep out, ../patch/text.py makes sections and tries again when somebody is in.
 
 The steps of a stop, in this order, each once: all CPUs have come; nobody is found in `keep_out`; every expected word
@@ -20,7 +19,7 @@ from a64patch.errors import BusyError, MismatchError, PartialPatchError
 from a64patch.ranges import Ranges
 
 if TYPE_CHECKING:
-    from a64patch.target.base import CpuState, Target
+    from a64patch.targets.base import CpuState, Target
 
 
 @dataclass(frozen=True, slots=True)

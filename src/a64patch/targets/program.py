@@ -1,6 +1,5 @@
 """What a simulated machine starts with: memory in pieces, which of it is code, and how an ELF file fills it.
 
-May know: the errors, elf_image.py, symbols.py.
 Read on: simulator.py gives it CPUs.
 """
 
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from a64patch.errors import FormatError, MappingError, TargetError
-from a64patch.target.elf_image import (
+from a64patch.targets.elf_image import (
     ET_DYN,
     PF_W,
     PT_INTERP,
@@ -22,7 +21,7 @@ from a64patch.target.elf_image import (
     R_AARCH64_RELATIVE,
     ElfImage,
 )
-from a64patch.target.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 PAGE = 4096
 MAX_BYTES = 256 << 20

@@ -1,6 +1,5 @@
 """A target behind a GDB stub: QEMU, kgdb, gdbserver, a JTAG probe. Words are read and written while its CPUs stand.
 
-May know: the errors, base.py, symbols.py, elf.py, rsp.py, stub.py, wire.py.
 Read on: stub.py for what each kind of stub does; rsp.py for the protocol; base.py for what a target is asked.
 """
 
@@ -28,12 +27,12 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
-from a64patch.target.base import Capabilities, CpuState, Identity, Rendezvous, Target
-from a64patch.target.rsp import Connection, ConnectionLostError, Found, frame
-from a64patch.target.section import Outcome, Section, carry_out
-from a64patch.target.stub import EXCEPTION_LINK, QEMU_USER, Stub, list_threads, meet, read_registers
-from a64patch.target.symbols import SymbolTable
-from a64patch.target.wire import Location, open_wire, parse_location
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.rsp import Connection, ConnectionLostError, Found, frame
+from a64patch.targets.section import Outcome, Section, carry_out
+from a64patch.targets.stub import EXCEPTION_LINK, QEMU_USER, Stub, list_threads, meet, read_registers
+from a64patch.targets.symbols import SymbolTable
+from a64patch.targets.wire import Location, open_wire, parse_location
 
 TIMEOUT = 5.0
 """Seconds that a stub may be silent, when nobody says otherwise."""
@@ -657,7 +656,7 @@ _OPTIONS = frozenset({*_SETTINGS, "remote", "symbols"})
 
 def _use_elf(target: GdbTarget, path: str) -> None:
     """Take the names of an ELF file at its own addresses, if most of 16 samples of its code stand in the target."""
-    from a64patch.target.elf import ElfFile
+    from a64patch.targets.elf import ElfFile
 
     with ElfFile(path) as file:
         if file.is_relocatable:

@@ -1,6 +1,6 @@
 """Which number a GDB stub gives a register, and where it stands in all of them: from the target description.
 
-May know: the errors. Reads XML from an untrusted stub: bounded, no entities, nothing fetched but from that stub.
+Reads XML from an untrusted stub: bounded, no entities, nothing fetched but from that stub.
 Read on: gdb.py; "Target Descriptions" in the GDB manual is the format.
 """
 

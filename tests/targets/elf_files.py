@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from a64patch.target.elf_image import ElfImage
+from a64patch.targets.elf_image import ElfImage
 from tests.support import assemble, link
 
 SOURCE = """

@@ -1,6 +1,5 @@
 """Which GDB stub answers, and what is known about its kind: a table, and the questions that tell.
 
-May know: the errors, rsp.py, registers.py.
 Read on: gdb.py, which acts on it.
 """
 
@@ -12,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from a64patch.errors import CapabilityError, FormatError, TargetError
-from a64patch.target.registers import Registers, default_registers, read_description
-from a64patch.target.rsp import MOST_BYTES, Connection, Found, frame, is_stop_reply
+from a64patch.targets.registers import Registers, default_registers, read_description
+from a64patch.targets.rsp import MOST_BYTES, Connection, Found, frame, is_stop_reply
 
 MOST_THREADS = 1 << 16
 _THREAD = re.compile(rb"p?-?[0-9a-fA-F]{1,16}(?:\.-?[0-9a-fA-F]{1,16})?")

@@ -1,6 +1,5 @@
 """What all targets that are files have in common: nobody executes them, and publishing replaces them.
 
-May know: the errors, base.py and replace.py.
 Read on: elf.py, ../kernel/image.py; replace.py for what happens on disk.
 """
 
@@ -11,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from a64patch.errors import FormatError, TargetError
-from a64patch.target.base import Capabilities, CpuState, Rendezvous, Target
-from a64patch.target.replace import FileOnDisk
+from a64patch.targets.base import Capabilities, CpuState, Rendezvous, Target
+from a64patch.targets.replace import FileOnDisk
 
 
 class _NoCpus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from a64patch.errors import PartialPatchError, TargetError
-from a64patch.target.base import Target
+from a64patch.targets.base import Target
 
 
 class Unclosable(Target):

@@ -1,6 +1,5 @@
 """The bytes under a GDB stub's protocol: a TCP connection, a Unix socket or a serial line, and how people name them.
 
-May know: the errors.
 Read on: rsp.py speaks over a wire; gdb.py opens one.
 """
 

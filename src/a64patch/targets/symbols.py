@@ -1,6 +1,5 @@
 """Names to addresses and back, whoever read them; and the SITE that a user types.
 
-May know: the errors.
 Read on: elf.py fills a table from .symtab and .dynsym.
 """
 

@@ -1,6 +1,6 @@
 """A GDB stub of our own: serves memory honestly, or breaks the rule that a test wants broken, at the packet it wants.
 
-It parses packets by itself, so that it does not share the mistakes of src/a64patch/target/rsp.py.
+It parses packets by itself, so that it does not share the mistakes of src/a64patch/targets/rsp.py.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Literal, Self
 import pytest
 
 from a64patch.errors import TargetError
-from a64patch.target.wire import Location
+from a64patch.targets.wire import Location
 from tests.support import GUARD_SECONDS
-from tests.target.clock import Clock
+from tests.targets.clock import Clock
 
 BASE = 0xFFFF800008000000
 STACK = 0xFFFF800009000000
@@ -140,9 +140,9 @@ class Stub:
     def __enter__(self) -> Self:
         if self._over == "nothing":
             patches = self._undo.enter_context(pytest.MonkeyPatch.context())
-            patches.setattr("a64patch.target.gdb.time", self.clock)
-            patches.setattr("a64patch.target.rsp.time", self.clock)
-            patches.setattr("a64patch.target.gdb.open_wire", self._connect)
+            patches.setattr("a64patch.targets.gdb.time", self.clock)
+            patches.setattr("a64patch.targets.rsp.time", self.clock)
+            patches.setattr("a64patch.targets.gdb.open_wire", self._connect)
         else:
             self._listen()
         return self

@@ -1,6 +1,6 @@
 """A file on disk as it was when it was opened, and its atomic replacement: mode, owner and attributes kept.
 
-May know: the errors. What the bytes mean is not its business.
+What the bytes mean is not its business.
 Read on: elf.py, which patches such a file; rename(2), xattr(7) and acl(5) for what is kept and how.
 """
 
