@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from a64patch.a64.assembler import assemble
-from a64patch.proof.protocols import Site
+from a64patch.proof.cases import Site
 from a64patch.proof.prove import Question, Verdict, models, prove
 from benchmarks.measure import MILLISECONDS, BenchmarkError, Contender, Report, compare
 from benchmarks.measure import Verdict as Aim

@@ -1,6 +1,6 @@
 """`python -m docs.omissions`: the table of docs/proof.md, each protocol without each of its steps.
 
-Read on: src/a64patch/proof/protocols.py for the steps, prove.py for the verdicts.
+Read on: src/a64patch/protocols.py for the steps, prove.py for the verdicts.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 
 from a64patch.a64.assembler import assemble
-from a64patch.proof.protocols import PROTOCOLS, Site, omittable
+from a64patch.proof.cases import Site, omittable
 from a64patch.proof.prove import Question, prove
+from a64patch.protocols import PROTOCOLS
 
 NOTHING = "-"
 SAMPLES = {

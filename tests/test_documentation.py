@@ -22,7 +22,7 @@ import pytest
 
 from a64patch import a64
 from a64patch.cli.main import COMMANDS
-from a64patch.proof.protocols import PROTOCOLS
+from a64patch.protocols import PROTOCOLS
 from docs.instructions import PAGE as GENERATED
 from tests.support import ROOT, assemble, link
 from tests.test_imports import MAY_IMPORT
@@ -233,22 +233,24 @@ def _positional(action: argparse.Action) -> str:
     return f"[{name}]" if action.nargs == "?" else f"{name}…" if action.nargs == "+" else name
 
 
+_BESIDE = ("errors", "protocols", "ranges", "version")
+"""Files beside the rooms."""
+
+
 def rooms(block: Block, _: Place) -> None:
     """The table of who may import what is that of test_imports.py."""
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
     above: list[str] = []
     for room, _what, may in table:
         name = room.strip("`/")
-        allowed = set(MAY_IMPORT[name]) - {name, "errors", "ranges", "version"}
+        allowed = set(MAY_IMPORT[name]) - {name, *_BESIDE}
         if may in ("the rooms above", "everything"):
             assert allowed == set(above), room
         else:
             assert allowed == {each.strip("/").replace("/", ".") for each in re.findall("`(.*?)`", may)}, room
             assert (may == "nobody") == (not allowed)
         above.append(name)
-    assert above == [
-        name for name in MAY_IMPORT if not name.startswith("__") and name not in ("errors", "ranges", "version")
-    ]
+    assert above == [name for name in MAY_IMPORT if not name.startswith("__") and name not in _BESIDE]
 
 
 def good_generator(block: Block, _: Place) -> None:
@@ -270,7 +272,7 @@ def good_test(block: Block, _: Place) -> None:
 
 
 _TUTORIAL = Elsewhere("tests/real/test_live_tutorial.py::test_the_tutorial")
-_OMISSIONS = Elsewhere("tests/proof/test_protocols.py::test_what_each_step_is_for")
+_OMISSIONS = Elsewhere("tests/proof/test_cases.py::test_what_each_step_is_for")
 
 CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
     README: {

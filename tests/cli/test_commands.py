@@ -122,7 +122,7 @@ def test_a_read_only_file_is_refused(run: Run, program: Path) -> None:
 
 def test_poke_runs_on_the_simulator(run: Run, program: Path) -> None:
     done = run("poke", f"sim:{program}?cpus=4&seed=3", "work", "b .+8", "--expect", "nop", "--json")
-    assert json.loads(done.out)["method"] == "nosync+kick"
+    assert json.loads(done.out)["method"] == "kick"
     stopped = run("poke", f"sim:{program}?cpus=4&seed=3", "work", "b .+8", "--expect", "nop", "--sync", "stop")
     assert "4 CPUs stopped for" in stopped.out
 

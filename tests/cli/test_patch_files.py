@@ -108,7 +108,7 @@ def test_revert_by_number(run: Run, patch: Path, program: Path) -> None:
 
 def test_the_same_on_the_simulator(run: Run, patch: Path, program: Path) -> None:
     facts = json.loads(run("apply", patch, f"sim:{program}?cpus=4", "--json").out)
-    assert (facts["method"], sorted(facts["cpus"]), facts["state"]) == ("sync", [0, 1, 2, 3], "not applied")
+    assert (facts["method"], sorted(facts["cpus"]), facts["state"]) == ("stop", [0, 1, 2, 3], "not applied")
     assert "not safe here" in run("apply", patch, f"sim:{program}?cpus=4", "--sync", "kick").err
     assert run("status", patch, f"sim:{program}").status == 1
 

@@ -312,7 +312,7 @@ def snapshots(bench: Bench) -> dict[str, dict[str, bytes]]:
     starts["revert"] = bench.take()
     bench.put({"target/file": bench.old})
     with Journal(bench.journal) as journal:
-        journal.begin(bench.plan.identity, bench.plan.changes, PATCH, method="sync")
+        journal.begin(bench.plan.identity, bench.plan.changes, PATCH, method="stop")
     starts["recover"] = bench.take()
     mixed = bytearray(bench.old)
     if bench.kind == "words":

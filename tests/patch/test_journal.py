@@ -47,13 +47,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def fill(path: Path) -> list[Entry]:
     """Entries of several states."""
     with Journal(path) as journal:
-        first = journal.begin(HERE, CHANGES, PATCH, method="sync", aftermath=BESIDES)
-        journal.finish(first, EntryState.APPLIED, "sync: as asked")
-        second = journal.begin(HERE, CHANGES, PATCH * 300, method="sync", reverts=first)
+        first = journal.begin(HERE, CHANGES, PATCH, method="stop", aftermath=BESIDES)
+        journal.finish(first, EntryState.APPLIED, "stop: as asked")
+        second = journal.begin(HERE, CHANGES, PATCH * 300, method="stop", reverts=first)
         journal.finish(second, EntryState.APPLIED)
-        third = journal.begin(Identity("/elsewhere"), CHANGES[:1], "", method="nosync+kick")
+        third = journal.begin(Identity("/elsewhere"), CHANGES[:1], "", method="kick")
         journal.finish(third, EntryState.PARTIAL, "what stands where")
-        journal.begin(HERE, CHANGES, PATCH, method="sync")
+        journal.begin(HERE, CHANGES, PATCH, method="stop")
         return journal.entries()
 
 
@@ -74,7 +74,7 @@ def test_what_is_kept(path: Path) -> None:
         assert journal.entry(3) == third
         assert journal.entries(EntryState.OPEN, EntryState.PARTIAL) == [third, fourth]
     assert (first.id, first.identity, first.changes, first.aftermath) == (1, HERE, CHANGES, BESIDES)
-    assert (first.patch, first.method, first.note) == (PATCH, "sync", "sync: as asked")
+    assert (first.patch, first.method, first.note) == (PATCH, "stop", "stop: as asked")
     assert first.state is EntryState.REVERTED
     assert (second.state, second.reverts) == (EntryState.APPLIED, 1)
     assert (third.state, third.note, third.aftermath) == (EntryState.PARTIAL, "what stands where", ())
@@ -108,7 +108,7 @@ def test_anything_comes_back(
     identity: Identity, changes: list[Change], aftermath: list[Aftermath], patch: str, note: str, state: EntryState
 ) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, Journal(Path(folder) / "journal") as journal:
-        number = journal.begin(identity, changes, patch, method="sync", aftermath=aftermath)
+        number = journal.begin(identity, changes, patch, method="stop", aftermath=aftermath)
         journal.finish(number, state, note)
         [entry] = journal.entries()
     assert (entry.identity, entry.changes, entry.aftermath) == (identity, tuple(changes), tuple(aftermath))
@@ -118,7 +118,7 @@ def test_anything_comes_back(
 def test_a_file_name_that_is_not_utf8(path: Path) -> None:
     name = os.fsdecode(b"/tmp/\xff\xfe")
     with Journal(path) as journal:
-        number = journal.begin(Identity(name), CHANGES, PATCH, method="sync")
+        number = journal.begin(Identity(name), CHANGES, PATCH, method="stop")
         journal.finish(number, EntryState.UNDONE, f"{name} cannot be opened")
         entry = journal.entry(number)
     assert entry.identity.location == name
@@ -130,7 +130,7 @@ def test_only_its_owner_can_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     try:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "deep/state"))
         with Journal() as journal, journal.held():
-            journal.begin(HERE, CHANGES, PATCH, method="sync")
+            journal.begin(HERE, CHANGES, PATCH, method="stop")
     finally:
         os.umask(old)
     assert journal.path == tmp_path / "deep/state/a64patch/journal.sqlite"
@@ -158,7 +158,7 @@ def test_reading_what_is_not_there_makes_nothing(path: Path) -> None:
         with pytest.raises(JournalError, match="no entry 1"):
             journal.entry(1)
         with pytest.raises(JournalError, match="closed"):
-            journal.begin(HERE, CHANGES, PATCH, method="sync")
+            journal.begin(HERE, CHANGES, PATCH, method="stop")
     assert list(path.parent.iterdir()) == []
 
 
@@ -277,7 +277,7 @@ def test_too_big(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_BYTES", 4096)
     assert "move it away" in refusal(path)
     monkeypatch.setattr(module, "_MOST_BYTES", path.stat().st_size)
-    assert "is full" in refusal(path, lambda journal: journal.begin(HERE, CHANGES, PATCH, method="sync"))
+    assert "is full" in refusal(path, lambda journal: journal.begin(HERE, CHANGES, PATCH, method="stop"))
 
 
 def _damage(path: Path, content: bytes, entries: list[Entry]) -> bool:
@@ -386,7 +386,7 @@ def test_an_entry_that_is_not_there(path: Path) -> None:
             with pytest.raises(JournalError):
                 journal.finish(number, EntryState.APPLIED)
     with Journal(path) as journal:
-        assert journal.begin(HERE, CHANGES, PATCH, method="sync") == 5
+        assert journal.begin(HERE, CHANGES, PATCH, method="stop") == 5
 
 
 HOLD = "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN EXCLUSIVE')"
@@ -422,10 +422,10 @@ def test_another_process_takes_the_file_while_it_is_open(path: Path, impatient: 
     fill(path)
     with Journal(path) as journal:
         with other_process(HOLD, path):
-            for use in (journal.entries, lambda: journal.begin(HERE, CHANGES, PATCH, method="sync")):
+            for use in (journal.entries, lambda: journal.begin(HERE, CHANGES, PATCH, method="stop")):
                 with pytest.raises(JournalError, match="another process holds"):
                     use()
-        assert journal.begin(HERE, CHANGES, PATCH, method="sync") == 5
+        assert journal.begin(HERE, CHANGES, PATCH, method="stop") == 5
 
 
 def test_another_process_is_patching(path: Path, impatient: None) -> None:
@@ -483,7 +483,7 @@ def test_full_disk(path: Path) -> None:
         "size = int(sys.argv[2])\n"
         "with Journal(sys.argv[1]) as journal:\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
-        "    told(lambda: journal.begin(HERE, CHANGES, PATCH * 1000, method='sync'))\n"
+        "    told(lambda: journal.begin(HERE, CHANGES, PATCH * 1000, method='stop'))\n"
         "    print(len(journal.entries()))\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, size))\n"
         "    told(lambda: journal.finish(4, EntryState.APPLIED))\n"
@@ -519,7 +519,7 @@ def test_read_only_directory() -> None:
         made.chmod(0o500)
         printed = in_child(
             "if os.geteuid() == 0: os.setuid(65534)\n"
-            "told(lambda: Journal(sys.argv[1] + '/journal').begin(HERE, CHANGES, PATCH, method='sync'))\n"
+            "told(lambda: Journal(sys.argv[1] + '/journal').begin(HERE, CHANGES, PATCH, method='stop'))\n"
             "told(lambda: Journal(sys.argv[1] + '/new'))\n"
             "told(lambda: Journal(sys.argv[1] + '/deep/new'))\n",
             made,
@@ -538,7 +538,7 @@ def test_two_processes_write_into_one(path: Path) -> None:
     code = (
         "for _ in range(25):\n"
         "    with Journal(sys.argv[1]) as journal, journal.held():\n"
-        "        number = journal.begin(Identity(sys.argv[2]), CHANGES, PATCH, method='sync')\n"
+        "        number = journal.begin(Identity(sys.argv[2]), CHANGES, PATCH, method='stop')\n"
         "        journal.finish(number, EntryState.APPLIED, sys.argv[2])\n"
     )
     head = "import sys\nfrom tests.patch.test_journal import *\n"

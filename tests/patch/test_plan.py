@@ -135,7 +135,7 @@ def test_a_hunk_to_be_done_then_applied_then_undone(build: Build) -> None:
     assert (plan.state, hunk.state, hunk.address, hunk.offset) == (State.TO_DO, State.TO_DO, start + 8, 0)
     old, new = (assemble_one(text, start + 12, target.symbols) for text in ("bl work", "bl rest"))
     assert plan.changes == hunk.changes == (Change(start + 12, old, new),)
-    assert (plan.method, plan.by_meaning, plan.identity.build_id) == ("sync", False, BUILD)
+    assert (plan.method, plan.by_meaning, plan.identity.build_id) == ("stop", False, BUILD)
     assert "nothing executes" in plan.reason
     assert plan.verdict(plan.changes[0])
     assert Path(target.path).read_bytes() == before
@@ -203,14 +203,14 @@ def hunk(at: int, old: int, new: int) -> str:
 def test_hunks_so_close_that_they_can_be_one_are(second: int, sites: int) -> None:
     target = FakeTarget(list(range(1, 30)))
     plan = make_plan(parse(hunk(0, 1, 0x11) + hunk(second, second + 1, 0x12)), target)
-    assert (len(plan.sites), plan.method) == (sites, "sync")
+    assert (len(plan.sites), plan.method) == (sites, "stop")
 
 
 def test_words_that_each_may_race_are_as_many_writes_and_one_kick() -> None:
     nops = [gen_nop()] * 40
     target = FakeTarget(nops)
     plan = make_plan(parse("".join(hunk(at, gen_nop(), 0x14000001) for at in range(0, 40, 2))), target)
-    assert (len(plan.sites), plan.method) == (20, "nosync+kick")
+    assert (len(plan.sites), plan.method) == (20, "kick")
     assert all(not site.keep_out for site in plan.sites)
 
 
@@ -221,7 +221,7 @@ def test_together_keeps_out_of_every_function_touched() -> None:
     apart = make_plan(parse(text), target)
     assert all(not site.keep_out for site in apart.sites)
     plan = make_plan(parse(text), target, together=True)
-    assert (plan.method, plan.reason) == ("sync", "all hunks change together")
+    assert (plan.method, plan.reason) == ("stop", "all hunks change together")
     assert [site.keep_out for site in plan.sites] == [
         Ranges(((BASE + 4, BASE + 80),)),
         Ranges(((BASE + 84, BASE + 160),)),
@@ -237,11 +237,11 @@ def test_a_patch_that_leaves_everything_as_it_is_is_applied() -> None:
 def test_the_method_and_the_hazards_are_those_of_all_changes() -> None:
     target = FakeTarget([assemble_one(text) for text in ("bl .+8", "nop", "ret")])
     one = make_plan(parse("@@ site+4 @@\n-d503201f  nop\n+14000001  b .+4\n"), target)
-    assert (one.method, one.hazards) == ("nosync+kick", ())
+    assert (one.method, one.hazards) == ("kick", ())
     target.symbols = SymbolTable(lambda: [Symbol("site", BASE, 0)])
     two = make_plan(parse("@@ site @@\n-94000002\n-d503201f\n+d503201f\n+d2800000\n"), target)
-    assert (two.method, [hazard.name for hazard in two.hazards]) == ("sync", ["return-into-site"])
-    assert make_plan(parse("@@ site+4 @@\n-d503201f\n+d2800000\n"), target, profile="2018").method == "sync"
+    assert (two.method, [hazard.name for hazard in two.hazards]) == ("stop", ["return-into-site"])
+    assert make_plan(parse("@@ site+4 @@\n-d503201f\n+d2800000\n"), target, profile="2018").method == "stop"
 
 
 # Refusals

@@ -41,7 +41,7 @@ def test_nosync_writes_then_publishes_and_tells_nobody() -> None:
     target = FakeTarget([NOP])
     result = patch_text_nosync(target, BASE, BRANCH)
     assert target.words == [BRANCH]
-    assert target.calls == ["read", "write", "publish", "read"]
+    assert target.calls == ["read", "read", "write", "publish", "read"]
     assert (result.method, result.changes, result.cpus) == ("nosync", (Change(BASE, NOP, BRANCH),), ())
     assert result.stop_window_ns is None
 
@@ -53,7 +53,7 @@ def test_sync_does_everything_inside_one_stop() -> None:
     stopped = target.calls[target.calls.index("stop") :]
     assert [name for name, _ in itertools.groupby(stopped)] == ["stop", "read", "write", "publish", "read", "resume"]
     assert stopped.count("publish") == 1, "neighbouring words are published together"
-    assert result.method == "sync"
+    assert result.method == "stop"
     assert result.cpus == (0, 1)
     assert result.stop_window_ns is not None
     assert result.stop_window_ns > 0
@@ -69,13 +69,13 @@ def test_scattered_sites_are_published_each() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "profile", "method"),
     [
-        ([NOP], [BRANCH], "2018", "nosync+kick"),
-        ([NOP], [0x91000400], "2018", "sync"),
-        ([0x91000400], [NOP], "2018", "sync"),
-        ([0x54000040], [NOP], "2018", "sync"),
-        ([0x54000040], [NOP], "2023", "nosync+kick"),
-        ([NOP, NOP], [BRANCH, NOP], "2026", "sync"),
-        ([0x91000400], [0x91000400], "2018", "nosync+kick"),
+        ([NOP], [BRANCH], "2018", "kick"),
+        ([NOP], [0x91000400], "2018", "stop"),
+        ([0x91000400], [NOP], "2018", "stop"),
+        ([0x54000040], [NOP], "2018", "stop"),
+        ([0x54000040], [NOP], "2023", "kick"),
+        ([NOP, NOP], [BRANCH, NOP], "2026", "stop"),
+        ([0x91000400], [0x91000400], "2018", "kick"),
     ],
 )
 def test_patch_text_chooses_the_lightest_safe_method(old: list[int], new: list[int], profile: str, method: str) -> None:
@@ -84,9 +84,9 @@ def test_patch_text_chooses_the_lightest_safe_method(old: list[int], new: list[i
     assert result.method == method
     assert result.reason
     assert target.words == new
-    assert target.calls.count("kick") == (method == "nosync+kick")
-    assert target.calls.count("stop") == (method == "sync")
-    if method == "nosync+kick":
+    assert target.calls.count("kick") == (method == "kick")
+    assert target.calls.count("stop") == (method == "stop")
+    if method == "kick":
         assert target.calls[-1] == "kick", "the one kick comes after everything is visible"
 
 
@@ -95,11 +95,11 @@ def test_a_word_is_never_published_to_one_cpu_only() -> None:
     with pytest.raises(CapabilityError, match="one CPU only"):
         patch_text_nosync(target, BASE, BRANCH)
     assert target.words == [NOP]
-    assert patch_text(target, [BASE], [BRANCH]).method == "sync"
+    assert patch_text(target, [BASE], [BRANCH]).method == "stop"
 
 
 def test_without_kick_the_cpus_are_stopped() -> None:
-    assert patch_text(FakeTarget([NOP], can_kick=False), [BASE], [BRANCH]).method == "sync"
+    assert patch_text(FakeTarget([NOP], can_kick=False), [BASE], [BRANCH]).method == "stop"
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_nosync_checks_the_expected_word() -> None:
     assert target.words == [BRANCH]
 
 
-@pytest.mark.parametrize("method", ["nosync", "auto", "sync"])
+@pytest.mark.parametrize("method", ["nosync", "auto", "stop"])
 @pytest.mark.parametrize("tear", [False, True])
 @pytest.mark.parametrize("operation", ["read", "write", "publish", "kick", "stop"])
 def test_a_failure_at_every_position_is_undone(operation: str, tear: bool, method: str) -> None:
     """Fault injection: call k of an operation fails, once; afterwards it is all old or, with no error, all new."""
     seen = 0
     for k in range(1, 40):
-        target = FakeTarget(OLD if method == "sync" else [NOP])
+        target = FakeTarget(OLD if method == "stop" else [NOP])
         target.fail, target.tear = {operation: k}, tear
         old = target.words
         try:
-            if method == "sync":
+            if method == "stop":
                 patch_text_sync(target, PLACES, NEW)
             elif method == "auto":
                 patch_text(target, [BASE], [BRANCH])
@@ -192,12 +192,12 @@ def test_a_failure_at_every_position_is_undone(operation: str, tear: bool, metho
             assert not target.stopped
             seen += 1
         else:
-            assert target.words == (NEW if method == "sync" else [BRANCH])
+            assert target.words == (NEW if method == "stop" else [BRANCH])
             assert target.calls.count(operation) < k
             break
-    asked = {"nosync": {"kick", "stop"}, "auto": {"stop"}, "sync": {"kick"}}[method]
+    asked = {"nosync": {"kick", "stop"}, "auto": {"stop"}, "stop": {"kick"}}[method]
     assert (seen > 0) == (operation not in asked)
-    if operation == "write" and method == "sync":
+    if operation == "write" and method == "stop":
         assert seen == 6
 
 
@@ -314,5 +314,5 @@ def test_nobody_writes_before_all_have_arrived() -> None:
 def test_a_file_is_not_said_to_have_been_raced() -> None:
     target = FakeTarget(OLD, cpus=0, sees_pcs=False)
     result = patch_text(target, PLACES, NEW)
-    assert (result.method, result.cpus) == ("sync", ())
+    assert (result.method, result.cpus) == ("stop", ())
     assert "nothing executes" in result.reason

@@ -82,7 +82,7 @@ def test_applied_reverted_and_applied_again(journal: Journal) -> None:
     outcome = apply_plan(planned(target), target, journal)
     assert target.words == NEW
     entry = journal.entry(outcome.entry)
-    assert (entry.state, entry.identity, entry.method) == (EntryState.APPLIED, Identity("fake"), "sync")
+    assert (entry.state, entry.identity, entry.method) == (EntryState.APPLIED, Identity("fake"), "stop")
     assert entry.changes == tuple(
         Change(BASE + 4 * number, old, new) for number, (old, new) in enumerate(zip(OLD, NEW, strict=True))
     )
@@ -295,7 +295,7 @@ def test_another_target(now: Identity, message: str, journal: Journal, monkeypat
     target = FakeTarget(OLD)
     monkeypatch.setattr(target, "identity", lambda: Identity("fake", "aa", "Linux 1", 0x10))
     apply_plan(planned(target), target, journal)
-    journal.begin(Identity("fake", "aa", "Linux 1", 0x10), [Change(BASE, NEW[0], OLD[0])], "", method="sync")
+    journal.begin(Identity("fake", "aa", "Linux 1", 0x10), [Change(BASE, NEW[0], OLD[0])], "", method="stop")
     monkeypatch.setattr(target, "identity", lambda: now)
     with pytest.raises(PlanError, match=message):
         revert(1, target, journal)
@@ -312,7 +312,7 @@ def test_the_same_target_opened_in_another_way(journal: Journal, monkeypatch: py
     monkeypatch.setattr(target, "identity", lambda: Identity("gdb+unix:/stub?leave=running"))
     revert(1, target, journal)
     assert target.words == OLD
-    journal.begin(Identity("gdb+unix:/stub"), [Change(BASE, OLD[0], NEW[0])], "", method="sync")
+    journal.begin(Identity("gdb+unix:/stub"), [Change(BASE, OLD[0], NEW[0])], "", method="stop")
     with pytest.raises(PlanError, match="was cut off"):
         apply_plan(planned(target), target, journal)
     assert [Identity(path).place for path in ("/a?b", "sim:/a?cpus=4")] == ["/a?b", "sim:/a"]
@@ -321,7 +321,7 @@ def test_the_same_target_opened_in_another_way(journal: Journal, monkeypatch: py
 def _open_entry(journal: Journal, words: list[int]) -> FakeTarget:
     """A target with these words, whose patch from OLD to NEW was cut off."""
     changes = [Change(BASE + 4 * number, old, new) for number, (old, new) in enumerate(zip(OLD, NEW, strict=True))]
-    journal.begin(Identity("fake"), changes, diff(OLD, NEW), method="sync")
+    journal.begin(Identity("fake"), changes, diff(OLD, NEW), method="stop")
     return FakeTarget(words)
 
 
@@ -393,10 +393,10 @@ def test_no_weaker_method_than_is_safe(sync: Sync, journal: Journal) -> None:
 @pytest.mark.parametrize(
     ("sync", "method", "calls"),
     [
-        ("auto", "nosync+kick", ["read", "write", "publish", "read", "kick"]),
-        ("kick", "nosync+kick", ["read", "write", "publish", "read", "kick"]),
+        ("auto", "kick", ["read", "write", "publish", "read", "kick"]),
+        ("kick", "kick", ["read", "write", "publish", "read", "kick"]),
         ("nosync", "nosync", ["read", "write", "publish", "read"]),
-        ("stop", "sync", ["stop", "read", "write", "publish", "read", "resume"]),
+        ("stop", "stop", ["stop", "read", "write", "publish", "read", "resume"]),
     ],
 )
 def test_the_method_that_was_asked_for(sync: Sync, method: str, calls: list[str], journal: Journal) -> None:
@@ -534,7 +534,7 @@ def test_one_file_by_two_names(tmp_path: Path, journal: Journal) -> None:
     path = program(tmp_path)
     (tmp_path / "link").symlink_to(path)
     with open_target(path) as target:
-        journal.begin(target.identity(), planned(target).changes, "", method="sync")
+        journal.begin(target.identity(), planned(target).changes, "", method="stop")
     with open_target(tmp_path / "link") as target, pytest.raises(PlanError, match="run `a64patch recover` first"):
         apply_plan(planned(target), target, journal)
     assert recovered(journal, open_target(path)) == [EntryState.UNDONE]

@@ -88,8 +88,8 @@ def test_one_word_that_may_race(guest: Guest, site: int) -> None:
         place = site + 4 * words.index(gen_nop())
         branch = assemble("b .+4")[0]
         for _ in range(20):
-            assert patch_text(target, [place], [branch], expected=[gen_nop()]).method == "nosync+kick"
-            assert patch_text(target, [place], [gen_nop()], expected=[branch]).method == "nosync+kick"
+            assert patch_text(target, [place], [branch], expected=[gen_nop()]).method == "kick"
+            assert patch_text(target, [place], [gen_nop()], expected=[branch]).method == "kick"
 
 
 def test_all_cpus_stand_while_stopped_and_run_afterwards(guest: Guest) -> None:

@@ -112,7 +112,7 @@ def test_a_thousand_rounds(live: LiveGuest, journal: Journal) -> None:
 
     with open_live(live) as target, live.working(*EVERYTHING):
         plan = make_plan(filled(target, *ALL_AT_ONCE), target)
-        assert plan.method == "sync"
+        assert plan.method == "stop"
         retries = 0
         for _ in range(ROUNDS):
             applied = insist(apply_plan, plan, target, journal, accept=ACCEPTED)
@@ -180,7 +180,7 @@ def test_a_cpu_that_is_halted_at_a_context_word(live: LiveGuest) -> None:
                 patch_text_sync(target, [before, behind], [gen_nop(), gen_nop()])
             assert from_bytes(target.read(before, 12)) == olds
         # Once it goes on there is a moment at which nobody is inside.
-        assert patch_text_sync(target, [before, behind], [olds[0], olds[2]], retry=60).method == "sync"
+        assert patch_text_sync(target, [before, behind], [olds[0], olds[2]], retry=60).method == "stop"
 
 
 def test_one_word_without_a_stop(live: LiveGuest) -> None:
@@ -189,7 +189,7 @@ def test_one_word_without_a_stop(live: LiveGuest) -> None:
         place = target.symbols["uptime_proc_show"] + 4
         nop, branch = gen_nop(), assemble("b .+4")[0]
         for _ in range(25):
-            assert patch_text(target, [place], [branch], expected=[nop]).method == "nosync+kick"
+            assert patch_text(target, [place], [branch], expected=[nop]).method == "kick"
             assert patch_text_nosync(target, place, nop, expected=branch).method == "nosync"
         live.progress()
 

@@ -163,10 +163,12 @@ def carry_out(
 
         proofs = proving.of_plan(plan, target) if arguments.prove else None
         if arguments.json:
-            print_json(_plan_facts(plan, target) | ({} if proofs is None else {"proofs": proving.all_facts(proofs)}))
+            print_json(
+                _plan_facts(plan, target) | ({} if proofs is None else proving.plan_facts(proofs, target, plan.method))
+            )
         else:
             _print_plan(plan, target)
-            proving.print_proofs(proofs)
+            proving.print_proofs(proofs, target, plan.method)
         sys.stdout.flush()
         require_acceptable(plan, accept, arguments.sync)
         return 0

@@ -16,9 +16,9 @@ from a64patch.errors import RequestError, TargetError
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
-    from a64patch.patch.text import Method
-    from a64patch.proof.protocols import Site
+    from a64patch.proof.cases import Site
     from a64patch.proof.prove import Question
+    from a64patch.protocols import Method
     from a64patch.targets.section import Change
 
 EPILOG = """\
@@ -74,11 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.executors is not None and arguments.executors < 1:
         raise RequestError(f"{arguments.executors} executors: give at least one, or leave it out for any number")
     of = models(arguments.model)
-    asked = proving.ask(_questions(arguments), of)
+    steps: list[dict[str, str]] = []
+    asked = proving.ask(_questions(arguments, steps), of)
     proofs = [each.proof for each in asked]
     if arguments.json:
         print_json([proving.facts(each, of) for each in asked])
     else:
+        if steps:
+            print(proving.doers(steps))
         for each in asked:
             for line in proving.lines(each):
                 print(line)
@@ -86,8 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
         if example:
             for line in proving.counterexample(example, of):
                 print(line)
-        if any(each.question.protocol == "stop" for each in asked):
-            print(proving.PC_CHECK)
         if not asked:
             print("nothing is to be done, so there is nothing to prove")
     if arguments.dot:
@@ -96,8 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(proof is None or proof.verdict is not Verdict.SAFE for proof in proofs))
 
 
-def _questions(arguments: argparse.Namespace) -> dict[Question, list[str]]:
-    from a64patch.proof.protocols import Site
+def _questions(arguments: argparse.Namespace, steps: list[dict[str, str]]) -> dict[Question, list[str]]:
+    """The distinct questions, each with its places; the target's steps are put into `steps`."""
+    from a64patch.proof.cases import Site, machine_of
 
     if arguments.old is not None or arguments.new is not None:
         if arguments.patch is not None or arguments.old is None or arguments.new is None:
@@ -116,11 +118,17 @@ def _questions(arguments: argparse.Namespace) -> dict[Question, list[str]]:
         plan = patching.planned(arguments, target, diff)
         if not plan.changes:
             return {}
-        method = plan.method if plan.cpus else None
         spans = [(planned.start, planned.end) for planned in plan.sites]
-        return proving.of_planned_sites(
-            plan, target, _make(arguments, _protocol(arguments, plan.changes, spans, method))
-        )
+        if not plan.cpus:
+            # As it will be carried out one day, where CPUs execute it.
+            return proving.of_planned_sites(plan, target, _make(arguments, _protocol(arguments, plan.changes, spans)))
+        protocol = _protocol(arguments, plan.changes, spans, plan.method)
+        steps += proving.steps_on(target, protocol)
+        make = proving.on_target(
+            target, protocol, arguments.profile, machine=machine_of(arguments.idc, arguments.dic, False),
+            omit=arguments.omit, executors=arguments.executors,
+        )  # fmt: skip
+        return proving.of_planned_sites(plan, target, make)
 
 
 def _without_target(arguments: argparse.Namespace, diff: AsmDiff) -> dict[Question, list[str]]:
@@ -167,10 +175,10 @@ def _protocol(
 
     if arguments.protocol is not None:
         return str(arguments.protocol)
-    if method is None:
-        able = Capabilities("machine", 2, True, True, True, True)
-        method, _ = method_for(able, changes, spans, arguments.profile)
-    return proving.PROTOCOL_OF[method]
+    if method is not None:
+        return method
+    able = Capabilities("machine", 2, True, True, True, True)
+    return method_for(able, changes, spans, arguments.profile)[0]
 
 
 def _make(arguments: argparse.Namespace, protocol: str) -> proving.Maker:
@@ -178,8 +186,8 @@ def _make(arguments: argparse.Namespace, protocol: str) -> proving.Maker:
 
     def make(sites: tuple[Site, ...]) -> Question:
         return Question(
-            protocol, sites, arguments.idc, arguments.dic, None, arguments.profile, frozenset(arguments.omit),
-            arguments.executors,
+            protocol, sites, arguments.idc, arguments.dic, profile=arguments.profile, omit=frozenset(arguments.omit),
+            executors=arguments.executors,
         )  # fmt: skip
 
     return make

@@ -6,27 +6,24 @@ Read on: prove.py; ../proof/prove.py answers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
-    from a64patch.patch.text import Method
+    from a64patch.proof.cases import Site
     from a64patch.proof.model import Model
-    from a64patch.proof.protocols import Site
     from a64patch.proof.prove import Proof, Question
+    from a64patch.protocols import Machine
     from a64patch.targets.base import Target
     from a64patch.targets.section import Change
 
     Maker = Callable[[tuple[Site, ...]], Question]
 
-PROTOCOL_OF: dict[Method, str] = {"nosync": "nosync", "nosync+kick": "kick", "sync": "stop"}
-"""The protocol that a method of patch_text is."""
 MOST_QUESTIONS = 500
 """Distinct sites of one patch that are proved; about 20 ms each."""
-PC_CHECK = "stop is proved as patch_text_sync does it: no CPU may stand inside a site of several words."
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ def of_changes(
     make: Maker,
 ) -> dict[Question, list[str]]:
     """The distinct questions of the sites in these spans, each with its places; `word_at` tells the words that stay."""
-    from a64patch.proof.protocols import Site
+    from a64patch.proof.cases import Site
 
     words = {change.address: (change.old, change.new) for change in changes}
     questions: dict[Question, list[str]] = {}
@@ -70,15 +67,53 @@ def ask(questions: dict[Question, list[str]], of: Sequence[Model]) -> list[Asked
     return found
 
 
-def of_plan(plan: Plan, target: Target, *, idc: bool = False, dic: bool = False) -> list[Asked]:
-    """The proofs of what a plan would do, by the method that it chose; none when it would do nothing."""
-    from a64patch.proof.prove import Question, models
+def of_plan(plan: Plan, target: Target) -> list[Asked]:
+    """The proofs of what a plan would do, by its method, as this target does it; none when it would do nothing."""
+    from a64patch.proof.prove import models
 
     if plan.method is None or not plan.cpus:
         return []
-    protocol = PROTOCOL_OF[plan.method]
-    questions = of_planned_sites(plan, target, lambda sites: Question(protocol, sites, idc, dic, profile=plan.profile))
-    return ask(questions, models())
+    return ask(of_planned_sites(plan, target, on_target(target, plan.method, plan.profile)), models())
+
+
+def on_target(
+    target: Target,
+    protocol: str,
+    profile: str,
+    *,
+    machine: Machine = frozenset(),
+    omit: Iterable[str] = (),
+    executors: int | None = None,
+) -> Maker:
+    """Questions about a protocol as the target carries it out, without the steps that it does not do.
+
+    `machine` adds properties that the user knows it to have.
+    """
+    from a64patch.proof.prove import Question
+    from a64patch.protocols import BROADCAST, DIC, IDC, PROTOCOLS, Doer
+
+    machine |= target.machine()
+    steps = [(step.name, target.doer(step)) for step in PROTOCOLS[protocol].on(machine)]
+    left_out = frozenset(omit) | {name for name, doer in steps if doer is Doer.NOBODY}
+    unanswered = tuple(dict.fromkeys(name for name, doer in steps if doer is Doer.UNKNOWN))
+
+    def make(sites: tuple[Site, ...]) -> Question:
+        return Question(
+            protocol, sites, IDC in machine, DIC in machine, BROADCAST in machine, None, profile, left_out, executors,
+            unanswered,
+        )  # fmt: skip
+
+    return make
+
+
+def steps_on(target: Target, protocol: str) -> list[dict[str, str]]:
+    """Each step of a protocol, and who answers for it on the target."""
+    from a64patch.protocols import PROTOCOLS
+
+    steps = PROTOCOLS[protocol].on(target.machine())
+    return [
+        {"step": step.name, "cpu": step.cpu, "act": step.act.value, "by": target.doer(step).value} for step in steps
+    ]
 
 
 def of_planned_sites(plan: Plan, target: Target, make: Maker) -> dict[Question, list[str]]:
@@ -104,22 +139,30 @@ def _progress(count: int) -> Iterator[Callable[[], object]]:
         yield lambda: progress.advance(task)
 
 
-def print_proofs(proofs: Sequence[Asked] | None) -> None:
+def doers(steps: Sequence[dict[str, str]]) -> str:
+    """Who does which step on a target, in a line; `steps` as of `steps_on`."""
+    by: dict[str, list[str]] = {}
+    for step in steps:
+        by.setdefault(step["by"], []).append(step["step"])
+    return "Steps " + "; ".join(f"{doer}: {', '.join(dict.fromkeys(names))}" for doer, names in by.items()) + "."
+
+
+def print_proofs(proofs: Sequence[Asked] | None, target: Target, method: str | None) -> None:
     """What a plan says of its proofs: nothing when None, a line when there was nothing to ask."""
     if proofs is None:
         return
+    if proofs and method:
+        print(doers(steps_on(target, method)))
     if not proofs:
         print("No CPU executes this target, or nothing is to be done: there is nothing to prove.")
     for asked in proofs:
         for line in lines(asked):
             print(line)
-    if any(asked.question.protocol == "stop" for asked in proofs):
-        print(PC_CHECK)
 
 
-def all_facts(proofs: Sequence[Asked]) -> list[dict[str, Any]]:
-    """The proofs of a plan for programs."""
-    return [facts(asked) for asked in proofs]
+def plan_facts(proofs: Sequence[Asked], target: Target, method: str | None) -> dict[str, Any]:
+    """The proofs of a plan for programs, and who does which step."""
+    return {"proofs": [facts(asked) for asked in proofs], "steps": steps_on(target, method) if method else []}
 
 
 def lines(asked: Asked) -> Iterator[str]:
@@ -133,7 +176,7 @@ def lines(asked: Asked) -> Iterator[str]:
         return
     question = asked.question
     cpus = "any number of CPUs" if question.executors is None else f"{question.executors} CPUs besides the patching one"
-    cache = f"IDC={int(question.idc)} DIC={int(question.dic)}"
+    cache = f"IDC={int(question.idc)} DIC={int(question.dic)}" + (", no broadcast" if not question.broadcast else "")
     omitted = f" without {', '.join(sorted(question.omit))}" if question.omit else ""
     cost = f"{proof.searches} searches, {proof.seconds * 1000:.0f} ms"
     yield f"{proof.verdict.value}: {words} by {question.protocol}{omitted}{where}, {cpus}, {cache} ({cost})"
@@ -149,8 +192,7 @@ def lines(asked: Asked) -> Iterator[str]:
 
 def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
     """How it can go wrong, and what would forbid it."""
-    from a64patch.proof.protocols import PC_CHECK as CHECK
-    from a64patch.proof.protocols import steps
+    from a64patch.proof.cases import instructions, machine_of, steps
     from a64patch.proof.prove import remedies
     from a64patch.proof.timeline import tell
 
@@ -160,16 +202,16 @@ def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
     yield f"Counterexample to {found.property} under {found.model.name}; a CPU may fetch long before it executes:"
     yield from (f"  {line}".rstrip() for line in tell(found))
     question = proof.question
-    known = {step.name: step for step in steps(question.protocol, question.sites, idc=question.idc, dic=question.dic)}
+    machine = machine_of(question.idc, question.dic, question.broadcast)
+    known = {step.name: step for step in steps(question.protocol, question.sites, machine)}
     helpful = remedies(proof, of)
     for name in helpful:
         step = known.get(name)
-        if step:
-            yield f"  [{name}] on the {step.cpu} would forbid it: `{step.text.split('; ')[-1]}` {step.what}."
-        elif name == CHECK:
-            yield f"  [{name}] would forbid it: no CPU stops inside the site."
-        else:
+        if step is None:
             yield f"  {name} would forbid it."
+            continue
+        text = instructions(step, question.sites, machine).split("; ")[-1]
+        yield f"  [{name}] on the {step.cpu} would forbid it: {f'`{text}` ' if text else 'it '}{step.what}."
     if not helpful:
         yield "  No single step, and no other protocol here, would forbid it."
 
@@ -191,6 +233,8 @@ def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:
         "executors": question.executors,
         "idc": question.idc,
         "dic": question.dic,
+        "broadcast": question.broadcast,
+        "unanswered": list(question.unanswered),
         "profile": question.profile,
         "verdict": proof.verdict.value if proof else "UNKNOWN",
     }

@@ -33,7 +33,8 @@ from a64patch.patch.meaning import (
     words_by_meaning,
 )
 from a64patch.patch.sites import JOIN, Site, sites_of
-from a64patch.patch.text import Method, method_for
+from a64patch.patch.text import method_for
+from a64patch.protocols import Method
 from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
 from a64patch.targets.symbols import Space, Symbol, SymbolTable
@@ -148,7 +149,7 @@ def make_plan(
     spans = _spans(hunks, profile)
     method, reason = method_for(target.capabilities, plan.changes, spans, profile)
     if together and cpus and len(spans) > 1:
-        method, reason = "sync", "all hunks change together"
+        method, reason = "stop", "all hunks change together"
     sites = sites_of(target, plan.changes, spans, together=together)
     hazards = tuple(hazards_of(target, plan.changes, sites))
     return replace(plan, method=method, reason=reason, sites=sites, hazards=hazards)
@@ -190,7 +191,7 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
             f"{len(done)} of {len(plan.hunks)} hunks are applied already ({', '.join(done[:4])}), the others are not:"
             " reverse or remove those; nothing was changed"
         )
-    if sync in ("nosync", "kick") and plan.method == "sync" and (plan.cpus or len(plan.changes) > 1):
+    if sync in ("nosync", "kick") and plan.method == "stop" and (plan.cpus or len(plan.changes) > 1):
         why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
         raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
     if sync == "nosync" and plan.cpus and len(plan.changes) > 1:

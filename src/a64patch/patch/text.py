@@ -13,17 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, PlanError, RequestError
 from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, unchanged_words
+from a64patch.protocols import Method
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, Target
-from a64patch.targets.section import Change, Found, Outcome, Section, put_back, require, write_section
-
-Method = Literal["nosync", "nosync+kick", "sync"]
+from a64patch.targets.section import Change, Found, Outcome, Section, require
 
 RETRIES = 10
 """How often a stop that found somebody in the way is tried again, each time after a longer pause (0.1 s in all)."""
@@ -40,9 +38,9 @@ class PatchResult:
     """Why this method."""
     changes: tuple[Change, ...]
     cpus: tuple[int, ...] = ()
-    """The CPUs that were stopped; empty unless the method is `sync`."""
+    """The CPUs that were stopped; empty unless the method is `stop`."""
     stop_window_ns: int | None = None
-    """From the moment that the last CPU had arrived until all were let go; None unless the method is `sync`."""
+    """From the moment that the last CPU had arrived until all were let go; None unless the method is `stop`."""
     retries: int = 0
     """How often somebody was where nobody may be, so that all were let go and stopped again."""
 
@@ -58,13 +56,7 @@ def patch_text_nosync(target: Target, address: int, word: int, *, expected: int 
     CapabilityError on a target whose cache maintenance does not reach all CPUs; what the target raises.
     """
     changes = _checked(target, [address], [word], None if expected is None else [expected])
-    if not target.capabilities.broadcast:
-        raise CapabilityError(
-            f"cache maintenance on this {target.capabilities.kind} reaches one CPU only, so a word cannot be"
-            " published without stopping the others: use patch_text_sync"
-        )
-    write_section(target, _section(changes))
-    return PatchResult("nosync", "one word, as asked; no CPU was told", changes)
+    return write(target, changes, (), "nosync", "one word, as asked; no CPU was told")
 
 
 def patch_text_sync(
@@ -98,7 +90,7 @@ def patch_text_sync(
     stand; what the target raises.
     """
     changes = _checked(target, addresses, words, expected)
-    return write_stopped(target, changes, _own_sites(target, changes, keep_out, together), "as asked", retry)
+    return write(target, changes, _own_sites(target, changes, keep_out, together), "stop", "as asked", retry)
 
 
 def patch_text(
@@ -118,9 +110,8 @@ def patch_text(
     """
     changes = _checked(target, addresses, words, expected)
     method, reason = method_for(target.capabilities, changes, spans_of(changes), profile)
-    if method == "sync":
-        return write_stopped(target, changes, _own_sites(target, changes, None, False), reason)
-    return write_running(target, changes, reason)
+    sites = _own_sites(target, changes, None, False) if method == "stop" else ()
+    return write(target, changes, sites, method, reason)
 
 
 def method_for(
@@ -131,56 +122,36 @@ def method_for(
     Never `nosync`, after which CPUs may go on executing an old word. RequestError for an unknown profile.
     """
     if capabilities.cpus == 0:
-        return "sync", "nothing executes this target: all words are replaced together"
+        return "stop", "nothing executes this target: all words are replaced together"
     wide = sum(end - start > INSN_SIZE for start, end in spans)
     if wide:
-        return "sync", f"{len(changes)} words are not replaced at once: a CPU can execute some of each (B2.2.5)"
+        return "stop", f"{len(changes)} words are not replaced at once: a CPU can execute some of each (B2.2.5)"
     verdicts = [hotpatch_safe(change.old, change.new, profile) for change in changes]
     for verdict in verdicts:
         if not verdict:
-            return "sync", verdict.reason
+            return "stop", verdict.reason
     if not capabilities.broadcast:
-        return "sync", "each CPU must invalidate its own instruction cache: there is no broadcast"
+        return "stop", "each CPU must invalidate its own instruction cache: there is no broadcast"
     if not capabilities.can_kick:
-        return "sync", "the target cannot make its CPUs synchronise without stopping them"
+        return "stop", "the target cannot make its CPUs synchronise without stopping them"
     if len(changes) == 1:
-        return "nosync+kick", verdicts[0].reason
-    return "nosync+kick", f"each of {len(changes)} words is a site of its own and may race: {verdicts[0].reason}"
+        return "kick", verdicts[0].reason
+    return "kick", f"each of {len(changes)} words is a site of its own and may race: {verdicts[0].reason}"
 
 
-def write_running(target: Target, changes: Sequence[Change], reason: str) -> PatchResult:
-    """Write words that may each race, and then kick every CPU once. As `patch_text`, of which it is a part."""
-    section = _section(changes)
-    write_section(target, section)
-    try:
-        target.kick()
-    except BaseException as error:
-        error.add_note("Until it next synchronises its context, a CPU may still execute the new word.")
-        put_back(target, section, error)
-        raise
-    return PatchResult("nosync+kick", reason, tuple(changes))
-
-
-def write_stopped(
-    target: Target, changes: Sequence[Change], sites: Sequence[Site], reason: str, retry: float = 0.0
+def write(
+    target: Target,
+    changes: Sequence[Change],
+    sites: Sequence[Site],
+    method: Method,
+    reason: str,
+    retry: float = 0.0,
 ) -> PatchResult:
-    """Write the words of these sites in one stop. As `patch_text_sync`, of which it is a part."""
-    capabilities = target.capabilities
-    if not capabilities.can_stop:
-        raise CapabilityError(f"this {capabilities.kind} cannot stop its CPUs, which this patch needs: {reason}")
-    keep_out = Ranges()
-    if capabilities.cpus:
-        keep_out = Ranges(tuple(span for site in sites for span in site.keep_out))
-        if keep_out and not capabilities.sees_pcs:
-            raise CapabilityError(
-                f"this {capabilities.kind} does not tell where its CPUs stand, so neighbouring words cannot be changed"
-            )
-    section = Section(
-        tuple(changes),
-        unchanged_words(target, changes, sites) if keep_out else (),
-        tuple(spans_of(changes, join=0)),
-        keep_out,
-    )
+    """Write the words of these sites by a protocol that somebody has chosen. `retry` as in `patch_text_sync`.
+
+    CapabilityError when the target cannot do what the protocol needs; else the errors of the three functions.
+    """
+    section = _section(target, changes, sites, method, reason)
     outcome: Outcome | None = None
     met: Counter[Found] = Counter()
     deadline = time.monotonic() + retry
@@ -193,7 +164,31 @@ def write_stopped(
         attempt += 1
     if not outcome.done:
         raise BusyError(_busy(target, met, sites, attempt))
-    return PatchResult("sync", reason, tuple(changes), outcome.cpus, outcome.window_ns, attempt - 1)
+    return PatchResult(method, reason, tuple(changes), outcome.cpus, outcome.window_ns, attempt - 1)
+
+
+def _section(target: Target, changes: Sequence[Change], sites: Sequence[Site], method: Method, reason: str) -> Section:
+    """All that is known before anybody stops; CapabilityError."""
+    capabilities = target.capabilities
+    publish = tuple(spans_of(changes, join=0))
+    if method != "stop":
+        if not capabilities.broadcast:
+            raise CapabilityError(
+                f"cache maintenance on this {capabilities.kind} reaches one CPU only, so a word cannot be"
+                " published without stopping the others: use patch_text_sync"
+            )
+        return Section(tuple(changes), publish=publish, protocol=method)
+    if not capabilities.can_stop:
+        raise CapabilityError(f"this {capabilities.kind} cannot stop its CPUs, which this patch needs: {reason}")
+    keep_out = Ranges()
+    if capabilities.cpus:
+        keep_out = Ranges(tuple(span for site in sites for span in site.keep_out))
+        if keep_out and not capabilities.sees_pcs:
+            raise CapabilityError(
+                f"this {capabilities.kind} does not tell where its CPUs stand, so neighbouring words cannot be changed"
+            )
+    kept = unchanged_words(target, changes, sites) if keep_out else ()
+    return Section(tuple(changes), kept, publish, keep_out)
 
 
 def _busy(target: Target, met: Counter[Found], sites: Sequence[Site], attempts: int) -> str:
@@ -223,10 +218,6 @@ def _own_sites(target: Target, changes: Sequence[Change], keep_out: Ranges | Non
             for unknown in site.unknown:
                 raise PlanError(f"{unknown.sentence}; give keep_out=; nothing was changed")
     return sites
-
-
-def _section(changes: Sequence[Change]) -> Section:
-    return Section(tuple(changes), publish=tuple(spans_of(changes, join=0)))
 
 
 def _checked(

@@ -18,16 +18,10 @@ from a64patch.patch.asmdiff import collector_paused, parse, reverse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
 from a64patch.patch.sites import Site, sites_of, spans_of
-from a64patch.patch.text import (
-    Method,
-    PatchResult,
-    method_for,
-    patch_text_nosync,
-    write_running,
-    write_stopped,
-)
+from a64patch.patch.text import PatchResult, method_for, write
+from a64patch.protocols import Method
 from a64patch.targets.base import Identity, Target
-from a64patch.targets.section import Change, require
+from a64patch.targets.section import Change
 
 
 @dataclass(frozen=True)
@@ -207,20 +201,13 @@ def _noting(error: BaseException) -> Iterator[None]:
 def _method(target: Target, decided: _Decided, sync: Sync) -> Method:
     """The decided one, unless the user chose another that is as safe (`require_acceptable`), or asked for less."""
     if sync == "stop":
-        return "sync"
+        return "stop"
     return "nosync" if sync == "nosync" and target.capabilities.cpus else decided.method
 
 
 def _patch(target: Target, decided: _Decided, method: Method, retry: float) -> PatchResult:
-    if method == "sync":
-        reason = decided.reason if decided.method == "sync" else "as asked"
-        return write_stopped(target, decided.changes, decided.sites, reason, retry)
-    if method == "nosync":
-        only = decided.changes[0]
-        return patch_text_nosync(target, only.address, only.new, expected=only.old)
-    olds = [change.old for change in decided.changes]
-    require(target, [change.address for change in decided.changes], _read(target, decided.changes), olds)
-    return write_running(target, decided.changes, decided.reason)
+    reason = decided.reason if decided.method == method else "as asked"
+    return write(target, decided.changes, decided.sites if method == "stop" else (), method, reason, retry)
 
 
 def _read(target: Target, changes: Sequence[Change]) -> list[int]:
@@ -308,7 +295,7 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
         back = [Change(change.address, change.new, change.old) for change in written]
         try:
             # A half of a patch is there already: what is not known of its sites is no reason to leave it.
-            write_stopped(target, back, sites_of(target, back, spans_of(back)), "as asked")
+            write(target, back, sites_of(target, back, spans_of(back)), "stop", "as asked")
         except PartialPatchError as error:
             lost = set(error.unrestored)
             return EntryState.PARTIAL, "\n".join([str(error), *_what_stands(target, written, lost)])

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from a64patch.a64.cmodx import hotpatch_safe
+from a64patch.proof.cases import BRK, Case
 from a64patch.proof.execution import Execution
 from a64patch.proof.fetching import is_unpredictable
 from a64patch.proof.model import Model
-from a64patch.proof.protocols import BRK, Case
 from a64patch.proof.search import Query
 from a64patch.proof.traces import Trace
 

@@ -15,14 +15,15 @@ from itertools import combinations
 
 from a64patch.errors import ScopeError
 from a64patch.proof.arm_now import ArmNow
+from a64patch.proof.cases import APART, MOST_WORDS, TOGETHER, Case, Site, build
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model
 from a64patch.proof.properties import PROPERTIES, TOLD, TORN, UNPREDICTABLE, may_race, query
-from a64patch.proof.protocols import APART, MOST_WORDS, PROTOCOLS, TOGETHER, Case, Site, build
 from a64patch.proof.search import Result, search
 from a64patch.proof.semantics import flow
 from a64patch.proof.traces import Behaviours, behaviours
+from a64patch.protocols import PROTOCOLS
 
 LIMITS = """\
 Not covered: shareability domains (NSH barriers order nothing), cache maintenance by set and way and IC IALLU, other
@@ -40,17 +41,20 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Question:
-    """One site, and how it is patched. The fields are those of `protocols.build`; `profile` is of a64/cmodx.py."""
+    """One site, and how it is patched. The fields are those of `cases.build`; `profile` is of a64/cmodx.py."""
 
     protocol: str
     sites: tuple[Site, ...]
     idc: bool = False
     dic: bool = False
+    broadcast: bool = True
     written_for: tuple[bool, bool] | None = None
     profile: str = "2018"
     omit: frozenset[str] = frozenset()
     executors: int | None = None
     """So many other CPUs and no cutoff; None asks about any number of them."""
+    unanswered: tuple[str, ...] = ()
+    """Steps that nobody answers for on the target: they may be done or not."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def prove(
     started = time.perf_counter()
     proof = Proof(question)
     prover = _Prover(proof, models() if of is None else of)
+    if question.unanswered:
+        prover.unknown(f"nobody answers for {', '.join(question.unanswered)} on this target")
     try:
         if question.executors is None:
             for site in dict.fromkeys(question.sites):
@@ -196,8 +202,8 @@ class _Prover:
         question = self.question
         case = build(
             question.protocol, sites, executors=executors, idc=question.idc, dic=question.dic,
-            written_for=question.written_for, line=line, omit=question.omit, falls_through=falls_through,
-            free=free, enter=enter,
+            broadcast=question.broadcast, written_for=question.written_for, line=line, omit=question.omit,
+            falls_through=falls_through, free=free, enter=enter,
         )  # fmt: skip
         self.proof.programs += 1
         return case

@@ -8,10 +8,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from a64patch.a64.disassembler import disassemble
+from a64patch.proof.cases import Case
 from a64patch.proof.execution import Execution
 from a64patch.proof.fetching import could_fetch, word_of
 from a64patch.proof.properties import STALE, TORN
-from a64patch.proof.protocols import Case
 from a64patch.proof.prove import Counterexample
 from a64patch.proof.relations import bits
 from a64patch.proof.traces import Event

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from a64patch import protocols
 from a64patch.errors import CapabilityError
+from a64patch.protocols import Doer, Machine, Step
 from a64patch.targets.symbols import SymbolTable
 
 if TYPE_CHECKING:
@@ -183,6 +185,21 @@ class Target(Protocol):
     def close(self) -> None:
         """Give everything back. What was written but never published may be lost."""
 
+    def machine(self) -> Machine:
+        """What is known of the caches of the CPUs that execute the text: it decides which steps are needed.
+
+        Nothing is known of a target that does not tell: then all steps are needed.
+        """
+        return protocols.USUAL if self.capabilities.broadcast else frozenset()
+
+    def doer(self, step: Step) -> Doer:
+        """Who answers for a step of a protocol when this target carries it out. Here: each is done by us.
+
+        Where it is done by the target, that is something which has the same effect: an emulator that translates code
+        anew, a kernel that publishes what ptrace writes.
+        """
+        return Doer.US
+
     def relocation_at(self, address: int) -> str | None:
         """The relocation that will overwrite the word at this address, for people; None when nothing will."""
         return None
@@ -206,7 +223,7 @@ class Target(Protocol):
             self.write(address, data)
 
     def carry_out(self, section: Section) -> Outcome:
-        """One stop, whole: see section.py for its steps and errors. A target that does it in one go does so here."""
+        """A section, whole, by its protocol. A target that does it in one go does so here. Errors: see section.py."""
         from a64patch.targets.section import carry_out
 
         return carry_out(self, section)

@@ -27,6 +27,7 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
+from a64patch.protocols import Doer, Operation, Step
 from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.targets.rsp import Connection, ConnectionLostError, Found, frame
 from a64patch.targets.section import Outcome, Section, carry_out
@@ -181,6 +182,18 @@ class GdbTarget(Target):
         """`code`, or else `kernel_text` for an address in it."""
         text = self.kernel_text
         return self.code_ranges() or ([text] if text and text[0] <= address < text[1] else [])
+
+    def doer(self, step: Step) -> Doer:
+        """By the kind of stub, and by what the user says that it does (`assume`)."""
+        kind = self._stub.kind
+        if step.operation is Operation.LOOK:
+            return Doer.US if self._sees_pcs else Doer.NOBODY
+        if step.operation is Operation.PUBLISH:
+            sure = "caches" in self._assume or (kind.maintains_caches and step.act not in kind.unverified)
+            return Doer.TARGET if sure else Doer.UNKNOWN
+        if step.operation in (Operation.STOP, Operation.KICK, Operation.LET_GO):
+            return Doer.TARGET if self._stops() else Doer.UNKNOWN
+        return Doer.US
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes; MappingError when the stub refuses, ReadError when the connection is lost meanwhile."""

@@ -1,21 +1,24 @@
-"""What is done while every CPU waits, as one value: made before anybody stops, carried out by the target.
+"""What is done to a target in one go, as one value: made before anybody stops, carried out by a protocol's steps.
 
-Read on: ../patch/sites.py says who must keep out, ../patch/text.py makes sections and tries again when somebody is in.
+Read on: ../protocols.py has the steps, ../patch/sites.py says who must keep out, ../patch/text.py makes sections and
+tries again when somebody is in.
 
-The steps of a stop, in this order, each once: all CPUs have come; nobody is found in `keep_out`; every expected word
-is there; the words are written; the ranges are published; the words are read back; all are let go. When anything
-fails after the first write, the old words are put back inside the same stop.
+The target is asked for the operations of the protocol, in its order. Before the words are written each expected word is
+compared, after they are published each is read back. When anything fails after the first write and before the CPUs are
+let go, the old words are put back.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
 from a64patch.errors import BusyError, MismatchError, PartialPatchError
+from a64patch.protocols import PROTOCOLS, Method, Operation
 from a64patch.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Section:
-    """The words of one stop, and who must not be there. Nothing of it is computed while the CPUs wait."""
+    """The words that are written in one go, how, and who must not be there. All is computed before CPUs wait."""
 
     changes: tuple[Change, ...]
     """Every word that is written, with the word that must be there before."""
@@ -43,6 +46,8 @@ class Section:
     """The ranges [start, end) that become visible to instruction fetch."""
     keep_out: Ranges = field(default_factory=Ranges)
     """Where no CPU may stand, and where none may return to."""
+    protocol: Method = "stop"
+    """By whose steps: a name in protocols.PROTOCOLS."""
     addresses: tuple[int, ...] = field(init=False)
     """Of all words that are read: those of `changes`, then those of `unchanged`."""
     olds: tuple[int, ...] = field(init=False)
@@ -84,12 +89,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one stop did."""
+    """What carrying out a section did."""
 
-    cpus: tuple[int, ...]
+    cpus: tuple[int, ...] = ()
     """The CPUs that were stopped."""
-    window_ns: int
-    """From the moment that the last CPU had arrived until all were let go."""
+    window_ns: int | None = None
+    """From the moment that the last CPU had arrived until all were let go; None where no CPU was stopped."""
     found: tuple[Found, ...] = ()
     """Who was in `keep_out`. Nothing was read or written then."""
 
@@ -106,53 +111,66 @@ def carry_out(
     read: Callable[[], Sequence[bytes]] | None = None,
     write: Callable[[], None] | None = None,
 ) -> Outcome:
-    """One stop, made of the target's single operations. A target may give a quicker `read` and `write` of the section.
+    """Ask the target for each operation of the section's protocol. A target may give a quicker `read` and `write`.
 
     BusyError when not every CPU comes; MismatchError when a word is not the expected one, or is not the new one after
-    it was written; PartialPatchError when old words could not be put back; what the target raises.
+    it was written; PartialPatchError when old words could not be put back; what the target raises. An error of letting
+    go goes on as it is: the words are the new ones then.
     """
-    with target.stop() as stopped:
-        start = time.perf_counter_ns()
-        if not stopped.rendezvous.everyone_arrived:
-            raise BusyError("not every CPU came to the rendezvous; nothing was changed")
-        found = tuple(_found(stopped.states(), section.keep_out)) if section.keep_out else ()
-        if not found:
-            words = from_bytes(b"".join(read() if read else target.read_many(section.reads)))
-            require(target, section.addresses, words, section.olds)
-            write_section(target, section, read=read, write=write)
-        cpus = stopped.rendezvous.arrived
-    return Outcome(cpus, time.perf_counter_ns() - start, found)
+
+    def words() -> list[int]:
+        return from_bytes(b"".join(read() if read else target.read_many(section.reads)))
+
+    cpus: tuple[int, ...] = ()
+    start, window, written = 0, None, False
+    operation: Operation | None = None
+    with ExitStack() as stop:
+        try:
+            for operation in PROTOCOLS[section.protocol].operations:
+                if operation is Operation.STOP:
+                    parked = stop.enter_context(target.stop())
+                    start = time.perf_counter_ns()
+                    if not parked.rendezvous.everyone_arrived:
+                        raise BusyError("not every CPU came to the rendezvous; nothing was changed")
+                    cpus = parked.rendezvous.arrived
+                elif operation is Operation.LOOK:
+                    if section.keep_out and (found := tuple(_found(parked.states(), section.keep_out))):
+                        stop.close()
+                        return Outcome(cpus, time.perf_counter_ns() - start, found)
+                elif operation is Operation.WRITE:
+                    require(target, section.addresses, words(), section.olds)
+                    written = True
+                    if write:
+                        write()
+                    else:
+                        target.write_many(section.writes)
+                elif operation is Operation.PUBLISH:
+                    target.publish_many(section.publish)
+                    _require_written(target, section, words())
+                elif operation is Operation.KICK:
+                    target.kick()
+                elif operation is Operation.LET_GO:
+                    stop.close()
+                    window = time.perf_counter_ns() - start
+        except BaseException as error:
+            if operation is Operation.KICK:
+                error.add_note("Until it next synchronises its context, a CPU may still execute the new word.")
+            if written and operation is not Operation.LET_GO:
+                put_back(target, section, error)
+            raise
+    return Outcome(cpus, window)
 
 
-def write_section(
-    target: Target,
-    section: Section,
-    *,
-    read: Callable[[], Sequence[bytes]] | None = None,
-    write: Callable[[], None] | None = None,
-) -> None:
-    """Write, publish, read back, stopping nobody; when anything of it fails, put the old words back.
-
-    MismatchError, PartialPatchError and what the target raises, as `carry_out`.
-    """
-    try:
-        if write:
-            write()
-        else:
-            target.write_many(section.writes)
-        target.publish_many(section.publish)
-        words = from_bytes(b"".join(read() if read else target.read_many(section.reads)))
-        if tuple(words) != section.news:
-            address, word, new = next(
-                each for each in zip(section.addresses, words, section.news, strict=True) if each[1] != each[2]
-            )
-            raise MismatchError(
-                f"{target.symbols.describe(address)} holds {word:#010x} after {new:#010x} was written there without an"
-                " error"
-            )
-    except BaseException as error:
-        put_back(target, section, error)
-        raise
+def _require_written(target: Target, section: Section, words: Sequence[int]) -> None:
+    """MismatchError names the first word that is not the new one."""
+    if tuple(words) == section.news:
+        return
+    address, word, new = next(
+        each for each in zip(section.addresses, words, section.news, strict=True) if each[1] != each[2]
+    )
+    raise MismatchError(
+        f"{target.symbols.describe(address)} holds {word:#010x} after {new:#010x} was written there without an error"
+    )
 
 
 def put_back(target: Target, section: Section, cause: BaseException) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from a64patch.errors import CapabilityError, FormatError, TargetError
+from a64patch.protocols import Act
 from a64patch.targets.registers import Registers, default_registers, read_description
 from a64patch.targets.rsp import MOST_BYTES, Connection, Found, frame, is_stop_reply
 
@@ -45,6 +46,8 @@ class Kind:
     """It writes to text that the program itself may not write. None: tried when it is first needed."""
     answers_only_halted: bool = False
     """It hears nothing but an interrupt while its machine runs: an answer without one shows that the machine stood."""
+    unverified: tuple[Act, ...] = ()
+    """Steps of publishing that it should do, and that nobody has seen it do."""
 
 
 _ALL_CPUS = "all CPUs of the machine"
@@ -67,6 +70,7 @@ QEMU_KVM = Kind(
     caches="the host, through its mapping of the guest's memory; not verified here where CTR_EL0.DIC is 0",
     fixed_cpus=True,
     writes_read_only=True,
+    unverified=(Act.INVALIDATE,),
 )
 QEMU_USER = Kind(
     "qemu-user",

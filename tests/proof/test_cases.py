@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,13 +10,14 @@ import pytest
 from a64patch.a64.assembler import assemble
 from a64patch.errors import RequestError
 from a64patch.proof.arm_now import ArmNow
+from a64patch.proof.cases import APART, BRK, TOGETHER, Site, build, machine_of, omittable
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.model import Model
 from a64patch.proof.properties import PROPERTIES, query
-from a64patch.proof.protocols import APART, BRK, PROTOCOLS, TOGETHER, Site, build, omittable
 from a64patch.proof.prove import Counterexample, Question, Verdict, models, prove, remedies
 from a64patch.proof.search import search
 from a64patch.proof.timeline import dot, tell
+from a64patch.protocols import PROTOCOLS
 from docs.omissions import NOTHING, SAMPLES, rows, table
 from tests.support import ROOT
 
@@ -138,7 +138,7 @@ def test_no_step_of_linux_sequences_is_superfluous_but_the_one_that_waits_for_ot
 ) -> None:
     for protocol in ("nosync", "kick", "stop"):
         site = TWO_ADDS if protocol == "stop" else RACE
-        for name in omittable(protocol, [site], idc=idc, dic=dic):
+        for name in omittable(protocol, [site], machine_of(idc, dic)):
             question = Question(protocol, (site,), idc, dic, omit=frozenset({name}))
             # With DIC=1 the DSB before the SGI does for other CPUs what the one behind the store does too.
             spare = name == "dsb-sgi"
@@ -270,7 +270,7 @@ def test_every_protocol_can_finish() -> None:
 def test_a_protocol_that_cannot_finish_is_not_called_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = PROTOCOLS["stop"]
     # Nobody says that it has come.
-    monkeypatch.setitem(PROTOCOLS, "stop", lambda shape: replace(whole(shape), interrupt=whole(shape).interrupt[1:]))
+    monkeypatch.setitem(PROTOCOLS, "stop", whole.without("arrive"))
     proof = prove(Question("stop", (RACE,)))
     assert proof.verdict is Verdict.UNKNOWN
     assert "another CPU can never be told" in proof.reason

@@ -1,0 +1,321 @@
+"""A protocol over some sites as a program: the instructions that each CPU really executes, step by step.
+
+Read on: ../protocols.py has the steps; prove.py asks of these programs what a CPU could execute.
+
+An interrupt is taken at any instruction boundary, inside the patched words too, or not at all. With BRK first, a CPU
+that meets the BRK executes a copy of the old words elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from a64patch.a64.assembler import assemble
+from a64patch.errors import RequestError, ScopeError
+from a64patch.proof.program import Program, Thread
+from a64patch.proof.traces import Trace
+from a64patch.protocols import (
+    BROADCAST,
+    DIC,
+    GUARD,
+    HEAD,
+    IDC,
+    OTHER,
+    PATCHER,
+    PROTOCOLS,
+    TAIL,
+    USUAL,
+    Act,
+    Machine,
+    Protocol,
+    Step,
+)
+
+MOST_EXECUTORS = 16
+MOST_SITES = 16
+MOST_WORDS = 32
+"""Of one site."""
+
+_PATCHER, _EXECUTOR, _INTERRUPT, _BREAKPOINT, _SITES, _END = 0x1000, 0x2000, 0x3000, 0x3800, 0x4000, 0xF000
+_SITE_STEP = 0x100
+_FLAG, _ACKNOWLEDGED = 0x8000, 0x8100
+BRK = assemble("brk #0x4")[0]
+"""What guards the first word meanwhile: the one of Linux's kprobes."""
+
+APART, TOGETHER = 4, 64
+"""Sizes of a cache line: every word on a line of its own, or the words of a site on one."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Neighbouring words that are replaced as one. `head` is the one that is written first, and guarded by BRK."""
+
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    head: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.old or len(self.old) != len(self.new):
+            raise RequestError(f"{len(self.old)} old and {len(self.new)} new words: as many of both, at least one")
+        if len(self.old) > MOST_WORDS:
+            raise RequestError(f"{len(self.old)} words in one site; a proof takes at most {MOST_WORDS}")
+        if self.old == self.new:
+            raise RequestError("old and new words are the same: there is nothing to prove")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program, the CPU that is watched, and how to tell from its trace what it was promised."""
+
+    protocol: str
+    title: str
+    program: Program
+    subject: int
+    """Number of the thread that is watched."""
+    words: Mapping[int, tuple[int, int]]
+    """Old and new word of each address that changes (bytes)."""
+    steps: Mapping[int, Step]
+    """The step that an instruction belongs to, by its address."""
+    told: tuple[str, int]
+    """When the watched CPU knows that patching is done: `read` of that value, `irq` number so many, `start`."""
+    checks_pcs: bool
+    """No CPU stops inside a site."""
+
+    def possible(self, trace: Trace) -> bool:
+        """Whether the protocol lets a CPU run like this: with PCs checked, none was interrupted inside a site."""
+        return not self.checks_pcs or not any(
+            event.kind == "TE" and event.order == "irq" and event.pc in window and event.pc != window.start
+            for event in trace.events
+            for window in self.program.windows
+        )
+
+    def done(self, trace: Trace) -> int | None:
+        """The number of instructions after which the watched CPU had been told, None when it never was."""
+        kind, number = self.told
+        if kind == "start":
+            return 0
+        if kind == "read":
+            found = (event.step for event in trace.events if event.kind == "R" and event.address == _FLAG
+                     and event.value == number)  # fmt: skip
+            return next(found, None)
+        entries = [event.step for event in trace.events if event.kind == "TE" and event.order == "irq"]
+        return entries[number - 1] if len(entries) >= number else None
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the instructions of a step depend on."""
+
+    protocol: Protocol
+    sites: Sequence[tuple[int, Site]]
+    executors: int
+    machine: Machine
+    line: int
+
+    def words(self, step: Step) -> list[tuple[int, int]]:
+        """Address (bytes) and word of all that the step's phase stores, the head of each site first."""
+        heads = {address + 4 * site.head: site.new[site.head] for address, site in self.sites}
+        if step.phase == GUARD:
+            return [(address, BRK) for address in heads]
+        if step.phase == HEAD:
+            return list(heads.items())
+        found = []
+        for address, site in self.sites:
+            order = sorted(range(len(site.new)), key=lambda index, head=site.head: (index != head, index))  # type: ignore[misc]
+            found += [(address + 4 * n, site.new[n]) for n in order if site.old[n] != site.new[n]]
+        return [pair for pair in found if step.phase != TAIL or pair[0] not in heads]
+
+    def steps(self) -> list[Step]:
+        """The protocol's steps on this machine, without the phases that store nothing."""
+        steps = [step for step in self.protocol.on(self.machine) if not step.phase or self.words(step)]
+        if BROADCAST not in self.machine and self.executors:
+            # The patcher's IC reaches its own cache only, and the program's only executor is who is watched.
+            steps = [step for step in steps if step.cpu != PATCHER or step.name not in ("ic", "dsb-ic")]
+        return steps
+
+
+def _answer(executor: int) -> int:
+    """Where an executor says that it has come, or was interrupted."""
+    return _ACKNOWLEDGED + 8 * executor
+
+
+def _texts(shape: _Shape, steps: Sequence[Step]) -> Iterator[tuple[Step, str]]:
+    """Each step with its instructions, separated by `;`."""
+    interrupts = 0
+    for step in steps:
+        interrupts += step.act is Act.INTERRUPT
+        yield step, _text(shape, step, interrupts)
+
+
+def _text(shape: _Shape, step: Step, interrupts: int) -> str:
+    """The instructions of a step, before which so many interrupts were sent."""
+    act = step.act
+    if act is Act.STORE:
+        return "; ".join(
+            f"movz x1, #{address:#x}; movz w0, #{word & 0xFFFF:#x}; movk w0, #{word >> 16:#x}, lsl #16; str w0, [x1]"
+            for address, word in shape.words(step)
+        )
+    if act in (Act.CLEAN, Act.INVALIDATE, Act.INVALIDATE_OWN):
+        # IC IALLU is not covered by the models: the lines that matter stand for all.
+        operation = "dc cvau" if act is Act.CLEAN else "ic ivau"
+        lines = sorted({address // shape.line * shape.line for address, _ in shape.words(step)})
+        return "; ".join(f"movz x1, #{line:#x}; {operation}, x1" for line in lines)
+    if act is Act.GATHER:
+        waits = (
+            f"movz x7, #{_answer(number):#x}; ldr w5, [x7]; cmp w5, #{interrupts}; b.ne {_END:#x}"
+            for number in range(shape.executors)
+        )
+        return "; ".join(waits) or "nop"
+    return {
+        Act.FINISH: "dsb ish",
+        Act.FINISH_STORES: "dsb ishst",
+        Act.SYNCHRONISE: "isb",
+        Act.INTERRUPT: "msr icc_sgi1r_el1, x2",
+        Act.ENTER: "",  # Program.eis
+        Act.LOOK: "",  # Case.checks_pcs
+        Act.ANSWER: "add x8, x8, #1; str w8, [x6]",
+        Act.SIGNAL: f"movz x3, #{_FLAG:#x}; movz w2, #1; str w2, [x3]",
+        Act.READ_SIGNAL: f"movz x3, #{_FLAG:#x}; ldr w4, [x3]",
+        Act.DEPEND: "cbz w4, .+4",
+        Act.AWAIT_SIGNAL: f"cbz w4, {_END:#x}",
+    }[act]
+
+
+def machine_of(idc: bool, dic: bool, broadcast: bool = True) -> Machine:
+    """The properties of a machine."""
+    return frozenset(name for name, has in ((IDC, idc), (DIC, dic), (BROADCAST, broadcast)) if has)
+
+
+def steps(protocol: str, sites: Sequence[Site], machine: Machine = USUAL) -> list[Step]:
+    """The steps of a protocol over these sites; RequestError for an unknown protocol."""
+    return _Shape(_protocol(protocol), _placed(sites), 0, machine, TOGETHER).steps()
+
+
+def instructions(step: Step, sites: Sequence[Site], machine: Machine) -> str:
+    """What the step executes, separated by `;`; empty where that is no instruction."""
+    return _text(_Shape(PROTOCOLS["stop"], _placed(sites), 1, machine, TOGETHER), step, 1)
+
+
+def omittable(protocol: str, sites: Sequence[Site], machine: Machine = USUAL) -> list[str]:
+    """The names of what can be left out of it, one by one."""
+    return [step.name for step in steps(protocol, sites, machine) if not step.essential]
+
+
+def build(
+    protocol: str,
+    sites: Sequence[Site],
+    *,
+    executors: int = 1,
+    idc: bool = False,
+    dic: bool = False,
+    broadcast: bool = True,
+    written_for: tuple[bool, bool] | None = None,
+    line: int = TOGETHER,
+    omit: frozenset[str] = frozenset(),
+    falls_through: bool = False,
+    free: int = MOST_WORDS,
+    enter: int = 0,
+) -> Case:
+    """The protocol over these sites, which every executor passes once, one after the other.
+
+    With no executor the patching CPU itself passes them afterwards. `idc` and `dic` are the machine's; `written_for`
+    is for which of them the maintenance was chosen, the machine's own when it is None. Without `broadcast` each CPU
+    invalidates its own instruction cache. `line` is the size of a cache
+    line in bytes (APART, TOGETHER, or larger: all sites on one). `falls_through` as in Program. Of the words that
+    change in a site only the first `free` are fetched in all their forms, the others in the old one: Program.pinned.
+    `enter` is the number of the word at which the first site is entered.
+
+    RequestError for an unknown protocol or step, or too many of anything; ScopeError for DIC without IDC, and for
+    several executors without broadcast.
+    """
+    if dic and not idc:
+        raise ScopeError("DIC=1 with IDC=0 is not covered by the current axioms: they know 0/0, IDC=1, and both")
+    if not 0 <= executors <= MOST_EXECUTORS:
+        raise RequestError(f"{executors} executors; a proof takes at most {MOST_EXECUTORS}")
+    if not broadcast and executors > 1:
+        raise ScopeError("without broadcast one CPU is watched at a time: the models let every IC reach all CPUs")
+    chosen = machine_of(*((idc, dic) if written_for is None else written_for), broadcast)
+    placed = _placed(sites)
+    shape = _Shape(_protocol(protocol), placed, executors, chosen, line)
+    known = [step.name for step in shape.protocol.on(chosen) if not step.essential]
+    unknown = sorted(omit - set(known))
+    if unknown:
+        raise RequestError(f"{unknown[0]!r} cannot be left out of {protocol}; there are {', '.join(known)}")
+    present = shape.steps()
+    left = [step for step in present if step.name not in omit]
+    interrupts = sum(step.act is Act.INTERRUPT for step in left)
+    by_flag = any(step.act is Act.READ_SIGNAL for step in left)
+    told = ("read", 1) if by_flag else ("irq", interrupts)
+    # An interrupt that only brings a CPU to the rendezvous is not what it synchronises itself by.
+    synchronises = any(step.act is Act.ENTER for step in left) or not interrupts
+
+    code: dict[int, int] = {}
+    owners: dict[int, Step] = {}
+
+    def put(start: int, parts: Sequence[Step], last: str) -> None:
+        place = start
+        texts = [(step, text) for step, text in _texts(shape, parts) if step.name not in omit]
+        for step, text in [*texts, (None, last)]:
+            for word in assemble(text, place) if text else ():
+                code[place] = word
+                if step is not None:
+                    owners[place] = step
+                place += 4
+
+    entry = _SITES + 4 * enter
+    put(_PATCHER, [step for step in present if step.cpu == PATCHER], f"b {_END if executors else entry:#x}")
+    if executors:
+        others = [step for step in present if step.cpu == OTHER]
+        put(_EXECUTOR, [step for step in others if not step.interrupted], f"b {entry:#x}")
+        put(_INTERRUPT, [step for step in others if step.interrupted], "eret")
+    first = placed[0][1]
+    skip = 4 * (len(first.old) - first.head)
+    put(_BREAKPOINT, [], f"mrs x9, elr_el1; add x9, x9, #{skip}; msr elr_el1, x9; eret")
+    words: dict[int, tuple[int, int]] = {}
+    names = {_FLAG: "flag"}
+    names |= {_answer(number): f"answer{number + 1}" for number in range(executors)}
+    names |= dict.fromkeys((address for address in code if _EXECUTOR <= address < _INTERRUPT), "what precedes the site")
+    names[_END] = "what follows the site"
+    windows = []
+    pinned: list[int] = []
+    for number, (address, site) in enumerate(placed):
+        end = address + 4 * len(site.old)
+        windows.append(range(address, end))
+        onwards = placed[number + 1][0] if number + 1 < len(placed) else _END
+        code |= {address + 4 * index: word for index, word in enumerate(site.old)}
+        put(end, [], f"b {onwards:#x}")
+        names[end] = "what follows the site"
+        pinned += [address + 4 * index for index, word in enumerate(site.old) if word != site.new[index]][free:]
+        for index, pair in enumerate(zip(site.old, site.new, strict=True)):
+            if pair[0] != pair[1]:
+                words[address + 4 * index] = pair
+            label = "site" if len(placed) == 1 else f"site{number + 1}"
+            names[address + 4 * index] = f"{label}+{4 * index}" if index else label
+    patcher = Thread(_PATCHER, {}, "patcher", sync_vector=_BREAKPOINT)
+    vector = _INTERRUPT if interrupts else None
+    threads = [
+        Thread(_EXECUTOR, {6: _answer(number)}, f"CPU {number + 1}", _BREAKPOINT, vector) for number in range(executors)
+    ]
+    memory = {_FLAG: 0} | {_answer(number): 0 for number in range(executors)}
+    program = Program(
+        (patcher, *threads), code, memory, idc, dic, synchronises, synchronises, line,
+        names=names, windows=tuple(windows), falls_through=falls_through, pinned=frozenset(pinned),
+    )  # fmt: skip
+    title = "another CPU" if executors else "the patching CPU itself"
+    checks = any(step.act is Act.LOOK for step in left)
+    return Case(
+        protocol, title, program, int(bool(executors)), words, owners, told if executors else ("start", 0), checks
+    )
+
+
+def _placed(sites: Sequence[Site]) -> list[tuple[int, Site]]:
+    if not sites or len(sites) > MOST_SITES:
+        raise RequestError(f"{len(sites)} sites; a proof takes from 1 to {MOST_SITES}")
+    return [(_SITES + _SITE_STEP * number, site) for number, site in enumerate(sites)]
+
+
+def _protocol(name: str) -> Protocol:
+    if name not in PROTOCOLS:
+        raise RequestError(f"there is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
