@@ -9,10 +9,9 @@ import binascii
 import itertools
 import os
 import re
-import struct
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
@@ -29,6 +28,7 @@ from a64patch.errors import (
 )
 from a64patch.protocols import Doer, Operation, Step
 from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.frames import Piece, follow_frames, without_signatures
 from a64patch.targets.rsp import Connection, ConnectionLostError, Found, frame
 from a64patch.targets.section import Outcome, Section, carry_out
 from a64patch.targets.stub import EXCEPTION_LINK, QEMU_USER, Stub, list_threads, meet, read_registers
@@ -40,9 +40,6 @@ TIMEOUT = 5.0
 
 MAX_RECONNECTS = 16
 """How often a target may lose its connection before it is given up."""
-
-MAX_FRAMES = 64
-"""Frame records of each CPU that are followed, in eight round trips at most."""
 
 _PAGE = 4096
 _GAP = 64
@@ -56,10 +53,6 @@ _FRAME_TRIPS = 8
 _FIRST_TRIES = 3
 _BRIEFLY = 0.5
 _SAMPLES = 16
-_STACK_PIECE = 192
-_SAVED_REGISTERS = 80
-_RECORD_AND_TYPE = 24
-_PT_REGS = struct.pack("<Q", 2)
 _ASSUMPTIONS = ("stops", "caches")
 
 
@@ -616,13 +609,17 @@ class GdbTarget(Target):
             values = self._registers(("pc", "x30", "x29", *([EXCEPTION_LINK] if describes else [])))
             if any(pc % INSN_SIZE for pc, *_ in values):
                 raise self._connection.break_off("a PC is not a multiple of 4")
-            frames = follow_frames(self._connection, self._stub.threads, [head for _, _, head, *_ in values])
+            frames = follow_frames(
+                [head for _, _, head, *_ in values],
+                lambda pieces: _read_stacks(self._connection, self._stub.threads, pieces),
+                trips=_FRAME_TRIPS,
+            )
             self._vantage = False
             self._find_vantage()
         return [
             # One that has just taken an exception has its address in ELR_EL1 and nowhere else yet.
             CpuState(
-                cpu, pc, tuple(dict.fromkeys(_without_signature([link, *saved, *(elr if pc >= _KERNEL_HALF else [])])))
+                cpu, pc, tuple(dict.fromkeys(without_signatures([link, *saved, *(elr if pc >= _KERNEL_HALF else [])])))
             )
             for cpu, ((pc, link, _, *elr), saved) in enumerate(zip(values, frames, strict=True))
         ]
@@ -815,66 +812,18 @@ class _Writing:
         return connection.ask_built(self._frames)
 
 
-def follow_frames(connection: Connection, threads: Sequence[bytes], heads: Sequence[int]) -> list[list[int]]:
-    """The return addresses in the frame records (AAPCS64, 6.4.6) that begin at the head of each thread.
-
-    As far as they can be read: up to MAX_FRAMES each, in eight round trips. Where Linux was interrupted, the link
-    register of that moment is among them, and on from 6.13, where the chain of records ends there, so is the PC.
-    """
-    returns: list[list[int]] = [[] for _ in threads]
-    left = dict(enumerate(heads))
-    below = [_SAVED_REGISTERS] * len(heads)
-    for _ in range(_FRAME_TRIPS):
-        left = {cpu: head for cpu, head in left.items() if head and head % 8 == 0 and len(returns[cpu]) < MAX_FRAMES}
-        requests: list[bytes] = []
-        for cpu, head in left.items():
-            select = [b"Hg" + threads[cpu]] if threads[cpu] else [b"vMustReplyEmpty"]
-            above = max(_RECORD_AND_TYPE, min(_STACK_PIECE, _PAGE - head % _PAGE) & -16)
-            requests += [*select, b"m%x,%x" % (head - below[cpu], below[cpu] + above)]
-        replies = connection.ask_all(requests)[1::2]
-        for (cpu, start), reply in zip(list(left.items()), replies, strict=True):
-            try:
-                stack = binascii.unhexlify(reply)
-            except binascii.Error:
-                stack = b""
-            if not stack and below[cpu]:
-                below[cpu] = 0  # the stack may begin at the record
-                continue
-            head, base = start, start - below[cpu]
-            below[cpu] = _SAVED_REGISTERS
-            while base <= head <= base + len(stack) - 16 and len(returns[cpu]) < MAX_FRAMES:
-                found, head = _frame(stack, head - base)
-                returns[cpu] += found
-            left[cpu] = head if head != start else 0
-    return returns
-
-
-def _frame(stack: bytes, at: int) -> tuple[list[int], int]:
-    """What the frame record at this offset returns to, and the address of the next one.
-
-    At an exception, Linux' entry code makes a record inside struct pt_regs (arch/arm64/include/asm/ptrace.h). Up to
-    6.12 it holds x29 and the PC of before, 48 bytes above where these stand once more; since 6.13 it is empty, 2
-    follows it, and the PC stands 40 bytes below. In both, x29 and x30 stand 24 and 16 bytes below the PC: the function
-    may not have saved x30 yet, or may never do.
-    """
-    head, link = struct.unpack_from("<QQ", stack, at)
-    for distance in (48, 40):
-        if at < distance + 24:
-            continue
-        saved, saved_link, _, pc = struct.unpack_from("<QQQQ", stack, at - distance - 24)
-        if link and (pc, saved) == (link, head):
-            return [link, saved_link], head
-        if distance == 40 and not link and not head and stack[at + 16 : at + 24] == _PT_REGS:
-            return [pc, saved_link], saved
-    return [link], head
-
-
-def _without_signature(addresses: Iterable[int]) -> Iterator[int]:
-    """Each address as it stands, and as it is without a pointer authentication code above 48 bits of address."""
-    for address in addresses:
-        yield address
-        high = _ADDRESSES - (1 << 48)
-        yield address | high if address >> 55 & 1 else address & ~high
+def _read_stacks(connection: Connection, threads: Sequence[bytes], pieces: Sequence[Piece]) -> list[bytes]:
+    """As each CPU sees its own stack, in one round trip; nothing where the stub does not tell."""
+    requests: list[bytes] = []
+    for cpu, address, size in pieces:
+        requests += [b"Hg" + threads[cpu] if threads[cpu] else b"vMustReplyEmpty", b"m%x,%x" % (address, size)]
+    found = []
+    for reply in connection.ask_all(requests)[1::2]:
+        try:
+            found.append(binascii.unhexlify(reply))
+        except binascii.Error:
+            found.append(b"")
+    return found
 
 
 @contextmanager

@@ -21,13 +21,13 @@ from a64patch.a64.words import INSN_SIZE, as_array, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, FormatError, MappingError, RequestError, TargetError
 from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, StoppedCpus, Target
 from a64patch.targets.caches import CacheModel
+from a64patch.targets.frames import Piece, follow_frames
 from a64patch.targets.program import PAGE, Memory, Program, join_ranges, load_elf
 from a64patch.targets.symbols import Symbol, SymbolTable
 
 STACK_BYTES = 64 << 10
 MAX_CPUS = 64
 MAX_OUTPUT = 16 << 20
-MAX_FRAMES = 64
 PATIENCE = 100_000
 """Scheduling steps that `kick` and `stop` wait for each CPU, before BusyError."""
 
@@ -345,16 +345,19 @@ class Simulator(Target):
     def state(self, cpu: int) -> CpuState:
         """Where that CPU stands between two steps, and the return addresses in x30 and along its frame records."""
         each = self._cpus[cpu]
-        returns = [self._get(each, 30)]
-        frame = self._get(each, 29)
-        for _ in range(MAX_FRAMES):
-            try:
-                record = self._memory.read(frame, 16)
-            except MappingError:
-                break
-            returns.append(self._data_int(record[8:]))
-            frame = self._data_int(record[:8])
+        (saved,) = follow_frames([self._get(each, 29)], self._read_stacks, big_endian=self._big_endian)
+        returns = [self._get(each, 30), *saved]
         return CpuState(cpu, each.pc, tuple(dict.fromkeys(address for address in returns if address)))
+
+    def _read_stacks(self, pieces: Sequence[Piece]) -> list[bytes]:
+        """All CPUs share the memory; nothing is read of a piece that is not mapped as a whole."""
+        found = []
+        for piece in pieces:
+            try:
+                found.append(self._memory.read(piece.address, piece.size))
+            except MappingError:
+                found.append(b"")
+        return found
 
     # Target
 
@@ -817,9 +820,6 @@ class Simulator(Target):
 
     def _set(self, cpu: _Cpu, number: int, value: int) -> None:
         cpu.uc.reg_write(self._registers[number], value & (1 << 64) - 1)
-
-    def _data_int(self, data: bytes) -> int:
-        return int.from_bytes(data, "big" if self._big_endian else "little")
 
     def _regions_of(self, start: int, end: int) -> Iterable[Any]:
         return (region for region in self._memory.regions if region.start < end and start < region.end)
