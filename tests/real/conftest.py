@@ -129,4 +129,4 @@ class _ShortPauses:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GDB target whose stub is gone gives up soon, and yet waits as long as ever for one that is slow to answer."""
-    monkeypatch.setattr("a64patch.targets.gdb.time", _ShortPauses())
+    monkeypatch.setattr("a64patch.targets.lifeline.time", _ShortPauses())

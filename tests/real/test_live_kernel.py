@@ -167,11 +167,11 @@ def test_a_cpu_that_is_halted_at_a_context_word(live: LiveGuest) -> None:
     with open_live(live) as target, live.working("uptime"):
         before, context, behind = (target.symbols["uptime_proc_show"] + 4 * number for number in (9, 10, 11))
         olds = from_bytes(target.read(before, 12))
-        connection = target._connection
+        connection = target._line.connection
         with target.stop():
             assert connection.ask(b"Z1,%x,4" % context) == b"OK"
             # Until one of the CPUs has come to the hardware breakpoint.
-            connection.resume(target._stub.resume)
+            connection.resume(target._line.stub.resume)
             assert eventually(lambda: has_stopped(connection))
             assert connection.ask(b"z1,%x,4" % context) == b"OK"
             with target.stop() as stopped:

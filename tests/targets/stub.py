@@ -140,9 +140,9 @@ class Stub:
     def __enter__(self) -> Self:
         if self._over == "nothing":
             patches = self._undo.enter_context(pytest.MonkeyPatch.context())
-            patches.setattr("a64patch.targets.gdb.time", self.clock)
+            patches.setattr("a64patch.targets.lifeline.time", self.clock)
             patches.setattr("a64patch.targets.rsp.time", self.clock)
-            patches.setattr("a64patch.targets.gdb.open_wire", self._connect)
+            patches.setattr("a64patch.targets.lifeline.open_wire", self._connect)
         else:
             self._listen()
         return self

@@ -26,7 +26,8 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
-from a64patch.targets.gdb import MAX_RECONNECTS, GdbTarget, open_gdb
+from a64patch.targets.gdb import GdbTarget, open_gdb
+from a64patch.targets.lifeline import MAX_RECONNECTS
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.support import GUARD_SECONDS, eventually
 from tests.targets.stub import BASE, QEMUS, STACK, Cut, Kind, Machine, Over, Session, Stub, machine_of, packet
@@ -50,7 +51,7 @@ def open_stub(stub: Stub, **options: Any) -> GdbTarget:
 def test_every_kind_is_patched_and_left_as_it_was(kind: Kind, over: Over, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind != "kgdb":
         # Only that one may be silent at first, and is interrupted then.
-        monkeypatch.setattr("a64patch.targets.gdb._PATIENCE", GUARD_SECONDS)
+        monkeypatch.setattr("a64patch.targets.lifeline._PATIENCE", GUARD_SECONDS)
     machine = machine_of(OLD, running=kind in ("qemu", "qemu-10", "kgdb"))
     left_running = machine.running or kind in TELLS_NOTHING
     with Stub(machine, kind, over=over) as stub:

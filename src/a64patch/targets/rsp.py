@@ -1,7 +1,7 @@
 """The GDB remote serial protocol: packets on a wire, requests and replies. Believes nothing that a stub says.
 
-Knows no target: what requests mean is gdb.py's business.
-Read on: gdb.py; the protocol is the appendix "GDB Remote Serial Protocol" of the GDB manual.
+Knows no target and no memory. The protocol is the appendix "GDB Remote Serial Protocol" of the GDB manual.
+Read on: packets.py and stub.py make requests; lifeline.py makes connections.
 """
 
 from __future__ import annotations

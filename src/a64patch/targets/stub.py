@@ -1,6 +1,6 @@
 """Which GDB stub answers, and what is known about its kind: a table, and the questions that tell.
 
-Read on: gdb.py, which acts on it.
+Read on: gdb.py and lifeline.py, which act on it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _THREAD = re.compile(rb"p?-?[0-9a-fA-F]{1,16}(?:\.-?[0-9a-fA-F]{1,16})?")
 _WANTED = ("x29", "x30", "sp", "pc")
 EXCEPTION_LINK = "ELR_EL1"
 """Where a CPU that has just taken an exception to EL1 will return to (Arm ARM, C5.2.7), as QEMU names it."""
+KERNEL_HALF = 1 << 63
+"""Addresses from here on are the kernel's: a user's program sees none of them."""
 _VM_STATUS = re.compile(rb"VM status: paused(?: \(([\w-]+)\))?\r?\n")
 _VERSION = re.compile(rb"([0-9]{1,4})\.([0-9]{1,4})")
 _FIRST_WITHOUT_STOP_REPLY = (8, 1)

@@ -1,6 +1,6 @@
 """The bytes under a GDB stub's protocol: a TCP connection, a Unix socket or a serial line, and how people name them.
 
-Read on: rsp.py speaks over a wire; gdb.py opens one.
+Read on: rsp.py speaks over a wire; lifeline.py opens one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,207 @@
+"""Reads and writes of memory as packets: made while the machine runs, sent while it stands.
+
+Read on: gdb.py says when; rsp.py carries packets.
+"""
+
+from __future__ import annotations
+
+import binascii
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from a64patch.errors import MappingError
+from a64patch.targets.frames import Piece
+from a64patch.targets.rsp import Connection, frame
+
+_PAGE = 4096
+_GAP = 64
+"""Bytes between two requests on one page that are read along with them, so that both need one packet."""
+_ADDRESSES = 1 << 64
+_READ_OVERHEAD = 16
+"""Bytes of a reply to a read beside the data, and more."""
+_WRITE_OVERHEAD = 40
+"""Bytes of a write beside the data, and more: two numbers of 16 digits, a letter, two marks."""
+_SMALLEST_PIECE = 16
+
+Span = tuple[int, int]
+"""Addresses [start, end)."""
+
+
+class Reading:
+    """Requests for memory as packets. Neighbouring requests share them; see _GAP."""
+
+    def __init__(self, requests: Sequence[tuple[int, int]], packet_size: int, *, binary: bool = False) -> None:
+        """For (address, bytes) each; MappingError for what no address space of 64 bits holds.
+
+        `packet_size` in bytes is what the stub takes. `binary` asks for bytes as they are (`x`), which it may offer.
+        """
+        for address, size in requests:
+            _require_addresses(address, size)
+        self.requests = list(requests)
+        """(address, bytes) of each, in order."""
+        self._most = _most(packet_size, _READ_OVERHEAD)
+        self._binary = binary
+        self._pieces = [piece for span in _merge(requests) for piece in self._cut(*span)]
+        self._frames = self._build(self._pieces)
+        self._places = self._find(requests)
+
+    def results(self, connection: Connection) -> list[bytes]:
+        """The bytes of each request, all packets sent together; MappingError where the stub gives none.
+
+        ConnectionLostError as the connection, and when a reply makes no sense.
+        """
+        got = self._ask(connection, self._pieces, self._frames)
+        if None in got:
+            return self._ask_alone(connection)
+        return [b"".join((got[index] or b"")[low:high] for index, low, high in parts) for parts in self._places]
+
+    def _ask_alone(self, connection: Connection) -> list[bytes]:
+        """Each request by itself: what cannot be read may be what was read along with it."""
+        cuts = [self._cut(address, address + size) for address, size in self.requests]
+        pieces = [piece for cut in cuts for piece in cut]
+        got = iter(self._ask(connection, pieces, self._build(pieces)))
+        results = []
+        for (address, size), cut in zip(self.requests, cuts, strict=True):
+            parts = [next(got) for _ in cut]
+            if None in parts:
+                raise MappingError(f"the stub reads no {size} bytes at {address:#x}: name a mapped address")
+            results.append(b"".join(part for part in parts if part))
+        return results
+
+    def _find(self, requests: Sequence[tuple[int, int]]) -> list[list[tuple[int, int, int]]]:
+        """For each request the pieces that hold it: which, from where, to where."""
+        starts = [start for start, _ in self._pieces]
+        found = []
+        for address, size in requests:
+            parts: list[tuple[int, int, int]] = []
+            at, index = address, bisect_right(starts, address) - 1
+            while at < address + size:
+                start, end = self._pieces[index]
+                stop = min(end, address + size)
+                parts.append((index, at - start, stop - start))
+                at, index = stop, index + 1
+            found.append(parts)
+        return found
+
+    def _cut(self, start: int, end: int) -> list[Span]:
+        """Pieces, none longer than a packet takes."""
+        return [(at, min(at + self._most, end)) for at in range(start, end, self._most)]
+
+    def _build(self, pieces: Sequence[Span]) -> list[bytes]:
+        form = b"x%x,%x" if self._binary else b"m%x,%x"
+        return [frame(form % (start, end - start)) for start, end in pieces]
+
+    def _ask(self, connection: Connection, pieces: Sequence[Span], frames: Sequence[bytes]) -> list[bytes | None]:
+        """The bytes of each piece; None where the stub gives none, or not all: the protocol allows it to give less."""
+        found: list[bytes | None] = []
+        for (start, end), reply in zip(pieces, connection.ask_built(frames), strict=True):
+            if not reply or (reply[:1] == b"E" and len(reply) % 2):
+                found.append(None)
+                continue
+            data = self._decode(reply)
+            if data is None or len(data) > end - start:
+                raise connection.break_off(f"it answered {reply[:40]!r} to a read of {end - start} bytes")
+            found.append(data if len(data) == end - start else None)
+        return found
+
+    def _decode(self, reply: bytes) -> bytes | None:
+        if self._binary:
+            return reply[1:] if reply[:1] == b"b" else None
+        return _unhexlify(reply)
+
+
+class Refusal(NamedTuple):
+    """A piece of a writing that the stub did not write."""
+
+    address: int
+    size: int
+    """Bytes."""
+    reason: str
+    """What it said, for people."""
+
+
+class Writing:
+    """Bytes for memory as packets. Requests that continue the one before share them."""
+
+    def __init__(self, requests: Sequence[tuple[int, bytes]], packet_size: int, *, binary: bool = False) -> None:
+        """For (address, bytes) each; else as Reading. `binary` is `X`."""
+        most = _most(packet_size, _WRITE_OVERHEAD)
+        self.pieces: list[tuple[int, bytes]] = []
+        """(address, bytes) of each packet."""
+        for address, data in requests:
+            _require_addresses(address, len(data))
+            if self.pieces and data:
+                start, before = self.pieces[-1]
+                if start + len(before) == address and len(before) + len(data) <= most:
+                    self.pieces[-1] = (start, before + data)
+                    continue
+            self.pieces += [(address + at, data[at : at + most]) for at in range(0, len(data), most)]
+        form, encode = (b"X%x,%x:%b", bytes) if binary else (b"M%x,%x:%b", binascii.hexlify)
+        self._frames = [frame(form % (at, len(data), encode(data))) for at, data in self.pieces]
+
+    def refusals(self, connection: Connection) -> list[Refusal]:
+        """Send all packets, whatever becomes of those before; what the stub refused.
+
+        ConnectionLostError as the connection, and for a reply that is neither `OK` nor an error. After it, and after a
+        refusal, nothing is known of the words: look.
+        """
+        refused = []
+        for (address, data), reply in zip(self.pieces, connection.ask_built(self._frames), strict=True):
+            if reply[:1] not in (b"", b"E") and reply != b"OK":
+                raise connection.break_off(f"it answered {reply[:40]!r} to a write")
+            if reply != b"OK":
+                refused.append(Refusal(address, len(data), _reason(reply)))
+        return refused
+
+
+def read_stacks(connection: Connection, threads: Sequence[bytes], pieces: Sequence[Piece]) -> list[bytes]:
+    """As frames.Reader, each piece as the thread of its CPU sees it, in one round trip; another thread is selected."""
+    requests: list[bytes] = []
+    for cpu, address, size in pieces:
+        requests += [b"Hg" + threads[cpu] if threads[cpu] else b"vMustReplyEmpty", b"m%x,%x" % (address, size)]
+    return [_unhexlify(reply) or b"" for reply in connection.ask_all(requests)[1::2]]
+
+
+def _merge(requests: Sequence[tuple[int, int]]) -> list[Span]:
+    """Spans that hold all requests, ascending."""
+    spans: list[Span] = []
+    for address, size in sorted(requests):
+        if not size:
+            continue
+        if spans:
+            start, last = spans[-1]
+            near = address - last <= _GAP and address // _PAGE == (last - 1) // _PAGE
+            if address <= last or near:
+                spans[-1] = (start, max(last, address + size))
+                continue
+        spans.append((address, address + size))
+    return spans
+
+
+def _most(packet_size: int, overhead: int) -> int:
+    """Bytes of memory that a packet takes, two digits each."""
+    return max(_SMALLEST_PIECE, (packet_size - overhead) // 2 & -_SMALLEST_PIECE)
+
+
+def _unhexlify(digits: bytes) -> bytes | None:
+    try:
+        return binascii.unhexlify(digits)
+    except binascii.Error:
+        return None
+
+
+_ERRNO = {"E01": "not permitted, or any reason", "E0d": "permission denied", "E0e": "bad address", "E14": "bad address"}
+"""What stubs mean; the numbers are hexadecimal in kgdb and gdbserver, decimal in QEMU."""
+
+
+def _reason(reply: bytes) -> str:
+    if not reply:
+        return "it does not know how"
+    code = reply.decode("ascii", "replace")[:40]
+    return f"{code} ({_ERRNO[code]})" if code in _ERRNO else code
+
+
+def _require_addresses(address: int, size: int) -> None:
+    if address < 0 or size < 0 or address + size > _ADDRESSES:
+        raise MappingError(f"{size} bytes at {address:#x} do not lie in an address space of 64 bits")
