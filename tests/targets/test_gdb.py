@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from a64patch.errors import (
 )
 from a64patch.targets.gdb import GdbTarget, open_gdb
 from a64patch.targets.lifeline import MAX_RECONNECTS
+from a64patch.targets.rsp import frame
+from a64patch.targets.section import Change, Section
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.support import GUARD_SECONDS, eventually
 from tests.targets.stub import BASE, QEMUS, STACK, Cut, Kind, Machine, Over, Session, Stub, machine_of, packet
@@ -231,6 +233,72 @@ def test_an_exception_that_was_just_taken_returns_into_the_site() -> None:
         assert [from_bytes(target.read(place, 4))[0] for place in PLACES] == NEW
 
 
+def test_an_interrupted_function_is_seen_over_small_packets() -> None:
+    """Nothing but the saved registers knows where it returns to, and they do not fit into one packet with the rest."""
+    machine = machine_of(OLD, stack=bytearray(4096))
+    machine.registers[1, 29] = STACK + 512
+    for at, value in {512 - 64: STACK + 1024, 512 - 56: BASE + 40, 512 - 40: BASE + 80, 512 + 16: 2}.items():
+        machine.stack[at : at + 8] = value.to_bytes(8, "little")
+    with Stub(machine) as stub, open_stub(stub) as target:
+        with target.stop() as stopped:
+            assert {BASE + 40, BASE + 80} <= set(stopped.states()[1].return_addresses)
+        with pytest.raises(BusyError, match="CPU 1 will return to"):
+            patch_text_sync(target, [BASE + 36, BASE + 40], NEW[:2])
+
+
+def test_the_frames_of_all_cpus_take_eight_round_trips_at_most() -> None:
+    """Each is so far from the next that no packet brings two."""
+    machine = machine_of(OLD, stack=bytearray(16384))
+    for cpu in range(2):
+        machine.registers[cpu, 29] = STACK + 512
+    for number in range(1, 30):
+        at, link = number * 512, BASE + 4 * number
+        machine.stack[at : at + 16] = (STACK + at + 512).to_bytes(8, "little") + link.to_bytes(8, "little")
+    with Stub(machine) as stub, open_stub(stub) as target, target.stop() as stopped:
+        for state in stopped.states():
+            assert state.return_addresses == (0, *(BASE + 4 * number for number in range(1, 9)))
+
+
+def test_threads_that_came_or_went_are_noticed_at_each_stop() -> None:
+    machine = machine_of(OLD, running=False)
+    with Stub(machine, "gdbserver") as stub, open_stub(stub) as target:
+        machine.cpus = 3
+        machine.registers[2, 32] = PLACES[1]
+        with pytest.raises(BusyError, match="CPU 2 stands at"):
+            patch_text_sync(target, PLACES, NEW)
+        assert machine.words == OLD
+        machine.cpus = 1
+        assert patch_text_sync(target, PLACES, NEW).cpus == (0,)
+
+
+def test_packets_are_built_before_the_machine_is_halted(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = machine_of(OLD)
+    built: list[bool] = []
+
+    def build(payload: bytes) -> bytes:
+        built.append(machine.running)
+        return frame(payload)
+
+    section = Section(
+        tuple(Change(place, OLD[(place - BASE) // 4], new) for place, new in zip(PLACES, NEW, strict=True))
+    )
+    with Stub(machine) as stub, open_stub(stub) as target:
+        assert eventually(lambda: machine.running)
+        monkeypatch.setattr("a64patch.targets.packets.frame", build)
+        assert target.carry_out(section).done
+        assert machine.words == PATCHED
+        assert len(built) > 0
+        assert all(built)
+
+
+def test_a_stop_waits_for_a_cpu_that_sees_the_words() -> None:
+    """Inside the stop it would be too late: the machine runs no more."""
+    machine = machine_of(OLD, blind={0, 1})
+    with Stub(machine) as stub, open_stub(stub) as target:
+        stub.clock.call_in(0.02, machine.blind.clear)
+        assert target.carry_out(Section((Change(PLACES[0], OLD[1], NEW[0]),))).done
+
+
 def test_a_chain_of_frames_that_goes_round_ends() -> None:
     machine = machine_of(OLD)
     machine.registers[0, 29] = STACK
@@ -259,6 +327,26 @@ def test_one_refused_word_is_reported_and_the_others_put_back() -> None:
         with pytest.raises(WriteError, match=r"E0d .permission denied"):
             patch_text_sync(target, PLACES, NEW)
         assert machine.words == OLD
+
+
+@pytest.mark.parametrize("kind", ["qemu", "gdbserver", "qemu-user"])
+@pytest.mark.parametrize("answer", [b"O", b"ok", b"OKOK", b"garbage", b"", b"E.what"])
+def test_only_ok_says_that_a_word_was_written(kind: Kind, answer: bytes) -> None:
+    """`qemu-user` is asked twice: whether it writes to text, and to write."""
+    for writes in range(2 if kind == "qemu-user" else 1):
+        machine = machine_of(OLD, running=False, cpus=1)
+        skipped = iter(range(writes))
+
+        def tell(_: int, request: bytes, __: bytes, skipped: Iterator[int] = skipped) -> bytes | None:
+            writing = request[:1] in (b"M", b"X") and b",4:" in request
+            return packet(answer) if writing and next(skipped, None) is None else None
+
+        with (
+            Stub(machine, kind, mangle=tell) as stub,
+            open_stub(stub) as target,
+            pytest.raises((WriteError, CapabilityError), match=r"to a write|refuses to write"),
+        ):
+            target.write(BASE, b"abcd")
 
 
 @pytest.mark.parametrize("kind", ["openocd", "plain"])
@@ -509,6 +597,41 @@ def test_another_machine_at_the_same_place_is_not_written_to() -> None:
         assert eventually(lambda: other.running), "it is none of our business"
 
 
+@pytest.mark.parametrize("holds", [OLD[1], 0x22000000, 0x22000001, 0x22000002])
+def test_all_that_was_written_to_a_word_may_stand_there_after_a_lost_connection(holds: int) -> None:
+    """Each write may have been lost with its connection, and each may have been done."""
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub)
+        target.read(PLACES[0], 4)
+        for word in (0x22000000, 0x22000001):
+            target.write(PLACES[0], word.to_bytes(4, "little"))
+        stub.die_at = b"M"
+        with pytest.raises(WriteError):
+            target.write(PLACES[0], (0x22000002).to_bytes(4, "little"))
+        stub.die_at = None
+        machine.text[4:8] = holds.to_bytes(4, "little")
+        stub.replace(machine)
+        assert from_bytes(target.read(PLACES[0], 4)) == [holds]
+        target.close()
+
+
+def test_a_word_that_nobody_wrote_is_another_machine() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub)
+        target.read(PLACES[0], 4)
+        for word in (0x22000000, 0x22000001):
+            target.write(PLACES[0], word.to_bytes(4, "little"))
+        other = machine_of([OLD[0], 0x22000003, *OLD[2:]])
+        stub.replace(other)
+        with pytest.raises(WriteError, match="may be another machine"):
+            target.write(PLACES[0], b"abcd")
+        with suppress(TargetError):
+            target.close()
+        assert other.words[1] == 0x22000003
+
+
 # Liars
 
 
@@ -638,3 +761,17 @@ def test_names_of_an_elf_file_are_taken_if_its_code_stands_there(program: Path) 
         stub.replace(machine_of([0x33000000] * 64))
         with pytest.raises(MismatchError, match="samples"):
             open_target(stub.location, symbols=program)
+
+
+@pytest.mark.parametrize("different", [7, 8])
+def test_an_elf_file_is_taken_if_more_than_half_of_its_samples_stand_there(program: Path, different: int) -> None:
+    """Every fourth word of these 64 is a sample."""
+    words = [word if number % 4 == 0 else 0x33000000 for number, word in enumerate(OLD)]
+    words[: 4 * different : 4] = [0x33000000] * different
+    with Stub(machine_of(words)) as stub:
+        if different == 7:
+            with open_target(stub.location, symbols=program) as target:
+                assert target.symbols["work"] == BASE
+        else:
+            with pytest.raises(MismatchError, match="8 of 16 samples"):
+                open_target(stub.location, symbols=program)

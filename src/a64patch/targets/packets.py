@@ -42,7 +42,7 @@ class Reading:
         """(address, bytes) of each, in order."""
         self._most = _most(packet_size, _READ_OVERHEAD)
         self._binary = binary
-        self._pieces = [piece for span in _merge(requests) for piece in self._cut(*span)]
+        self._pieces = [piece for start, end in _merge(requests) for piece in _cut(start, end, self._most)]
         self._frames = self._build(self._pieces)
         self._places = self._find(requests)
 
@@ -58,7 +58,7 @@ class Reading:
 
     def _ask_alone(self, connection: Connection) -> list[bytes]:
         """Each request by itself: what cannot be read may be what was read along with it."""
-        cuts = [self._cut(address, address + size) for address, size in self.requests]
+        cuts = [_cut(address, address + size, self._most) for address, size in self.requests]
         pieces = [piece for cut in cuts for piece in cut]
         got = iter(self._ask(connection, pieces, self._build(pieces)))
         results = []
@@ -83,10 +83,6 @@ class Reading:
                 at, index = stop, index + 1
             found.append(parts)
         return found
-
-    def _cut(self, start: int, end: int) -> list[Span]:
-        """Pieces, none longer than a packet takes."""
-        return [(at, min(at + self._most, end)) for at in range(start, end, self._most)]
 
     def _build(self, pieces: Sequence[Span]) -> list[bytes]:
         form = b"x%x,%x" if self._binary else b"m%x,%x"
@@ -156,11 +152,27 @@ class Writing:
 
 
 def read_stacks(connection: Connection, threads: Sequence[bytes], pieces: Sequence[Piece]) -> list[bytes]:
-    """As frames.Reader, each piece as the thread of its CPU sees it, in one round trip; another thread is selected."""
+    """As frames.Reader, each piece as the thread of its CPU sees it, all packets sent together.
+
+    Some thread is selected afterwards.
+    """
+    most = _most(connection.packet_size, _READ_OVERHEAD)
+    cuts = [_cut(address, address + size, most) for _, address, size in pieces]
     requests: list[bytes] = []
-    for cpu, address, size in pieces:
-        requests += [b"Hg" + threads[cpu] if threads[cpu] else b"vMustReplyEmpty", b"m%x,%x" % (address, size)]
-    return [_unhexlify(reply) or b"" for reply in connection.ask_all(requests)[1::2]]
+    for (cpu, _, _), cut in zip(pieces, cuts, strict=True):
+        requests.append(b"Hg" + threads[cpu] if threads[cpu] else b"vMustReplyEmpty")
+        requests += [b"m%x,%x" % (start, end - start) for start, end in cut]
+    replies = iter(connection.ask_all(requests))
+    stacks = []
+    for (_, address, _), cut in zip(pieces, cuts, strict=True):
+        next(replies)
+        stack = b""
+        for start, end in cut:
+            part = _unhexlify(next(replies)) or b""
+            if len(stack) == start - address:  # nothing before it is missing
+                stack += part[: end - start]
+        stacks.append(stack)
+    return stacks
 
 
 def _merge(requests: Sequence[tuple[int, int]]) -> list[Span]:
@@ -177,6 +189,11 @@ def _merge(requests: Sequence[tuple[int, int]]) -> list[Span]:
                 continue
         spans.append((address, address + size))
     return spans
+
+
+def _cut(start: int, end: int, most: int) -> list[Span]:
+    """Pieces of at most so many bytes."""
+    return [(at, min(at + most, end)) for at in range(start, end, most)]
 
 
 def _most(packet_size: int, overhead: int) -> int:
