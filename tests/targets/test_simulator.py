@@ -28,8 +28,10 @@ from a64patch.errors import (
     TargetError,
 )
 from a64patch.targets.base import Rendezvous
+from a64patch.targets.cpu import SimulationError
 from a64patch.targets.program import load_elf
-from a64patch.targets.simulator import SimulationError, Simulator, parse_url
+from a64patch.targets.simulator import Simulator
+from a64patch.targets.simulator_url import parse_url
 from tests.support import assemble, link
 from tests.targets.elf_files import section_headers
 
@@ -720,7 +722,7 @@ def test_a_store_that_begins_before_the_code_reaches_into_it(base: int) -> None:
     simulator = Simulator.from_words(words, base=base, writable=True, cpus=1, quantum=1, early=0)
     simulator.run(3)
     assert simulator.read(base, 4) == bytes(4)
-    assert simulator._model.layers(base) == (0, words[0], (words[0],), (words[0],))
+    assert simulator.caches.layers(base) == (0, words[0], (words[0],), (words[0],))
 
 
 def test_kind_means_that_even_the_next_instruction_is_new(build: Build) -> None:
@@ -1060,7 +1062,14 @@ def test_lines_of_several_ranges_are_published_once(build: Build) -> None:
 
 def test_a_patch_that_turns_words_into_barriers_and_back_acts_as_them(build: Build) -> None:
     # An ISB that is patched in must synchronise, and one that is patched out must not.
-    simulator = patched(build, early=0.0, cpus=1)
+    class Counting(Simulator):
+        synchronised = 0
+
+        def _synchronise(self, cpu: int) -> None:
+            Counting.synchronised += 1
+            super()._synchronise(cpu)
+
+    simulator = patched(build, Counting, early=0.0, cpus=1)
     site = simulator.symbols["site"]
 
     def put(word: int) -> None:
@@ -1068,24 +1077,15 @@ def test_a_patch_that_turns_words_into_barriers_and_back_acts_as_them(build: Bui
             simulator.write(site, struct.pack("<I", word))
             simulator.publish(site, site + 4)
 
-    class Count:
-        synchronised = 0
-
-    original = simulator._synchronise
-
-    def counting(cpu: int) -> None:
-        Count.synchronised += 1
-        original(cpu)
-
     put(0xD5033FDF)
-    simulator._synchronise = counting  # type: ignore[method-assign]
+    Counting.synchronised = 0
     simulator.run(100)
-    assert Count.synchronised > 10
+    assert Counting.synchronised > 10
     assert simulator.fetched(0, site) == 0xD5033FDF
     put(NOP)
-    Count.synchronised = 0
+    Counting.synchronised = 0
     simulator.run(100)
-    assert Count.synchronised == 0
+    assert Counting.synchronised == 0
     assert simulator.fetched(0, site) == NOP
 
 

@@ -18,7 +18,7 @@ def open_target(spec: str | os.PathLike[str], **options: Any) -> Target:
 
     A GDB stub is `gdb://HOST:PORT`, `gdb+unix:PATH` or `gdb+serial:DEVICE`. `options` are those of `elf.ElfFile` or
     `gdb.GdbTarget`; a simulator has its own in the text, and RequestError refuses others. Errors are those of
-    `ElfFile`, `GdbTarget` and `simulator.parse_url`, and CapabilityError for `pid:…`. A file whose name looks like
+    `ElfFile`, `GdbTarget` and `simulator_url.parse_url`, and CapabilityError for `pid:…`. A file whose name looks like
     another target is opened as `./NAME`.
     """
     text = os.fspath(spec)
@@ -27,7 +27,7 @@ def open_target(spec: str | os.PathLike[str], **options: Any) -> Target:
             if text.startswith(prefix):
                 raise CapabilityError(f"cannot open {text}: a target of the kind {prefix}… is not built yet")
         if text.startswith("sim:"):
-            from a64patch.targets.simulator import parse_url
+            from a64patch.targets.simulator_url import parse_url
 
             if options:
                 raise RequestError(f"{text} takes its options after `?`, not apart from it: {', '.join(options)}")

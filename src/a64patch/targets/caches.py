@@ -1,6 +1,6 @@
 """The way of a code word from a store to its execution: four layers, each of which may lag behind the one before.
 
-Read on: simulator.py lets CPUs execute what this model says that they have fetched.
+Read on: cpu.py executes what this model says that a CPU has fetched.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a simulated machine starts with: memory in pieces, which of it is code, and how an ELF file fills it.
+"""What a simulated machine starts with: memory in pieces, which of it is code, filled from words or an ELF file.
 
 Read on: simulator.py gives it CPUs.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from a64patch.errors import FormatError, MappingError, TargetError
+from a64patch.a64.words import INSN_SIZE, require_aligned, to_bytes
+from a64patch.errors import FormatError, MappingError, RequestError, TargetError
 from a64patch.targets.elf_image import (
     ET_DYN,
     PF_W,
@@ -119,6 +120,16 @@ class Program:
     base: int = 0
     """Bytes that a position-independent program was moved by."""
 
+    def is_code(self, address: int, size: int) -> bool:
+        """All of these bytes lie in one range of code."""
+        return any(start <= address and address + size <= end for start, end in self.code)
+
+    @property
+    def writable_code(self) -> list[tuple[int, int]]:
+        """The ranges of code that the program itself may store to, at least in part."""
+        writable = [(region.start, region.end) for region in self.memory.regions if region.writable]
+        return [(low, high) for low, high in self.code if any(low < end and start < high for start, end in writable)]
+
 
 def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ranges of whole words, ascending, those that touch made one."""
@@ -131,6 +142,35 @@ def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             joined.append((start, end))
     return joined
+
+
+def load_words(
+    words: Sequence[int],
+    *,
+    base: int,
+    entry: int | None = None,
+    symbols: Mapping[str, int] | None = None,
+    data: Mapping[int, bytes] | None = None,
+    writable: bool = False,
+    big_endian: bool = False,
+) -> Program:
+    """Bare instruction words at `base`, entered at `entry` (default `base`), and `data` (bytes) at its addresses.
+
+    `writable` lets the program store to its own code. RequestError for an entry outside the code.
+    """
+    require_aligned(base)
+    code = (base, base + len(words) * INSN_SIZE)
+    start = base if entry is None else require_aligned(entry)
+    if not code[0] <= start < code[1]:
+        raise RequestError(f"the entry {start:#x} does not lie in the code at {code[0]:#x}-{code[1]:#x}")
+    memory = Memory()
+    pieces = dict(data or {})
+    memory.add([(*code, writable), *((at, at + len(piece), True) for at, piece in pieces.items() if piece)])
+    for at, piece in pieces.items():
+        memory.write(at, piece)
+    memory.write(base, to_bytes(words))
+    table = [Symbol(name, address) for name, address in (symbols or {}).items()]
+    return Program(memory, [code], start, SymbolTable(lambda: table), big_endian)
 
 
 def load_elf(path: str | Path, base: int) -> Program:

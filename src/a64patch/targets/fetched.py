@@ -1,0 +1,123 @@
+"""The code as one CPU has fetched it, with stand-ins for the words that Unicorn must not execute itself.
+
+numpy loads when it is made.
+Read on: caches.py decides what a CPU has fetched; cpu.py executes it, and carries out the words that were replaced.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from a64patch.a64.words import INSN_SIZE, as_array, to_bytes
+from a64patch.targets.program import PAGE, Memory, join_ranges
+
+SVC = 0xD4000001
+"""SVC #0."""
+_NOP = 0xD503201F
+# An SVC that no program is likely to hold; what it stands for is looked up by its address.
+_STAND_IN = SVC | 0xA64 << 5
+
+
+class Trap(Enum):
+    """What a word does that the simulator carries out itself."""
+
+    SYNCHRONISE = auto()
+    """ISB."""
+    BARRIER = auto()
+    """DSB that waits for loads and stores, nXS or not."""
+    READ_CTR_EL0 = auto()
+    """MRS Xt, CTR_EL0."""
+    CLEAN = auto()
+    """DC CVAU and stronger, of the line at Xt."""
+    INVALIDATE = auto()
+    """IC IVAU, of the line at Xt."""
+    INVALIDATE_ALL = auto()
+    """IC IALLUIS."""
+    INVALIDATE_OWN = auto()
+    """IC IALLU."""
+    NOTHING = auto()
+    """WFE, WFI and YIELD, which would hand the turn back; barriers that complete no cache maintenance."""
+
+
+# Mask and value; the first that fits decides. Arm ARM, C6.2 (ISB, DSB, WFE, …) and C5.3 (DC, IC).
+_TRAPPED = (
+    (0xFFFFF0FF, 0xD50330DF, Trap.SYNCHRONISE),
+    # CRm<1:0> is 0b11 for loads and stores; SSBB and PSSBB are among the others (B2.3.12).
+    (0xFFFFF3FF, 0xD503339F, Trap.BARRIER),
+    (0xFFFFF3FF, 0xD503323F, Trap.BARRIER),
+    (0xFFFFF0FF, 0xD503309F, Trap.NOTHING),
+    (0xFFFFFFE0, 0xD53B0020, Trap.READ_CTR_EL0),
+    (0xFFFFFFFF, 0xD508711F, Trap.INVALIDATE_ALL),
+    (0xFFFFFFFF, 0xD508751F, Trap.INVALIDATE_OWN),
+    (0xFFFFFFE0, 0xD50B7520, Trap.INVALIDATE),
+    # What is cleaned to the point of coherency or persistence has passed the point of unification.
+    *((0xFFFFFFE0, 0xD50B7020 | crm << 8, Trap.CLEAN) for crm in (10, 11, 12, 13, 14)),
+    (0xFFFFFFDF, 0xD503205F, Trap.NOTHING),  # WFE, WFI
+    (0xFFFFFFFF, 0xD503203F, Trap.NOTHING),  # YIELD
+    (0xFFFFFFC0, 0xD5031000, Trap.NOTHING),  # WFET, WFIT
+)
+
+
+def trap_of(word: int) -> Trap | None:
+    """What the simulator carries out for this word; None when Unicorn executes it."""
+    return next((trap for mask, value, trap in _TRAPPED if word & mask == value), None)
+
+
+class Fetched:
+    """A private copy of the code at its addresses (bytes): the words that one CPU would execute.
+
+    `pieces` are the buffers that Unicorn executes, each with its first address: whole pages, 0 where there is no
+    code, and a stand-in for each word that `trap_of` knows.
+    """
+
+    def __init__(self, memory: Memory, code: Sequence[tuple[int, int]]) -> None:
+        """Everything fetched, as memory holds it."""
+        import numpy
+
+        self.pieces: list[tuple[int, mmap.mmap]] = []
+        self._replaced: dict[int, int] = {}
+        for start, end in join_ranges((start & -PAGE, -(-end // PAGE) * PAGE) for start, end in code):
+            self.pieces.append((start, mmap.mmap(-1, end - start)))
+        for start, end in code:
+            words = as_array(memory.read(start, end - start))
+            at, piece = self._piece(start)
+            piece[start - at : end - at] = words.tobytes()
+            hits = {
+                int(place)
+                for mask, value, _ in _TRAPPED
+                for place in numpy.flatnonzero(words & numpy.uint32(mask) == numpy.uint32(value))
+            }
+            for place in hits:
+                self.put(start + place * INSN_SIZE, int(words[place]))
+
+    def word(self, address: int) -> int:
+        """The word at a multiple of 4 in the code."""
+        replaced = self._replaced.get(address)
+        if replaced is not None:
+            return replaced
+        start, piece = self._piece(address)
+        return int.from_bytes(piece[address - start : address - start + INSN_SIZE], "little")
+
+    def replaced(self, address: int) -> int | None:
+        """The word that a stand-in is for; None where the word itself is in the piece."""
+        return self._replaced.get(address)
+
+    def put(self, address: int, word: int) -> None:
+        """This word is fetched from now on."""
+        trap = trap_of(word)
+        if trap is None:
+            self._replaced.pop(address, None)
+            shown = word
+        else:
+            self._replaced[address] = word
+            shown = _NOP if trap is Trap.NOTHING else _STAND_IN
+        start, piece = self._piece(address)
+        piece[address - start : address - start + INSN_SIZE] = to_bytes(shown)
+
+    def _piece(self, address: int) -> tuple[int, mmap.mmap]:
+        for start, piece in self.pieces:
+            if 0 <= address - start < len(piece):
+                return start, piece
+        raise LookupError(f"there is no code at {address:#x}")
