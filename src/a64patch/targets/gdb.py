@@ -156,7 +156,7 @@ class GdbTarget(Target):
 
     def doer(self, step: Step) -> Doer:
         """By the kind of stub, and by what the user says that it does (`assume`)."""
-        kind = self._stub.kind
+        kind = self._line.stub.kind
         if step.operation is Operation.LOOK:
             return Doer.US if self._sees_pcs else Doer.NOBODY
         if step.operation is Operation.PUBLISH:
