@@ -143,6 +143,56 @@ def test_a_size_of_0_reaches_to_the_next_symbol() -> None:
     assert table.describe(0x14) == "0x14"
 
 
+@pytest.mark.parametrize("size", [0, 4])
+def test_a_function_with_many_symbols_in_it(size: int) -> None:
+    """Labels, or functions of a word each, in the middle of a large function; behind the last one it goes on."""
+    inside = [Symbol(f"in{number}", 0x1000 + 4 * number, size) for number in range(1, 20_000)]
+    table = SymbolTable(lambda: [Symbol("outer", 0x1000, 0x20000), *inside, Symbol("next", 0x21000, 8)])
+    behind = inside[-1].address + 8
+    assert table.extent(behind) == (0x1000, 0x21000)
+    if size:
+        assert table.describe(behind) == f"outer+{behind - 0x1000:#x}"
+    assert table.extent(0x21000) == (0x21000, 0x21008)
+    assert table.extent(0x21008) is None
+
+
+SYMBOLS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(0, 64), st.integers(0, 16)).map(lambda it: Symbol(*it)), max_size=90
+)
+
+
+@given(SYMBOLS, st.integers(0, 90))
+def test_what_holds_an_address(symbols: list[Symbol], address: int) -> None:
+    """Against all symbols, looked at one by one."""
+    table = SymbolTable(lambda: symbols)
+    found = table.lookup(address)
+    holding = [symbol for symbol in symbols if symbol.address <= address < symbol.address + symbol.size]
+    if holding:
+        ends = [symbol.address + symbol.size for symbol in holding]
+        assert table.extent(address) == (min(symbol.address for symbol in holding), max(ends))
+    else:
+        assert table.extent(address) is None
+    nearest = max((symbol.address for symbol in symbols if symbol.address <= address), default=None)
+    holding += [symbol for symbol in symbols if symbol.address == nearest and not symbol.size]
+    if not holding:
+        assert found is None
+    else:
+        last = max(holding, key=lambda symbol: (symbol.address, symbol.size, symbol.name))
+        assert found == (last, address - last.address)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=8, unique=True), st.integers(0, 64))
+def test_the_section_of_an_address(spans: list[tuple[int, int]], address: int) -> None:
+    """Sections that lie in others, as no linker makes them."""
+    spaces = [Space(f".s{number}", start, start + size) for number, (start, size) in enumerate(spans)]
+    holding = [space for space in spaces if space.start <= address < space.end]
+    text = f"{address:#x}"
+    if holding:
+        last = max(holding, key=lambda space: (space.start, space.end))
+        text = f"{last.name}:{address - last.start:#x}"
+    assert SymbolTable(tuple, spaces).describe(address) == text
+
+
 def test_symbols_are_loaded_once_and_only_when_asked_for() -> None:
     calls = []
 

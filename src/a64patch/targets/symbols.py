@@ -9,6 +9,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 from a64patch.errors import SymbolError
@@ -72,6 +74,17 @@ class SymbolTable:
             self._addresses = [symbol.address for symbol in self._by_address]
         return self._by_address
 
+    @cached_property
+    def _outer(self) -> list[int]:
+        """Of each symbol in `ascending`, as `_outer_of` says."""
+        ends = [symbol.address + symbol.size for symbol in self._sorted()]
+        return _outer_of(self._addresses, ends)
+
+    @cached_property
+    def _reach(self) -> list[int]:
+        """The furthest end of each symbol in `ascending` and of all before it."""
+        return list(accumulate((symbol.address + symbol.size for symbol in self._sorted()), max))
+
     def ascending(self) -> Sequence[Symbol]:
         """All symbols by address."""
         return self._sorted()
@@ -132,17 +145,20 @@ class SymbolTable:
             raise SymbolError(f"{site} lies outside {name}, which has {end - start:#x} bytes")
         return start + offset
 
+    @cached_property
+    def _outer_space(self) -> list[int]:
+        return _outer_of([space.start for space in self._ascending], [space.end for space in self._ascending])
+
     def _space_at(self, address: int) -> Space | None:
-        index = bisect_right(self._ascending, address, key=lambda space: space.start)
-        if index and address < self._ascending[index - 1].end:
-            return self._ascending[index - 1]
-        return None
+        place = bisect_right(self._ascending, address, key=lambda space: space.start) - 1
+        while place >= 0 and address >= self._ascending[place].end:
+            place = self._outer_space[place]
+        return self._ascending[place] if place >= 0 else None
 
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """The innermost symbol at or before the address and the distance to it (bytes); None outside all of them.
 
-        A symbol of unknown size (0) reaches to the next symbol, but not out of its section. No more than 64
-        symbols back are looked at.
+        A symbol of unknown size (0) reaches to the next symbol, but not out of its section.
         """
         floor = 0
         if self.spaces:
@@ -151,36 +167,27 @@ class SymbolTable:
                 return None
             floor = space.start
         every = self._sorted()
-        index = bisect_right(self._addresses, address)
-        nearest = self._addresses[index - 1] if index else None
-        for place in range(index - 1, max(-1, index - 65), -1):
+        place = bisect_right(self._addresses, address) - 1
+        nearest = self._addresses[place] if place >= 0 else None
+        while place >= 0 and every[place].address >= floor:
             symbol = every[place]
-            if symbol.address < floor:
-                break
             distance = address - symbol.address
             if distance < symbol.size or (symbol.size == 0 and symbol.address == nearest):
                 return symbol, distance
+            place = self._outer[place]
         return None
 
     def extent(self, address: int) -> tuple[int, int] | None:
         """The range [start, end) of the function that holds the address; None when no symbol with a size does.
 
-        Where several symbols hold it, one that lies in another or overlaps it, the range of all of them. No more than
-        64 symbols back are looked at.
+        Where several symbols hold it, one that lies in another or overlaps it, the range of all of them.
         """
-        every = self._sorted()
-        index = bisect_right(self._addresses, address)
-        holding = [
-            symbol
-            for symbol in every[max(0, index - 64) : index]
-            if symbol.address <= address < symbol.address + symbol.size
-        ]
-        if not holding:
+        reach = self._reach
+        before = bisect_right(self._addresses, address)
+        if not before or reach[before - 1] <= address:
             return None
-        return (
-            min(symbol.address for symbol in holding),
-            max(symbol.address + symbol.size for symbol in holding),
-        )
+        # The first symbol whose reach lies beyond the address has that end itself, and so holds the address.
+        return self._addresses[bisect_right(reach, address)], reach[before - 1]
 
     def describe(self, address: int) -> str:
         """How people call this address: `symbol+0x18`, else `section:0x10`, else the bare address.
@@ -210,3 +217,17 @@ class SymbolTable:
 
 def _number(text: str) -> int:
     return int(text, 16 if text[:2].lower() == "0x" else 10)
+
+
+def _outer_of(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """For each range, ascending by start, the last one before it that starts with it or ends behind it; -1 for none.
+
+    Ranges between the two hold nothing that the later one does not hold. So whoever goes outwards may leave them out.
+    """
+    outer: list[int] = []
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        before = number - 1
+        while before >= 0 and starts[before] < start and ends[before] <= end:
+            before = outer[before]
+        outer.append(before)
+    return outer
