@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import re
 import signal
 import socket
 import struct
@@ -144,7 +144,7 @@ class LiveGuest(Guest):
 
 
 class Line:
-    """A line between a target and a stub, that can be cut at any packet; then it may be dead until `heal`.
+    """A line between a target and a stub, which can be cut at any packet; then it may be dead until `heal`.
 
     `location` is what to open; `stub` is a gdb+unix:PATH.
     """
@@ -167,6 +167,12 @@ class Line:
         with self._lock:
             self._left, self._direction, self._kind, self._for_good, self._victim = -1, "", b"", False, 0
             self.was_cut = False
+            self._sent = bytearray()
+
+    def sent(self) -> list[bytes]:
+        """The contents of the packets that came from the target and went through, since the line was made or healed."""
+        with self._lock:
+            return re.findall(rb"\$([^#]*)#", self._sent)
 
     def cut_at(
         self, direction: Literal["there", "back"], number: int, *, kind: bytes = b"", for_good: bool, victim: int = 0
@@ -198,18 +204,32 @@ class Line:
                     self._carry(near, far)
 
     def _carry(self, near: socket.socket, far: socket.socket) -> None:
-        ways = {near: ("there", far), far: ("back", near)}
-        while True:
-            for source in select.select([near, far], [], [])[0]:
-                direction, sink = ways[source]
-                data = source.recv(65536)
+        # A direction each: a stub that answers while it is sent to waits for somebody who reads.
+        back = threading.Thread(target=self._copy, args=("back", far, near), daemon=True)
+        back.start()
+        self._copy("there", near, far)
+        back.join()
+
+    def _copy(self, direction: str, source: socket.socket, sink: socket.socket) -> None:
+        """Until one end has closed or the line is cut; then both ends hear of it."""
+        cut = False
+        with contextlib.suppress(OSError):
+            while not cut and (data := source.recv(65536)):
                 through, cut = self._through(direction, data)
                 sink.sendall(through)
-                if cut or not data:
-                    return
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def _through(self, direction: str, data: bytes) -> tuple[bytes, bool]:
         """As much of the data as comes through, and whether the line is cut there."""
+        through, cut = self._before_cut(direction, data)
+        if direction == "there":
+            with self._lock:
+                self._sent += through
+        return through, cut
+
+    def _before_cut(self, direction: str, data: bytes) -> tuple[bytes, bool]:
         with self._lock:
             start = b"$" + self._kind
             at = data.find(start) if direction == self._direction else -1

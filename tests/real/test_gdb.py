@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from a64patch.cli.main import main
 from a64patch.errors import A64PatchError, CapabilityError, MappingError, PartialPatchError, TargetError
 from a64patch.targets.gdb import GdbTarget
 from tests.real.guest import CPUS, Guest, qemu_version, tells_what_it_halted
+from tests.real.live import Line
 from tests.support import GUARD_SECONDS, eventually, link, need
 from tests.support import assemble as assemble_file
 
@@ -166,101 +165,36 @@ def test_halted_stays_halted(guest: Guest, site: int) -> None:
     assert guest.run("echo alive") == "alive\n"
 
 
-class Proxy:
-    """Between a target and a stub; ends both connections as packet number `cut_at` comes from the target."""
-
-    def __init__(self, stub: str, cut_at: int) -> None:
-        self._stub = stub.removeprefix("gdb+unix:")
-        self._cut_at = cut_at
-        self.packets = 0
-        self._directory = tempfile.TemporaryDirectory(prefix="a64patch-proxy-")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(f"{self._directory.name}/proxy")
-        self._listener.listen()
-        self.location = f"gdb+unix:{self._directory.name}/proxy"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._directory.cleanup()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near = self._listener.accept()[0]
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self._stub)
-                back = threading.Thread(target=self._copy, args=(far, near), daemon=True)
-                back.start()
-                self._forward(near, far)
-                for end in (near, far):
-                    with contextlib.suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
-                back.join()
-                near.close()
-                far.close()
-
-    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
-
-    def _forward(self, near: socket.socket, far: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := near.recv(65536):
-                for index in range(len(data)):
-                    if data[index] == 0x24:
-                        self.packets += 1
-                        if self.packets == self._cut_at:
-                            far.sendall(data[:index])
-                            return
-                far.sendall(data)
-
-
-@pytest.fixture
-def proxy(guest: Guest) -> Iterator[Callable[[int], Proxy]]:
-    with contextlib.ExitStack() as stack:
-
-        def start(cut_at: int) -> Proxy:
-            made = Proxy(guest.gdb, cut_at)
-            stack.callback(made.close)
-            return made
-
-        yield start
-
-
-def test_the_connection_cut_at_every_packet(guest: Guest, site: int, proxy: Callable[[int], Proxy]) -> None:
+def test_the_connection_cut_at_every_packet(guest: Guest, site: int) -> None:
     """All new or all old, and the machine runs on.
 
     Not at the first packet: QEMU halts the machine as we come, and says so at the same moment.
     """
     with open_target(guest.gdb) as target:
         old = from_bytes(target.read(site, 8))
-    whole = proxy(0)
-    with open_target(whole.location) as target:
-        patch_text_sync(target, [site, site + 4], old)
-    assert whole.packets > 20
     outcomes = set()
-    for number in range(2, whole.packets + 1):
-        cutting = proxy(number)
-        error: Exception | None = None
-        try:
-            with open_target(cutting.location) as target:
-                patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
-        except A64PatchError as failed:
-            error = failed
-        # How many packets a patch takes depends on how deep in the kernel the CPUs are.
-        assert cutting.packets >= number or error is None, (number, error)
-        assert eventually(guest.runs), (number, error)
-        with open_target(guest.gdb) as target:
-            now = from_bytes(target.read(site, 8))
-            assert now == RETURN_0 if error is None else now in (old, RETURN_0), (number, error)
-            if now != old:
-                patch_text_sync(target, [site, site + 4], old)
-        outcomes.add(type(error))
+    with Line(guest.gdb) as line:
+        with open_target(line.location) as target:
+            patch_text_sync(target, [site, site + 4], old)
+        whole = len(line.sent())
+        assert whole > 20
+        for number in range(2, whole + 1):
+            line.cut_at("there", number, for_good=False)
+            error: Exception | None = None
+            try:
+                with open_target(line.location) as target:
+                    patch_text_sync(target, [site, site + 4], RETURN_0, expected=old)
+            except A64PatchError as failed:
+                error = failed
+            # How many packets a patch takes depends on how deep in the kernel the CPUs are.
+            assert line.was_cut or error is None, (number, error)
+            assert eventually(guest.runs), (number, error)
+            with open_target(guest.gdb) as target:
+                now = from_bytes(target.read(site, 8))
+                assert now == RETURN_0 if error is None else now in (old, RETURN_0), (number, error)
+                if now != old:
+                    patch_text_sync(target, [site, site + 4], old)
+            outcomes.add(type(error))
     assert len(outcomes) > 1, "some failed, and some did not"
     assert len(guest.run("cat /proc/uptime").split()) == 2
 
