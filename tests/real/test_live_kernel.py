@@ -6,7 +6,7 @@ import itertools
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,9 @@ from tests.real.places import Rewrite, draft
 from tests.support import eventually
 
 ROUNDS = 1000
+SITES = 1000
+ENTRY = 4
+"""Words of a function up to which it may have been left room for ftrace: a BTI, PACIASP, and two NOPs."""
 EVERYTHING = ("pid", "uptime", "ram")
 ACCEPTED = ("branch-into-site", "return-into-site")
 """What these patches mean to do: a call inside a site, and no search for branches into it."""
@@ -192,6 +195,60 @@ def test_one_word_without_a_stop(live: LiveGuest) -> None:
             assert patch_text(target, [place], [branch], expected=[nop]).method == "kick"
             assert patch_text_nosync(target, place, nop, expected=branch).method == "nosync"
         live.progress()
+
+
+def nops_at_entries(live: LiveGuest, target: GdbTarget) -> dict[int, int]:
+    """The addresses of SITES NOPs, each a site of its own, all over the kernel's text, with the words behind them.
+
+    They are among the first words of functions, where ftrace leaves them for itself. CPUs execute many of them, and
+    none is a literal. A `b .+4` does there what the NOP does.
+    """
+    first, last = (live.names[name] for name in ("_stext", "_etext"))
+    starts = sorted({symbol.address for symbol in live.names.ascending() if first <= symbol.address < last})
+    starts = starts[:: len(starts) // (3 * SITES)]
+    found: dict[int, int] = {}
+    free = first
+    for start, data in zip(starts, target.read_many([(start, 4 * ENTRY + 4) for start in starts]), strict=True):
+        words = from_bytes(data)
+        place = next((start + 4 * at for at in range(ENTRY) if words[at] == gen_nop()), 0)
+        if place >= free and len(found) < SITES:
+            found[place] = words[(place - start) // 4 + 1]
+            free = place + 4 * 10
+    assert len(found) == SITES
+    return found
+
+
+def test_a_thousand_words_with_one_kick(live: LiveGuest, journal: Journal) -> None:
+    """As many sites of one word, as when a static key is turned: each is written, then all CPUs are told once."""
+    nop, branch = gen_nop(), assemble("b .+4")[0]
+    with Line(live.gdb) as line, open_live(live, line.location) as target, live.working(*EVERYTHING):
+        found = nops_at_entries(live, target)
+        hunks = [f"@@ {at:#x} @@\n-{nop:08x}\n+{branch:08x}\n {behind:08x}\n" for at, behind in found.items()]
+        plan = make_plan(parse("\n".join(["Turn a key", "", *hunks])), target)
+        assert [(site.start, site.end) for site in plan.sites] == [(at, at + 4) for at in found]
+        line.heal()
+        applied = apply_plan(plan, target, journal)
+        require_one_kick(target, applied, branch, found, line.sent())
+        assert words_at(target, plan.changes) == [branch] * SITES
+        live.progress()
+        line.heal()
+        require_one_kick(target, revert(applied.entry, target, journal), nop, found, line.sent())
+        assert words_at(target, plan.changes) == [nop] * SITES
+    assert live.run("echo alive") == "alive\n"
+
+
+def require_one_kick(
+    target: GdbTarget, outcome: Outcome, word: int, places: Collection[int], sent: Sequence[bytes]
+) -> None:
+    """By what it says and by the packets that were sent."""
+    assert "kick" in outcome.result.method
+    assert not outcome.result.cpus, "no CPU was stopped"
+    writes = [number for number, packet in enumerate(sent) if packet.startswith((b"M", b"X"))]
+    data = word.to_bytes(4, "little").hex().encode()
+    assert sorted(sent[number] for number in writes) == sorted(b"M%x,4:%s" % (place, data) for place in places)
+    assert sent[writes[-1] + 1] == target._stub.resume, "the machine runs before the words are read back: it is no stop"
+    assert not [packet for packet in sent if packet.startswith((b"g", b"p"))], "no CPU was asked for a register"
+    assert sent.count(b"vMustReplyEmpty") == 1, "what a kick says while the machine is halted"
 
 
 @dataclass
