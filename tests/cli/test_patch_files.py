@@ -78,7 +78,7 @@ def test_a_patch_lives(run: Run, patch: Path, program: Path) -> None:
     assert program.read_bytes() == before
     done = run("apply", patch, program)
     assert done.status == 0
-    assert done.out.startswith("applied: 1 hunk: 1 word written; sync: nothing executes this target")
+    assert done.out.startswith("applied: 1 hunk: 1 word written; stop: nothing executes this target")
     assert [
         index for index, (old, new) in enumerate(zip(before, program.read_bytes(), strict=True)) if old != new
     ] != []

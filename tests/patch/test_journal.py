@@ -23,12 +23,18 @@ from hypothesis import strategies as st
 from a64patch.errors import JournalError
 from a64patch.patch import journal as module
 from a64patch.patch.journal import Entry, EntryState, Journal, default_path
+from a64patch.patch.sites import Site
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Aftermath, Identity
 from a64patch.targets.section import Change
 from tests.support import IN_MEMORY, ROOT
 
 HERE = Identity("/somewhere/program", "00ff", "Linux 6.1", 0xFFFF_8000_0000_0000)
 CHANGES = (Change(0xFFFF_FFC0_0801_0000, 0xD503201F, 0x14000002), Change(4, 0, 0xFFFF_FFFF))
+SITES = (
+    Site(0xFFFF_FFC0_0801_0000, 0xFFFF_FFC0_0801_0010, Ranges(((0, 8), (0xFFFF_FFC0_0801_0004, 1 << 64)))),
+    Site(4, 8),
+)
 BESIDES = (Aftermath(0x40, b"old", b"new"), Aftermath(0x80, b"", b""))
 PATCH = "Prose with more than ASCII: å.\n\n@@ site @@\n-d503201f\n+14000002\n"
 
@@ -47,11 +53,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def fill(path: Path) -> list[Entry]:
     """Entries of several states."""
     with Journal(path) as journal:
-        first = journal.begin(HERE, CHANGES, PATCH, method="stop", aftermath=BESIDES)
+        first = journal.begin(HERE, CHANGES, PATCH, method="stop", sites=SITES, aftermath=BESIDES)
         journal.finish(first, EntryState.APPLIED, "stop: as asked")
         second = journal.begin(HERE, CHANGES, PATCH * 300, method="stop", reverts=first)
         journal.finish(second, EntryState.APPLIED)
-        third = journal.begin(Identity("/elsewhere"), CHANGES[:1], "", method="kick")
+        third = journal.begin(Identity("/elsewhere"), CHANGES[:1], "", method="kick", reason="it may race")
         journal.finish(third, EntryState.PARTIAL, "what stands where")
         journal.begin(HERE, CHANGES, PATCH, method="stop")
         return journal.entries()
@@ -78,6 +84,7 @@ def test_what_is_kept(path: Path) -> None:
     assert first.state is EntryState.REVERTED
     assert (second.state, second.reverts) == (EntryState.APPLIED, 1)
     assert (third.state, third.note, third.aftermath) == (EntryState.PARTIAL, "what stands where", ())
+    assert (third.reason, first.sites, second.sites) == ("it may race", SITES, ())
     assert (fourth.state, fourth.ended) == (EntryState.OPEN, "")
     assert first.began <= first.ended <= second.began
 
@@ -89,7 +96,9 @@ CHANGE = st.builds(Change, ADDRESS, WORD, WORD)
 
 
 @given(
-    identity=st.builds(Identity, TEXT.filter(lambda text: "\0" not in text), TEXT, TEXT, st.integers(0, 2**64 - 1)),
+    identity=st.builds(
+        Identity, TEXT.filter(lambda text: "\0" not in text), TEXT, TEXT, st.integers(0, 2**64 - 1), TEXT
+    ),
     changes=st.lists(CHANGE, max_size=20, unique_by=lambda change: change.address),
     aftermath=st.lists(
         st.integers(0, 8).flatmap(
@@ -231,7 +240,8 @@ def _changed(*statements: str) -> Callable[[Path], None]:
         (_as_text, "not a database"),
         (_as_database, "no journal of a64patch"),
         (_as_wal_database, "no journal of a64patch"),
-        (_changed("PRAGMA user_version=2"), "version 2"),
+        (_changed("PRAGMA user_version=3"), "version 3"),
+        (_changed("PRAGMA user_version=1"), "tables are not its own"),
         (_changed("PRAGMA application_id=1"), "no journal of a64patch"),
         (_changed("CREATE TABLE more (x)"), "tables are not its own"),
         (_changed("CREATE TRIGGER t AFTER UPDATE ON entry BEGIN DELETE FROM entry; END"), "tables are not its own"),

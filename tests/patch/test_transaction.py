@@ -14,6 +14,7 @@ import pytest
 
 from a64patch.errors import (
     A64PatchError,
+    BusyError,
     CapabilityError,
     JournalError,
     MismatchError,
@@ -29,7 +30,7 @@ from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, make_plan
 from a64patch.patch.transaction import apply_plan, forget, recover, revert
 from a64patch.targets import open_target
-from a64patch.targets.base import Identity, Target
+from a64patch.targets.base import CpuState, Identity, Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.section import Change
 from tests.patch.fake import BASE, FakeTarget
@@ -572,3 +573,37 @@ def test_a_target_that_cannot_stop(journal: Journal) -> None:
         apply_plan(planned(target), target, journal)
     assert target.words == OLD
     assert [entry.state for entry in journal.entries()] == [EntryState.UNDONE]
+
+
+def test_words_that_changed_together_are_put_back_together(journal: Journal) -> None:
+    nop, branch = 0xD503201F, 0x14000002
+    target = FakeTarget([nop] * 64)
+    patch = "".join(f"@@ site+{place:#x} @@\n-{nop:08x}\n+{branch:08x}\n" for place in (4, 0x80))
+    number = apply_plan(make_plan(parse(patch), target, together=True), target, journal).entry
+    new = target.words
+    # Between the two words: the CPU would execute the new first word and the old second one.
+    target.states = [[CpuState(0, BASE + 0x40)]]
+    with pytest.raises(BusyError, match="CPU 0 stands at site"):
+        revert(number, target, journal)
+    assert target.words == new
+    target.states = [[CpuState(0, BASE)]]
+    undone = revert(number, target, journal)
+    assert (undone.result.method, undone.result.reason) == ("stop", f"entry {number} was written so")
+    assert target.words == [nop] * 64
+    assert [(site.start, site.end) for site in journal.entry(undone.entry).sites] == [
+        (BASE + 4, BASE + 8), (BASE + 0x80, BASE + 0x84)
+    ]  # fmt: skip
+
+
+def test_another_incarnation_is_not_put_back(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = FakeTarget(OLD)
+    monkeypatch.setattr(target, "identity", lambda: Identity("fake", incarnation="first boot"))
+    number = apply_plan(planned(target), target, journal).entry
+    for now, refused in (("second boot", True), ("", False)):
+        monkeypatch.setattr(target, "identity", lambda now=now: Identity("fake", incarnation=now))
+        if refused:
+            with pytest.raises(PlanError, match="was started again since entry 1"):
+                revert(number, target, journal)
+            assert target.words[: len(NEW)] == NEW
+        else:
+            revert(number, target, journal)

@@ -246,7 +246,9 @@ def require_one_kick(
     writes = [number for number, packet in enumerate(sent) if packet.startswith((b"M", b"X"))]
     data = word.to_bytes(4, "little").hex().encode()
     assert sorted(sent[number] for number in writes) == sorted(b"M%x,4:%s" % (place, data) for place in places)
-    assert sent[writes[-1] + 1] == target._line.stub.resume, "the machine runs before the words are read back: it is no stop"
+    assert sent[writes[-1] + 1] == target._line.stub.resume, (
+        "the machine runs before the words are read back: it is no stop"
+    )
     assert not [packet for packet in sent if packet.startswith((b"g", b"p"))], "no CPU was asked for a register"
     assert sent.count(b"vMustReplyEmpty") == 1, "what a kick says while the machine is halted"
 

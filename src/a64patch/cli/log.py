@@ -12,7 +12,7 @@ from a64patch.cli import patching
 from a64patch.cli.text import print_json
 
 if TYPE_CHECKING:
-    from a64patch.patch.journal import Entry
+    from a64patch.patch.journal import Entry, Journal
 
 EPILOG = """\
 open: begun, and nobody said how it ended; `a64patch recover` looks. undone: it failed, the old words stand there.
@@ -33,13 +33,25 @@ def run(arguments: argparse.Namespace) -> int:
 
     with Journal(arguments.journal, read_only=True) as journal:
         entries = journal.entries() if arguments.id is None else [journal.entry(arguments.id)]
+        patch = "" if arguments.id is None else _patch(entries[0], journal)
     if arguments.json:
-        print_json([_facts(entry, whole=arguments.id is not None) for entry in entries])
+        more = {} if arguments.id is None else {"patch": patch}
+        print_json([_facts(entry, whole=arguments.id is not None) | more for entry in entries])
     elif arguments.id is not None:
-        _print_whole(entries[0])
+        _print_whole(entries[0], patch)
     else:
         _print(entries)
     return 0
+
+
+def _patch(entry: Entry, journal: Journal) -> str:
+    """The assembly diff of an entry; that of the entry which it reverts, the other way round."""
+    from a64patch.patch.asmdiff import parse, reverse, to_text
+
+    turned = False
+    while entry.reverts and not entry.patch:
+        entry, turned = journal.entry(entry.reverts), not turned
+    return to_text(reverse(parse(entry.patch))) if turned and entry.patch else entry.patch
 
 
 def _facts(entry: Entry, *, whole: bool) -> dict[str, Any]:
@@ -53,7 +65,9 @@ def _facts(entry: Entry, *, whole: bool) -> dict[str, Any]:
         "build_id": entry.identity.build_id,
         "release": entry.identity.release,
         "base": f"{entry.identity.base:#x}",
+        "incarnation": entry.identity.incarnation,
         "method": entry.method,
+        "reason": entry.reason,
         "words": len(entry.changes),
         "note": entry.note,
     }
@@ -62,7 +76,14 @@ def _facts(entry: Entry, *, whole: bool) -> dict[str, Any]:
             {"address": f"{change.address:#x}", "old": f"{change.old:08x}", "new": f"{change.new:08x}"}
             for change in entry.changes
         ]
-        facts["patch"] = entry.patch
+        facts["sites"] = [
+            {
+                "start": f"{site.start:#x}",
+                "end": f"{site.end:#x}",
+                "keep_out": [[f"{start:#x}", f"{end:#x}"] for start, end in site.keep_out],
+            }
+            for site in entry.sites
+        ]
     return facts
 
 
@@ -77,11 +98,11 @@ def _print(entries: list[Entry]) -> None:
         print(f"{entry.id:>4}  {when}  {entry.state.value:<8}  {words:<11}  {entry.identity.location}{undoes}")
 
 
-def _print_whole(entry: Entry) -> None:
+def _print_whole(entry: Entry, patch: str) -> None:
     _print([entry])
     if entry.identity.build_id:
         print(f"      build {entry.identity.build_id}")
     for line in entry.note.splitlines():
         print(f"      {line}")
     print()
-    print(entry.patch, end="")
+    print(patch, end="")

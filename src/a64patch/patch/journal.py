@@ -27,26 +27,42 @@ from typing import Any, Self
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
+from a64patch.patch.sites import Site
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Aftermath, Identity
 from a64patch.targets.section import Change
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
-_VERSION = 1
+_VERSION = 2
 _WORD = struct.Struct("<QII")
 _AFTERMATH = struct.Struct("<QI")
+_SITE = struct.Struct("<QQI")
+_SPAN = struct.Struct("<QQ")
+"""A range as its start and its size: its end may be 2**64."""
 _MOST_BYTES = 512 << 20
 _ROOM_TO_FINISH = 1 << 20
 _WAIT_SECONDS = 10.0
 _TABLE = """CREATE TABLE entry (
     id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
     reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
+    incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, sites BLOB NOT NULL,
+    aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL, checksum INTEGER NOT NULL
+)"""
+_COLUMNS = 18
+_FIRST_TABLE = """CREATE TABLE entry (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
+    reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
     method TEXT NOT NULL, words BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
     checksum INTEGER NOT NULL
 )"""
-_SCHEMA = [("table", "entry", _TABLE), ("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)")]
-_COLUMNS = 15
+"""Of version 1, which had no incarnation, no reason and no sites, and other names for two methods."""
+_FIRST_METHODS = {"sync": "stop", "nosync+kick": "kick"}
 _FAILURES = (sqlite3.Error, OverflowError, UnicodeError, MemoryError)
 """Of sqlite3: UnicodeError when its own message quotes damage, OverflowError for a number beyond 64 bits."""
+
+
+def _schema(table: str) -> list[tuple[str, str, str]]:
+    return [("table", "entry", table), ("table", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)")]
 
 
 class EntryState(Enum):
@@ -76,15 +92,20 @@ class Entry:
     state: EntryState
     identity: Identity
     method: str
+    """The protocol by which its words were to be written."""
     changes: tuple[Change, ...]
     aftermath: tuple[Aftermath, ...]
     """What the target changes besides, once these words are published."""
     patch: str
-    """The assembly diff."""
+    """The assembly diff, for people; empty where the entry reverts another."""
     note: str = ""
     """How it ended, for people."""
     reverts: int = 0
     """The id of the entry that this one undoes; 0 when it undoes none."""
+    reason: str = ""
+    """Why that method."""
+    sites: tuple[Site, ...] = ()
+    """Which words were to change as one, and who had to keep out; empty in an entry of the journal's version 1."""
 
 
 def default_path() -> Path:
@@ -176,16 +197,36 @@ class Journal:
             self._keep_directories()
         elif application != _APPLICATION_ID:
             raise JournalError(f"{self.path} is no journal of a64patch; --journal names another")
-        elif version != _VERSION:
+        elif version not in (1, _VERSION):
             raise JournalError(f"the journal {self.path} is of version {version}, which this a64patch does not know")
-        elif schema != _SCHEMA:
+        elif schema != _schema(_TABLE if version == _VERSION else _FIRST_TABLE):
             raise JournalError(
                 f"the journal {self.path} is damaged: its tables are not its own; --journal names another"
             )
         self._require_complete()
+        if version == 1:
+            self._migrate()
+            self._require_complete()
         connection.execute("COMMIT")
+        if version == 1:
+            connection.execute("VACUUM")
         if connection.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
             raise JournalError(f"the journal {self.path} cannot be used without a write-ahead log; name another")
+
+    def _migrate(self) -> None:
+        """Make a journal of version 1 one of this version, inside the transaction that is open."""
+        connection = self._open
+        connection.execute("ALTER TABLE entry RENAME TO entry_1")
+        connection.execute(_TABLE)
+        marks = ", ".join("?" * _COLUMNS)
+        for row in connection.execute("SELECT * FROM entry_1 ORDER BY id").fetchall():
+            *kept, method, words, aftermath, patch, note, checksum = row
+            fields = [*kept, "", _FIRST_METHODS.get(method, method), "", words, b"", aftermath, patch, note]
+            # What is damaged gets no fresh checksum that is right.
+            damaged = checksum != _checksum(row[:-1])
+            connection.execute(f"INSERT INTO entry VALUES ({marks})", (*fields, _checksum(fields) ^ damaged))
+        connection.execute("DROP TABLE entry_1")
+        connection.execute(f"PRAGMA user_version={_VERSION}")
 
     def _keep_directories(self) -> None:
         """Put the directories that lead to the journal on disk, all of them: who made which is not known."""
@@ -263,24 +304,34 @@ class Journal:
         patch: str,
         *,
         method: str,
+        reason: str = "",
+        sites: Sequence[Site] = (),
         aftermath: Sequence[Aftermath] = (),
         reverts: int = 0,
     ) -> int:
-        """Write down what is about to be done; the entry's id. When this returns it is on disk."""
+        """Write down what is about to be done, and how; the entry's id. When this returns it is on disk.
+
+        Of the sites their ranges and `keep_out` are kept.
+        """
         words = b"".join(_WORD.pack(change.address, change.old, change.new) for change in changes)
         besides = b"".join(_AFTERMATH.pack(each.offset, len(each.old)) + each.old + each.new for each in aftermath)
+        places = b"".join(
+            _SITE.pack(site.start, site.end - site.start, len(site.keep_out.spans))
+            + b"".join(_SPAN.pack(start, end - start) for start, end in site.keep_out)
+            for site in sites
+        )
         text = _storable(patch)
-        texts = [identity.build_id, identity.release, f"{identity.base:#x}", method]
+        texts = [identity.build_id, identity.release, f"{identity.base:#x}", identity.incarnation, method, reason]
         with self._transaction() as connection:
             number: int = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM entry").fetchone()[0]
             row = [
                 number, _now(), "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
-                *map(_storable, texts), words, besides, text, "",
+                *map(_storable, texts), words, places, besides, text, "",
             ]  # fmt: skip
             size = connection.execute(
                 "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
             ).fetchone()
-            if size[0] + len(words) + len(besides) + len(text.encode()) > _MOST_BYTES - _ROOM_TO_FINISH:
+            if size[0] + len(words) + len(places) + len(besides) + len(text.encode()) > _MOST_BYTES - _ROOM_TO_FINISH:
                 raise JournalError(f"the journal {self.path} is full: move it away, or name another with --journal")
             marks = ", ".join("?" * _COLUMNS)
             connection.execute(f"INSERT INTO entry VALUES ({marks})", (*row, _checksum(row)))
@@ -349,12 +400,12 @@ class Journal:
     def _entry(self, row: Sequence[Any]) -> Entry:
         try:
             (
-                number, began, ended, state, reverts, location, build_id, release, base, method, words, aftermath,
-                patch, note, checksum,
+                number, began, ended, state, reverts, location, build_id, release, base, incarnation, method, reason,
+                words, sites, aftermath, patch, note, checksum,
             ) = row  # fmt: skip
             if checksum != _checksum(row[:-1]):
                 raise ValueError("its checksum is wrong")
-            texts = (began, ended, build_id, release, method, patch, note)
+            texts = (began, ended, build_id, release, incarnation, method, reason, patch, note)
             if not all(isinstance(text, str) for text in texts) or not isinstance(reverts, int):
                 raise ValueError("a field of another type")
             if not 0 <= reverts < number:
@@ -363,10 +414,10 @@ class Journal:
             addresses = {change.address for change in changes}
             if len(addresses) != len(changes) or any(address % INSN_SIZE for address in addresses):
                 raise ValueError("addresses that stand twice or are unaligned")
-            identity = Identity(os.fsdecode(location), build_id, release, int(base, 16))
+            identity = Identity(os.fsdecode(location), build_id, release, int(base, 16), incarnation)
             return Entry(
                 number, began, ended, EntryState(state), identity, method, changes, _aftermath(aftermath), patch, note,
-                reverts,
+                reverts, reason, _sites(sites),
             )  # fmt: skip
         except (ValueError, TypeError, struct.error) as error:
             raise JournalError(f"entry {row[0]} of the journal {self.path} is damaged: {error}") from None
@@ -381,6 +432,19 @@ def _aftermath(data: bytes) -> tuple[Aftermath, ...]:
             raise ValueError("bytes are missing")
         found.append(Aftermath(offset, data[place : place + size], data[place + size : place + 2 * size]))
         place += 2 * size
+    return tuple(found)
+
+
+def _sites(data: bytes) -> tuple[Site, ...]:
+    found, place = [], 0
+    while place < len(data):
+        start, size, count = _SITE.unpack_from(data, place)
+        place += _SITE.size
+        if not size or start % INSN_SIZE or place + count * _SPAN.size > len(data):
+            raise ValueError("a site that is none")
+        spans = _SPAN.iter_unpack(data[place : place + count * _SPAN.size])
+        place += count * _SPAN.size
+        found.append(Site(start, start + size, Ranges(tuple((low, low + length) for low, length in spans))))
     return tuple(found)
 
 

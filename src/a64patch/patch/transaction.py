@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
-from a64patch.patch.asmdiff import collector_paused, parse, reverse, to_text
+from a64patch.patch.asmdiff import collector_paused, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
 from a64patch.patch.sites import Site, sites_of, spans_of
@@ -92,11 +92,11 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
                 raise MismatchError(_why_not(journal, entry, change, word, target))
         target.undo_aftermath(entry.aftermath)
         back = [Change(change.address, change.new, change.old) for change in entry.changes]
-        spans = spans_of(back)
-        method, reason = method_for(target.capabilities, back, spans)
-        decided = _Decided(back, sites_of(target, back, spans), method, reason)
-        patch = to_text(reverse(parse(entry.patch)))
-        return _carry_out(target, journal, entry.identity, decided, patch, reverts=number)
+        sites = _sites_back(entry, back, target)
+        method, reason = method_for(target.capabilities, back, [(site.start, site.end) for site in sites])
+        if entry.method == "stop" and method != "stop":
+            method, reason = "stop", f"entry {number} was written so"
+        return _carry_out(target, journal, entry.identity, _Decided(back, sites, method, reason), "", reverts=number)
 
 
 def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterator[Recovery]:
@@ -161,7 +161,10 @@ def _carry_out(
     words = [(change.address, change.new) for change in changes]
     method = _method(target, decided, sync)
     aftermath = () if reverts else target.aftermath(words)
-    number = journal.begin(identity, changes, patch, method=method, aftermath=aftermath, reverts=reverts)
+    number = journal.begin(
+        identity, changes, patch, method=method, reason=_reason(decided, method), sites=decided.sites,
+        aftermath=aftermath, reverts=reverts,
+    )  # fmt: skip
     try:
         result = _patch(target, decided, method, retry)
     except BaseException as error:
@@ -206,8 +209,29 @@ def _method(target: Target, decided: _Decided, sync: Sync) -> Method:
 
 
 def _patch(target: Target, decided: _Decided, method: Method, retry: float) -> PatchResult:
-    reason = decided.reason if decided.method == method else "as asked"
-    return write(target, decided.changes, decided.sites if method == "stop" else (), method, reason, retry)
+    sites = decided.sites if method == "stop" else ()
+    return write(target, decided.changes, sites, method, _reason(decided, method), retry)
+
+
+def _reason(decided: _Decided, method: Method) -> str:
+    return decided.reason if decided.method == method else "as asked"
+
+
+def _sites_back(entry: Entry, back: Sequence[Change], target: Target) -> tuple[Site, ...]:
+    """The sites of an entry that hold one of these changes, which undo it.
+
+    Who had to keep out when the words were written keeps out now, and who must by what the target holds now. An entry
+    of the journal's version 1 has no sites: neighbours are one then.
+    """
+    addresses = [change.address for change in back]
+    decided = {
+        site.start: site for site in entry.sites if any(site.start <= address < site.end for address in addresses)
+    }
+    spans = [(site.start, site.end) for site in decided.values()] or spans_of(back)
+    return tuple(
+        replace(site, keep_out=site.keep_out | decided[site.start].keep_out) if site.start in decided else site
+        for site in sites_of(target, back, spans)
+    )
 
 
 def _read(target: Target, changes: Sequence[Change]) -> list[int]:
@@ -237,6 +261,11 @@ def _require_same(entry: Entry, target: Target) -> None:
         raise PlanError(
             f"{then.location} is not what entry {entry.id} patched: it was {_name(then)}, and is {_name(now)}; nothing"
             " was changed"
+        )
+    if now.incarnation != then.incarnation and now.incarnation and then.incarnation:
+        raise PlanError(
+            f"{then.location} was started again since entry {entry.id} patched it, so the patch is gone; nothing was"
+            f" changed: `a64patch recover --forget {entry.id}` closes an entry that was cut off"
         )
     if now.base != then.base:
         raise PlanError(
@@ -295,7 +324,7 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
         back = [Change(change.address, change.new, change.old) for change in written]
         try:
             # A half of a patch is there already: what is not known of its sites is no reason to leave it.
-            write(target, back, sites_of(target, back, spans_of(back)), "stop", "as asked")
+            write(target, back, _sites_back(entry, back, target), "stop", "as asked")
         except PartialPatchError as error:
             lost = set(error.unrestored)
             return EntryState.PARTIAL, "\n".join([str(error), *_what_stands(target, written, lost)])

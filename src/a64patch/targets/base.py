@@ -50,6 +50,8 @@ class Identity:
     """What a person calls this build, such as `Linux 6.1.0-56-arm64`; empty when the target does not tell."""
     base: int = 0
     """Bytes that symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
+    incarnation: str = ""
+    """Which boot, or which start of the process; empty where there is none, as in a file, or none is told."""
 
     @property
     def place(self) -> str:
