@@ -267,7 +267,8 @@ def test_every_word_of_debian_there_and_back_with_gnu(
 
     assert result.wrong == []
     assert [text for _, reason, text in result.refused if not reason] == [], "refused, and not explained"
-    assert {reason for _, reason, _ in result.refused} == set(REFUSED), "each explanation is needed"
+    # The libcrypto of Debian 13 has no word of the last kind in its text.
+    assert set(REFUSED) - {reason for _, reason, _ in result.refused} <= {"op0"}, "each explanation is needed"
     for kind in (*BASE, *VECTOR):
         assert result.counts[kind, "same"] > 4000, f"the words must try {kind}"
         assert result.counts[kind, "refused"] == sum(refused[:2] == (kind, "op0") for refused in result.refused)
