@@ -189,6 +189,60 @@ def test_a_moment_is_awaited_when_no_cpu_sees_the_kernel() -> None:
         assert target.read(BASE, 4) == bytes(machine.text[:4])
 
 
+def test_a_stop_is_a_stop_also_when_no_cpu_sees_the_kernel() -> None:
+    """A search for a CPU that does may let the machine run on elsewhere: never here."""
+    machine = machine_of(OLD, blind={0, 1})
+    with Stub(machine) as stub, open_stub(stub) as target:
+        with target.stop():
+            resumed = machine.resumed
+            with pytest.raises(MappingError, match="no CPU"):
+                target.read(BASE, 4)
+            assert machine.resumed == resumed
+        assert eventually(lambda: machine.running)
+
+
+def test_a_machine_that_was_halted_is_not_let_go_to_look() -> None:
+    machine = machine_of(OLD, running=False, state="prelaunch", blind={0, 1})
+    with Stub(machine) as stub, open_stub(stub) as target, pytest.raises(MappingError, match="no CPU"):
+        target.read(BASE, 4)
+    assert machine.resumed == 0
+
+
+def test_no_moment_is_awaited_for_an_address_of_a_user() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub, open_stub(stub) as target:
+        assert eventually(lambda: machine.running)
+        resumed = machine.resumed
+        with pytest.raises(MappingError):
+            target.read(0x400000, 4)
+        assert machine.resumed == resumed + 1
+
+
+def test_who_sees_the_kernel_is_asked_anew_once_the_machine_has_run() -> None:
+    machine = machine_of(OLD, blind={1})
+    with Stub(machine) as stub, open_stub(stub) as target:
+        assert target.read(BASE, 4) == bytes(machine.text[:4])
+        machine.blind = {0}
+        assert target.read(BASE, 4) == bytes(machine.text[:4])
+
+
+def test_who_sees_the_kernel_is_asked_once_a_stop() -> None:
+    """Each question is a round trip during which nobody runs."""
+    with Stub(machine_of(OLD)) as stub, open_stub(stub) as target, target.stop():
+        target.read(BASE, 4)
+        asked = len(stub.requests)
+        target.read(BASE + 8, 4)
+        assert stub.requests[asked:] == [b"m%x,4" % (BASE + 8)]
+
+
+def test_whether_text_is_written_is_tried_by_a_cpu_that_sees_it() -> None:
+    machine = machine_of(OLD, blind={1})
+    machine.registers |= {(0, 32): BASE + 8, (1, 32): BASE + 12}
+    with Stub(machine, "openocd") as stub, open_stub(stub) as target:
+        assert target.facts()["writes read-only text"] == "yes"
+        assert machine.words == OLD
+
+
 def test_pcs_links_and_frames_are_seen() -> None:
     machine = machine_of(OLD)
     machine.registers |= {(1, 32): BASE + 8, (1, 30): BASE + 40, (1, 29): STACK}
@@ -614,6 +668,18 @@ def test_all_that_was_written_to_a_word_may_stand_there_after_a_lost_connection(
         stub.replace(machine)
         assert from_bytes(target.read(PLACES[0], 4)) == [holds]
         target.close()
+
+
+def test_a_machine_with_other_cpus_is_another_machine() -> None:
+    """Also where nothing was written, so that no word of its memory tells."""
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub)
+        stub.replace(machine_of(OLD, cpus=3))
+        with pytest.raises(ReadError, match="another machine answers"):
+            target.read(BASE, 4)
+        with suppress(TargetError):
+            target.close()
 
 
 def test_a_word_that_nobody_wrote_is_another_machine() -> None:
