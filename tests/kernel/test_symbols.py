@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a64patch.a64.words import from_bytes
 from a64patch.errors import FormatError, MappingError, RequestError, SymbolError
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.kallsyms import KernelSymbol
 from a64patch.kernel.open import open_target
 from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, names_a_kernel, parse_listing, read_source
-from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
-from a64patch.targets.symbols import SymbolTable
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Build, Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.modules import Module
 from tests.kernel import kernels
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LINKED, TEXT_AT, Kernel, Named, build_kernel, call_each_other
 from tests.support import assemble, link
@@ -30,10 +32,6 @@ class Machine(Target):
 
     def __init__(self, kernel: Kernel, slide: int = 0, pc: int | None = None) -> None:
         self.capabilities = Capabilities("machine", 1, True, True, True, True)
-        self.symbols = SymbolTable()
-        self.build_id = self.release = ""
-        self.base = 0
-        self.code: list[tuple[int, int]] = []
         start = kernel.linked + slide
         mapped = bytes(kernel.data[TEXT_AT:])
         self.memory = [(start + TEXT_AT, mapped + bytes(-len(mapped) % 0x10000))]
@@ -47,11 +45,12 @@ class Machine(Target):
                 return data[address - start : address - start + size]
         raise MappingError(f"nothing is mapped at {address:#x}")
 
-    def identity(self) -> Identity:
-        return Identity("machine", self.build_id, self.release, self.base)
+    @property
+    def location(self) -> str:
+        return "machine"
 
-    def code_ranges(self) -> Sequence[tuple[int, int]]:
-        return self.code
+    def writable(self) -> Ranges | None:
+        return self._may_write
 
     @contextmanager
     def stop(self) -> Iterator[Machine]:
@@ -94,8 +93,9 @@ def test_system_map_is_moved_to_where_the_kernel_is(tmp_path: Path, slide: int) 
     assert machine.symbols is table
     assert table[name] == address + slide
     assert table.find(name).size == FUNCTION
-    assert machine.base == slide
-    assert machine.code == []  # a System.map knows of no modules, which are code as well
+    [module] = machine.modules
+    assert (module.base, module.code) == (slide, Ranges(((LINKED + TEXT_AT + slide, kernel.symbols[-1][0] + slide),)))
+    assert machine.writable() is None  # a System.map knows of no modules, which are code as well
 
 
 @pytest.mark.parametrize("layout", ["relative", "sequences", "tables first", "packed", "own place", "absolute last"])
@@ -108,7 +108,8 @@ def test_memory_without_any_file(layout: str) -> None:
     table = attach(machine, "kallsyms")
     address, _, name = kernel.symbols[20]
     assert table[name] == address + (slide if layout == "own place" else 0)
-    assert (machine.build_id, machine.release) == (BUILD_ID.hex(), "Linux 6.6.6-test")
+    identity = machine.identity()
+    assert (identity.build_id, identity.release) == (BUILD_ID.hex(), "Linux 6.6.6-test")
     assert len(live_symbols(machine)) == len(kernel.symbols)
 
 
@@ -154,10 +155,9 @@ def test_symbols_of_another_build_are_refused(tmp_path: Path) -> None:
     shifted = [(address + 8 * (number > 300), *rest) for number, (address, *rest) in enumerate(other.symbols)]
     path.write_text(listing(shifted))  # type: ignore[arg-type]
     machine = Machine(kernel, SLIDE)
-    before = machine.symbols
     with pytest.raises(FormatError, match=r"System\.map does not belong to this kernel"):
         attach(machine, path)
-    assert machine.symbols is before
+    assert not machine.modules
 
 
 def test_symbols_that_fit_where_a_cpu_stands_and_no_further_are_refused(tmp_path: Path) -> None:
@@ -174,10 +174,10 @@ def test_symbols_with_another_build_id_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "Image"
     path.write_bytes(kernel.data)
     machine = Machine(kernel)
-    machine.build_id = "12" * 20
+    machine.knowing(Module("kernel", build_id="12" * 20))
     with pytest.raises(FormatError, match="its build id is 000102"):
         attach(machine, path)
-    machine.build_id = BUILD_ID.hex()
+    machine.knowing(Module("kernel", build_id=BUILD_ID.hex()))
     assert attach(machine, path)[kernel.symbols[3][2]] == kernel.symbols[3][0]
 
 
@@ -191,7 +191,11 @@ def test_modules(tmp_path: Path) -> None:
     assert table.resolve("ext4:module_5+0x4") == module[5][0] + 4
     assert table.lookup(module[5][0] + 4) == (table.find("module_5"), 4)
     assert table.describe(module[5][0]) == "module_5"
-    assert machine.code == [(LINKED + TEXT_AT, kernel.symbols[-1][0]), (MODULE_AT, MODULE_AT + 0x2000)]
+    text = (LINKED + TEXT_AT, kernel.symbols[-1][0])
+    assert [(each.name, each.code) for each in machine.modules] == [("kernel", Ranges((text,))), ("ext4", None)]
+    assert machine.writable() == Ranges((text, (MODULE_AT, MODULE_AT + 0x2000)))
+    assert machine.code_with(text[0]) == [text]
+    assert machine.code_with(MODULE_AT) == []
 
 
 def test_modules_that_are_elsewhere_now_are_refused(tmp_path: Path) -> None:
@@ -233,16 +237,34 @@ def test_elf_file_that_is_no_kernel_is_left_to_the_target(tmp_path: Path) -> Non
         open_target(elf, symbols=elf)
 
 
+def vmlinux(kernel: Kernel, folder: Path) -> Path:
+    """The same text and names as an ELF file, with a build id."""
+    first = kernel.symbols[0][0]
+    labels = "".join(f".globl {name}\n{name} = . + {place - first}\n" for place, _, name in kernel.symbols)
+    words = from_bytes(bytes(kernel.data[first - LINKED : kernel.symbols[-1][0] - LINKED + 4]))
+    text = ".text\n" + labels + "".join(f".inst {word:#x}\n" for word in words)
+    place = ("-Ttext", hex(first), "-e", "0", "--build-id=0x0102")
+    return link(assemble(text, folder / "o"), folder / "vmlinux", *place)
+
+
 def test_vmlinux(tmp_path: Path) -> None:
     kernel = build_kernel()
     machine = Machine(kernel, SLIDE)
-    labels = "".join(
-        f".globl {name}\n{name} = . + {place - kernel.symbols[0][0]}\n" for place, _, name in kernel.symbols
-    )
-    text = ".text\n" + labels + f".skip {600 * FUNCTION + 4}\n"
-    linked = link(assemble(text, tmp_path / "o"), tmp_path / "vmlinux", f"-Ttext={LINKED + TEXT_AT:#x}", "-e", "0")
+    linked = vmlinux(kernel, tmp_path)
     assert names_a_kernel(linked)
     assert attach(machine, linked)[kernel.symbols[9][2]] == kernel.symbols[9][0] + SLIDE
+    assert machine.identity().modules == (Build("kernel", "0102", SLIDE),)
+
+
+def test_vmlinux_takes_names_of_a_kernel_and_stays_the_build_that_it_is(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    linked = vmlinux(kernel, tmp_path)
+    listed = tmp_path / "System.map"
+    listed.write_text(listing(kernel.symbols))
+    for source in (linked, listed):
+        with open_target(linked, symbols=source) as target:
+            assert target.symbols[kernel.symbols[9][2]] == kernel.symbols[9][0]
+            assert target.identity() == Identity(str(linked), "0102")
 
 
 def test_listing() -> None:

@@ -30,8 +30,10 @@ from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, make_plan
 from a64patch.patch.transaction import apply_plan, recover, revert
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, Identity, Rendezvous, Target
 from a64patch.targets.elf import ElfFile
+from a64patch.targets.modules import Module
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import Parked
 
@@ -69,7 +71,8 @@ class WordFile(Target):
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._size = os.fstat(self._file).st_size
-        self.symbols = SymbolTable(lambda: [Symbol("site", BASE, self._size)])
+        names, code = SymbolTable(lambda: [Symbol("site", BASE, self._size)]), Ranges(((BASE, BASE + self._size),))
+        self.knowing(Module("memory", names, code=code))
 
     def _offset(self, address: int, size: int) -> int:
         if not BASE <= address <= BASE + self._size - size:
@@ -108,9 +111,6 @@ class WordFile(Target):
 
     def identity(self) -> Identity:
         return Identity(self._path)
-
-    def code_ranges(self) -> Sequence[tuple[int, int]]:
-        return [(BASE, BASE + self._size)]
 
     def close(self) -> None:
         os.close(self._file)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 from a64patch.a64.words import from_bytes, to_bytes
 from a64patch.errors import MappingError, ReadError, WriteError
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.modules import Module
 from a64patch.targets.symbols import Symbol, SymbolTable
 
 BASE = 0x1000
@@ -30,8 +32,8 @@ class FakeTarget(Target):
     def __init__(self, words: Sequence[int], *, cpus: int = 2, **capabilities: bool) -> None:
         default = {"can_stop": True, "can_kick": True, "sees_pcs": True, "broadcast": True}
         self.capabilities = Capabilities("fake", cpus, **{**default, **capabilities})
-        self.symbols = SymbolTable(lambda: [Symbol("site", BASE, 4 * len(words))])
         self.memory = bytearray(to_bytes(words))
+        self.name(Symbol("site", BASE, 4 * len(words)))
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.fail_for_good = False
@@ -101,8 +103,9 @@ class FakeTarget(Target):
     def identity(self) -> Identity:
         return Identity("fake")
 
-    def code_ranges(self) -> Sequence[tuple[int, int]]:
-        return [(BASE, BASE + len(self.memory))]
+    def name(self, *symbols: Symbol) -> None:
+        """Give it these names, and no others."""
+        self.knowing(Module("fake", SymbolTable(lambda: symbols), code=Ranges(((BASE, BASE + len(self.memory)),))))
 
     def close(self) -> None:
         pass

@@ -20,7 +20,7 @@ from a64patch.patch.compare import Comparison, compare
 from a64patch.patch.plan import State, make_plan
 from a64patch.patch.text import patch_text
 from a64patch.targets.elf import ElfFile
-from a64patch.targets.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol
 from tests.a64.test_effects import ROWS, words_of
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble, link, need, run
@@ -272,11 +272,7 @@ class Program(FakeTarget):
 
     def __init__(self, words: Sequence[int], counter: int) -> None:
         super().__init__(words)
-        symbols = [Symbol("f", BASE, 4 * len(words), is_function=True), Symbol("counter", counter, 64)]
-        self.symbols = SymbolTable(lambda: symbols)
-
-    def code_ranges(self) -> list[tuple[int, int]]:
-        return [(BASE, BASE + len(self.memory))]
+        self.name(Symbol("f", BASE, 4 * len(words), is_function=True), Symbol("counter", counter, 64))
 
 
 OLD_COUNTER, NEW_COUNTER = 0x10000, 0x25008

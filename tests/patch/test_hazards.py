@@ -14,7 +14,7 @@ from a64patch.patch.sites import sites_of, spans_of
 from a64patch.targets.base import Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.section import Change
-from a64patch.targets.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble
 
@@ -37,7 +37,7 @@ def hazards(old: str, new: dict[int, str]) -> list[Hazard]:
 def unsized(words: Sequence[int]) -> FakeTarget:
     """A target whose one function reaches nobody knows how far, so that nobody can be kept out of it."""
     target = FakeTarget(words)
-    target.symbols = SymbolTable(lambda: [Symbol("site", BASE, 0)])
+    target.name(Symbol("site", BASE, 0))
     return target
 
 
@@ -138,8 +138,8 @@ def test_many_changes_see_what_few_see() -> None:
 
 def test_code_that_is_not_known_cannot_be_looked_at() -> None:
     class Blind(FakeTarget):
-        def code_ranges(self) -> Sequence[tuple[int, int]]:
-            return []
+        def name(self, *_: Symbol) -> None:
+            pass
 
     olds = words_of("nop; nop; nop")
     changes = [Change(BASE + 4 * index, olds[index], 0xD2800000) for index in range(2)]

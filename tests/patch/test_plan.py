@@ -28,7 +28,7 @@ from a64patch.patch.text import patch_text
 from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.section import Change
-from a64patch.targets.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol
 from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble, link
 
@@ -216,7 +216,7 @@ def test_words_that_each_may_race_are_as_many_writes_and_one_kick() -> None:
 
 def test_together_keeps_out_of_every_function_touched() -> None:
     target = FakeTarget([gen_nop()] * 40)
-    target.symbols = SymbolTable(lambda: [Symbol("f", BASE, 80), Symbol("g", BASE + 80, 80)])
+    target.name(Symbol("f", BASE, 80), Symbol("g", BASE + 80, 80))
     text = "@@ f+8 @@\n-d503201f\n+d2800000\n\n@@ g+8 @@\n-d503201f\n+d2800000\n"
     apart = make_plan(parse(text), target)
     assert all(not site.keep_out for site in apart.sites)
@@ -226,7 +226,7 @@ def test_together_keeps_out_of_every_function_touched() -> None:
         Ranges(((BASE + 4, BASE + 80),)),
         Ranges(((BASE + 84, BASE + 160),)),
     ]
-    target.symbols = SymbolTable(lambda: [Symbol("f", BASE, 80), Symbol("g", BASE + 80, 0)])
+    target.name(Symbol("f", BASE, 80), Symbol("g", BASE + 80, 0))
     assert [hazard.name for hazard in make_plan(parse(text), target, together=True).hazards] == ["together"]
 
 
@@ -238,7 +238,7 @@ def test_the_method_and_the_hazards_are_those_of_all_changes() -> None:
     target = FakeTarget([assemble_one(text) for text in ("bl .+8", "nop", "ret")])
     one = make_plan(parse("@@ site+4 @@\n-d503201f  nop\n+14000001  b .+4\n"), target)
     assert (one.method, one.hazards) == ("kick", ())
-    target.symbols = SymbolTable(lambda: [Symbol("site", BASE, 0)])
+    target.name(Symbol("site", BASE, 0))
     two = make_plan(parse("@@ site @@\n-94000002\n-d503201f\n+d503201f\n+d2800000\n"), target)
     assert (two.method, [hazard.name for hazard in two.hazards]) == ("stop", ["return-into-site"])
     assert make_plan(parse("@@ site+4 @@\n-d503201f\n+d2800000\n"), target, profile="2018").method == "stop"

@@ -7,7 +7,7 @@ the method left out, where it must fail.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -113,7 +113,7 @@ def count(case: Case, kind: type[Simulator], model: dict[str, Any]) -> int:
     def simulator(seed: int) -> Simulator:
         made = kind.from_words(words, base=BASE, cpus=4, seed=seed, quantum=3, **model)
         # From the word that saves the return address to the last one before what is called.
-        made.symbols = SymbolTable(lambda: [Symbol("function", SITE - 4, 0x14)])
+        made.knowing(replace(made.modules.main, symbols=SymbolTable(lambda: [Symbol("function", SITE - 4, 0x14)])))
         return made
 
     return sum(bool(violations(case, simulator(seed), step)) for seed, step in moments())

@@ -14,7 +14,7 @@ from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, 
 from a64patch.ranges import Ranges
 from a64patch.targets.base import CpuState
 from a64patch.targets.section import Change
-from a64patch.targets.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import Symbol
 from tests.patch.fake import BASE, FakeTarget
 
 MOV, ADD = 0xD2800041, 0x8B010042
@@ -33,8 +33,7 @@ def span(first: int, end: int) -> tuple[int, int]:
 def target_of(code: str, functions: dict[str, tuple[int, int]], *, cpus: int = 2) -> FakeTarget:
     """Words from BASE on, and functions by the numbers of their first word and of the one behind them."""
     target = FakeTarget(assemble(code, BASE), cpus=cpus)
-    symbols = [Symbol(name, at(first), 4 * (end - first)) for name, (first, end) in functions.items()]
-    target.symbols = SymbolTable(lambda: symbols)
+    target.name(*(Symbol(name, at(first), 4 * (end - first)) for name, (first, end) in functions.items()))
     return target
 
 

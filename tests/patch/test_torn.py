@@ -8,7 +8,7 @@ A64PATCH_RUNS says how many runs each case has.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -153,7 +153,7 @@ class Program:
             self.words, base=BASE, cpus=4, seed=seed, quantum=1 + seed % 4, idc=bool(seed & 1), dic=bool(seed & 2)
         )
         symbols = [Symbol(name, start, end - start) for name, (start, end) in self.extents.items()]
-        made.symbols = SymbolTable(lambda: symbols)
+        made.knowing(replace(made.modules.main, symbols=SymbolTable(lambda: symbols)))
         return made
 
 

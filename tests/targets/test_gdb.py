@@ -26,8 +26,11 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Build, Identity
 from a64patch.targets.gdb import GdbTarget, open_gdb
 from a64patch.targets.lifeline import MAX_RECONNECTS
+from a64patch.targets.modules import Module
 from a64patch.targets.rsp import frame
 from a64patch.targets.section import Change, Section
 from a64patch.targets.symbols import Symbol, SymbolTable
@@ -420,11 +423,11 @@ def test_what_is_not_known_is_refused_until_somebody_vouches(kind: Kind) -> None
         assert machine.words[1:] == OLD[1:]
 
 
-def test_code_limits_what_may_be_written() -> None:
+def test_a_limit_to_what_may_be_written() -> None:
     machine = machine_of(OLD)
     with Stub(machine) as stub, open_stub(stub) as target:
-        assert target.code_ranges() == []
-        target.code = [(BASE, BASE + 64)]
+        assert target.writable() is None
+        target.knowing(may_write=Ranges(((BASE, BASE + 64),)))
         with pytest.raises(MappingError, match="is not code"):
             patch_text_sync(target, PLACES, NEW)
         assert machine.words == OLD
@@ -437,9 +440,10 @@ def test_names_and_identity_come_from_who_knows() -> None:
     with Stub(machine) as stub, open_target(stub.location, symbols=table) as target:
         assert isinstance(target, GdbTarget)
         assert target.symbols.resolve("work+4") == BASE + 4
-        target.build_id, target.release, target.base = "ab", "Linux 6", 4096
+        target.knowing(Module("program", table, "ab", "Linux 6", 4096), Module("library", build_id="cd"))
         identity = target.identity()
-        assert (identity.location, identity.build_id, identity.base) == (stub.location, "ab", 4096)
+        assert identity == Identity(stub.location, "ab", "Linux 6", 4096)
+        assert identity.modules == (Build("program", "ab", 4096), Build("library", "cd"))
 
 
 def test_a_serial_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -841,3 +845,45 @@ def test_an_elf_file_is_taken_if_more_than_half_of_its_samples_stand_there(progr
         else:
             with pytest.raises(MismatchError, match="8 of 16 samples"):
                 open_target(stub.location, symbols=program)
+
+
+INTO_THE_MIDDLE = """
+    .globl _start, work
+    .type work, %function
+    .type _start, %function
+work:   cbz x0, 1f
+        mov x1, #1
+1:      mov x2, #2
+        ret
+    .size work, .-work
+_start: b 1b
+        ret
+    .size _start, .-_start
+"""
+
+
+def test_code_of_an_elf_file_behind_a_stub_is_searched_for_ways_into_a_site(tmp_path: Path) -> None:
+    """The program's code, and no other, is what branches to its middle come from."""
+    from a64patch.patch.sites import sites_of, spans_of
+    from a64patch.targets.elf import ElfFile
+    from a64patch.targets.section import Change
+    from tests.support import assemble, link
+
+    path = link(assemble(INTO_THE_MIDDLE, tmp_path / "a.o"), tmp_path / "a", f"-Ttext={BASE:#x}", "--no-relax")
+    with ElfFile(path) as file:
+        [(start, end)] = file.code_ranges()
+        words = from_bytes(file.read(start, end - start))
+    machine = machine_of([*words, *OLD])
+    with Stub(machine, "gdbserver") as stub, open_target(stub.location, symbols=path) as target:
+        assert target.code_with(BASE + 4) == [(start, end)]
+        changes = [Change(BASE + 4 * number, words[number], OLD[number]) for number in (1, 2)]
+        [site] = sites_of(target, changes, spans_of(changes))
+        assert site.unknown == ()
+        assert site.kept_out == ("work", "_start")
+        assert any(sentence.startswith("_start branches to work+0x8") for sentence in site.entered)
+        # Its own code may be patched, and so may code that nobody has told of.
+        assert target.writable() is None
+        assert target.code_with(end) == []
+        patch_text(target, [BASE + 4], [OLD[1]])
+        patch_text_sync(target, [end, end + 4], NEW[:2], expected=OLD[:2])
+        assert machine.words == [words[0], OLD[1], *words[2:], *NEW[:2], *OLD[2:]]

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.kallsyms import Kallsyms, KernelSymbol, decode
-from a64patch.targets.base import Identity
+from a64patch.ranges import Ranges
 from a64patch.targets.file import FileTarget
+from a64patch.targets.modules import Module
 from a64patch.targets.symbols import Symbol, SymbolTable
+
+KERNEL = "kernel"
+"""The name of the module that is the kernel itself."""
 
 _MOST_BYTES = 1 << 30
 _BIG_ENDIAN = 1
@@ -57,19 +61,16 @@ class KernelImage(FileTarget):
         require_image(self._file.head(0x1000), self._file.size, self.path)
         self._original = self._file.content
         self._data = self._original
-        self.symbols = SymbolTable(lambda: sized(self._layout.symbols))
 
-    def identity(self) -> Identity:
-        """The file's absolute path, the kernel's build id and its release; no slide, since these are its addresses."""
-        return Identity(self.location, self._build_id, notes.release_of(self._original))
+    def own_modules(self) -> Iterable[Module]:
+        """The one kernel that the file is. It has no slide, since these are its addresses."""
+        layout, release = self._layout, notes.release_of(self._original)
+        table, build_id = SymbolTable(lambda: sized(layout.symbols)), notes.build_id_of(self._original)
+        return [Module(KERNEL, table, build_id, release, code=Ranges.of(layout.code), file=self.location)]
 
     def kernel_symbols(self) -> list[KernelSymbol]:
         """All names inside, ascending by address, with nm's letter of each; empty when the kernel carries none."""
         return list(self._layout.symbols)
-
-    def code_ranges(self) -> Sequence[tuple[int, int]]:
-        """The ranges [start, end) that may be written, ascending."""
-        return list(self._layout.code)
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes as last written, published or not; MappingError when one of them is not in the file."""
@@ -95,10 +96,6 @@ class KernelImage(FileTarget):
         if size < 0 or offset < 0 or offset + size > len(self._data):
             raise MappingError(f"{size} bytes at {address:#x} do not all stand in {self.path}: name a mapped address")
         return offset
-
-    @cached_property
-    def _build_id(self) -> str:
-        return notes.build_id_of(self._original)
 
     @cached_property
     def _layout(self) -> _Layout:

@@ -10,17 +10,21 @@ import re
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import notes, placement
-from a64patch.kernel.image import KernelImage, sized
+from a64patch.kernel.image import KERNEL, KernelImage, sized
 from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import ElfImage
+from a64patch.targets.file import FileTarget
+from a64patch.targets.modules import Module
 from a64patch.targets.replace import FileOnDisk
-from a64patch.targets.symbols import SymbolTable
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 LIVE = "kallsyms"
 """The source that means: the tables in the memory of the kernel itself."""
@@ -126,8 +130,10 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     kernel by: that is found out from the code. Modules are not moved by it, so a file that names modules must be from
     this boot.
 
-    Fills in `symbols`; where the target has them, `base` (the slide in bytes), `build_id`, `release` and `kernel_text`;
-    and `code`, if the file is a /proc/kallsyms, so that nothing but the text of kernel and modules can be written.
+    A file gets other names for its own build. A live target is told of the kernel: its names, base (the slide in
+    bytes), build id, release and code, which is what lies from _stext to _etext. If the source names loaded modules, as
+    /proc/kallsyms does, it is told of each, whose code is not known exactly; and that nothing may be written but the
+    kernel's text and the pages with the modules'.
 
     FormatError for a source that does not belong to this kernel or cannot be read, SymbolError when no CPU was seen
     to execute the kernel and it does not stand where kernels without KASLR do. Reads only.
@@ -136,23 +142,27 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         return target.symbols
     if source == LIVE:
         found = _live(target)
-        symbols, shift = found.symbols, 0
-        facts = {"build_id": found.build_id, "release": found.release}
+        symbols, shift, build_id, release, file = found.symbols, 0, found.build_id, found.release, ""
     else:
         read = read_source(source)
         shift = _find_place(target, read)
         symbols = [s._replace(address=(s.address + shift) % placement.ADDRESSES) for s in read.symbols]
-        facts = {"build_id": read.build_id}
-    target.symbols = SymbolTable(lambda: sized(symbols))
-    for name, value in {**facts, "base": shift}.items():
-        if value and hasattr(target, name):
-            setattr(target, name, value)
-    if hasattr(target, "kernel_text"):
-        target.kernel_text = _bounds(symbols, "")
-    modules = {symbol.module for symbol in symbols if symbol.module}
-    if modules and hasattr(target, "code"):
-        target.code = [_bounds(symbols, "")] + [_module_text(symbols, module) for module in sorted(modules)]
+        build_id, release, file = read.build_id, "", read.name
+    names = sized(symbols)
+    if isinstance(target, FileTarget):
+        target.knowing(replace(target.modules.main, symbols=SymbolTable(lambda: names)))
+        return target.symbols
+    text = Ranges((_bounds(symbols, ""),))
+    kernel = Module(KERNEL, _names_of(names, ""), build_id, release, shift, text, file)
+    loaded = sorted({symbol.module for symbol in symbols if symbol.module})
+    limit = text | Ranges.of(_module_text(symbols, module) for module in loaded) if loaded else None
+    target.knowing(kernel, *(Module(module, _names_of(names, module), file=file) for module in loaded), may_write=limit)
     return target.symbols
+
+
+def _names_of(symbols: Sequence[Symbol], module: str) -> SymbolTable:
+    own = [symbol for symbol in symbols if symbol.module == module]
+    return SymbolTable(lambda: own)
 
 
 def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol]:

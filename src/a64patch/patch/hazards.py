@@ -17,6 +17,7 @@ from a64patch.a64.predicates import Predicate, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.sites import Hazard as Hazard
 from a64patch.patch.sites import Site, spans_of
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.section import Change
 
@@ -159,7 +160,8 @@ def _surroundings(target: Target, changes: Sequence[Change], changed: Sequence[i
     """The old code around the changes."""
     ranges = _ranges(target)
     few = len(changes) <= _FEW
-    if not few and ranges:
+    code = Ranges.of(ranges)
+    if not few and all(address in code for address in changed):
         pieces = ranges
     else:
         pieces = []

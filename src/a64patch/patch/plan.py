@@ -7,7 +7,6 @@ Planning reads the target and changes nothing.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -35,6 +34,7 @@ from a64patch.patch.meaning import (
 from a64patch.patch.sites import JOIN, Site, sites_of
 from a64patch.patch.text import method_for
 from a64patch.protocols import Method
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
 from a64patch.targets.symbols import Space, Symbol, SymbolTable
@@ -285,7 +285,7 @@ class _Finder:
 
     def __init__(self, target: Target, by_meaning: bool, fuzz: bool) -> None:
         self._target, self._by_meaning, self._fuzz = target, by_meaning, fuzz
-        self._code = list(target.code_ranges())
+        self._writable = target.writable()
         self._words_of: Callable[[Line, Place, int | None], tuple[int, ...]] = (
             words_by_meaning if by_meaning else _exactly
         )
@@ -319,10 +319,7 @@ class _Finder:
             )
 
     def _require_code(self, hunk: Hunk, address: int, size: int) -> None:
-        if not self._code:
-            return
-        index = bisect_right(self._code, (address, 1 << 64)) - 1
-        if index < 0 or address + size > self._code[index][1] or address >= self._code[index][1]:
+        if self._writable is not None and not self._writable.covers(address, address + size):
             raise MappingError(f"the hunk at {hunk.site} ({address:#x}) does not lie in code; nothing was changed")
 
     def _at(self, hunk: Hunk, address: int, site: int, found: Sequence[int], symbol: Symbol | None) -> PlannedHunk:
@@ -394,9 +391,9 @@ class _Finder:
         if end - start > _LONGEST_SEARCH:
             start, end = site, site
         start, end = min(start, site) - NEARBY, max(end, site) + NEARBY
-        inside = [(low, high) for low, high in self._code if low <= site < high]
-        if inside:
-            start, end = max(start, inside[0][0]), min(end, inside[0][1])
+        inside = Ranges.of(self._target.code_ranges()).around(site)
+        if inside is not None:
+            start, end = max(start, inside[0]), min(end, inside[1])
         return start & -INSN_SIZE, end & -INSN_SIZE
 
 

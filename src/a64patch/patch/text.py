@@ -213,10 +213,9 @@ def _own_sites(target: Target, changes: Sequence[Change], keep_out: Ranges | Non
         return tuple(Site(start, end, keep_out) for start, end in spans)
     sites = sites_of(target, changes, spans, together=together)
     # What is not known because the code is not known is in the docstring; the rest would be a torn site.
-    if target.capabilities.cpus and target.code_ranges():
-        for site in sites:
-            for unknown in site.unknown:
-                raise PlanError(f"{unknown.sentence}; give keep_out=; nothing was changed")
+    for site in sites if target.capabilities.cpus else ():
+        for unknown in site.unknown if target.code_with(site.start) else ():
+            raise PlanError(f"{unknown.sentence}; give keep_out=; nothing was changed")
     return sites
 
 

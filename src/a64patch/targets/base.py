@@ -1,19 +1,21 @@
 """What a target is: a place where A64 code lives, and what can be asked of the CPUs that execute it.
 
-Read on: ../patch/text.py uses this protocol; simulator.py and elf.py implement it.
+Read on: ../patch/text.py uses this protocol; simulator.py and elf.py implement it; modules.py for what it knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from a64patch import protocols
 from a64patch.errors import CapabilityError
 from a64patch.protocols import Doer, Machine, Step
+from a64patch.ranges import Ranges
+from a64patch.targets.modules import Module, Modules
 from a64patch.targets.symbols import SymbolTable
 
 if TYPE_CHECKING:
@@ -38,6 +40,15 @@ class Capabilities:
     """Cache maintenance by one CPU reaches all. Where it does not, each CPU does its own as it leaves `stop()`."""
 
 
+class Build(NamedTuple):
+    """One module of a target, as far as it says which build it is."""
+
+    name: str
+    build_id: str = ""
+    base: int = 0
+    """As `modules.Module.base`, bytes."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Which target this is, so that a later run finds it again and knows whether it is still the same one."""
@@ -52,6 +63,8 @@ class Identity:
     """Bytes that symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
     incarnation: str = ""
     """Which boot, or which start of the process; empty where there is none, as in a file, or none is told."""
+    modules: tuple[Build, ...] = field(default=(), compare=False)
+    """Every build in it that is known, the one above first. Not compared: how many are known says nothing."""
 
     @property
     def place(self) -> str:
@@ -134,12 +147,44 @@ class StoppedCpus(Protocol):
 class Target(Protocol):
     """A place where A64 code lives. Addresses and sizes are bytes.
 
+    `modules` holds what it knows about each build in it; names, code and identity follow from that.
+
     Reading and writing raise MappingError for what is not mapped, ReadError or WriteError when the target fails.
     A context manager: leaving the block closes it.
     """
 
     capabilities: Capabilities
-    symbols: SymbolTable
+    _modules: Modules | None = None
+    _may_write: Ranges | None = None
+
+    @property
+    def modules(self) -> Modules:
+        """What it knows about each build in it: `own_modules` at first, and what `knowing` was told."""
+        if self._modules is None:
+            self._modules = Modules(self.own_modules())
+        return self._modules
+
+    def own_modules(self) -> Iterable[Module]:
+        """The builds that it knows of by itself, asked for once, when somebody first wants to know."""
+        return ()
+
+    @property
+    def location(self) -> str:
+        """What `open_target` takes to open it again from any working directory; empty when nothing does."""
+        return ""
+
+    @property
+    def symbols(self) -> SymbolTable:
+        """The names in all of its modules."""
+        return self.modules.symbols
+
+    def knowing(self, *modules: Module, may_write: Ranges | None = None) -> None:
+        """Tell it about builds in it; one of the same name takes the place of what it knew. Reads and writes nothing.
+
+        `may_write` is where words may be written at most from now on; None leaves that as it was.
+        """
+        self._modules = self.modules.knowing(modules)
+        self._may_write = self._may_write if may_write is None else may_write
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes as a data read sees them: not necessarily what a CPU executes."""
@@ -168,17 +213,25 @@ class Target(Protocol):
         """
 
     def identity(self) -> Identity:
-        """Which target this is."""
+        """Which target this is, by its first module."""
+        main = self.modules.main
+        builds = tuple(Build(module.name, module.build_id, module.base) for module in self.modules)
+        return Identity(self.location, main.build_id, main.release, main.base, modules=builds)
 
     def code_ranges(self) -> Sequence[tuple[int, int]]:
-        """The ranges [start, end) that are mapped as code, ascending."""
+        """The ranges [start, end) that are known to be code, ascending. Behind a stub there may be more code."""
+        return list(self.modules.code)
 
     def code_with(self, address: int) -> Sequence[tuple[int, int]]:
         """The code of the build (kernel, program, library) that holds the address; nothing where that is not known.
 
         A branch into the middle of a function comes from its own build: linkers make branches to others' symbols only.
         """
-        return self.code_ranges()
+        return list(self.modules.code_with(address))
+
+    def writable(self) -> Ranges | None:
+        """Where words may be written at most: what `knowing` was told, or else its code. None: nobody knows a limit."""
+        return (self.modules.code or None) if self._may_write is None else self._may_write
 
     def facts(self) -> dict[str, str]:
         """What else people may want to know about this target, by name, beyond `capabilities` and `identity()`."""

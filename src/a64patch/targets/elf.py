@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
-from a64patch.targets.base import Aftermath, Identity
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Aftermath
 from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
@@ -23,6 +24,7 @@ from a64patch.targets.elf_image import (
     require_aarch64,
 )
 from a64patch.targets.file import FileTarget
+from a64patch.targets.modules import Module
 from a64patch.targets.symbols import SymbolTable
 
 _MOST_BYTES = 1 << 31
@@ -53,7 +55,17 @@ class ElfFile(FileTarget):
         self._image = ElfImage(self._file.content, self.path)
         self._data = self._image.data  # a copy from the first write on
         self._touched: set[int] = set()
-        self.symbols = SymbolTable(self._image.symbols, self._image.spaces())
+
+    def own_modules(self) -> Iterable[Module]:
+        """The one build that the file is. FormatError when its notes or relocation tables are not sound.
+
+        Its code is what may be written: executable PT_LOAD segments, narrowed to SHF_EXECINSTR sections where the file
+        has section headers; in a relocatable file the SHF_EXECINSTR sections. Without headers and relocation tables.
+        """
+        image = self._image
+        symbols = SymbolTable(image.symbols, image.spaces())
+        name = os.path.basename(self.path)
+        return [Module(name, symbols, image.build_id, code=Ranges.of(image.code), file=self.location)]
 
     @property
     def is_relocatable(self) -> bool:
@@ -64,19 +76,6 @@ class ElfFile(FileTarget):
     def build_id(self) -> str:
         """The descriptor of the NT_GNU_BUILD_ID note in hex; empty when there is none."""
         return self._image.build_id
-
-    def identity(self) -> Identity:
-        """The file's path, absolute and without symbolic links, and its build id."""
-        return Identity(self.location, self.build_id)
-
-    def code_ranges(self) -> Sequence[tuple[int, int]]:
-        """The ranges [start, end) that may be written, ascending.
-
-        Executable PT_LOAD segments, narrowed to SHF_EXECINSTR sections where the file has section headers; in a
-        relocatable file the SHF_EXECINSTR sections. Without headers and relocation tables. FormatError when the
-        relocation tables are not sound.
-        """
-        return list(self._image.code)
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes as last written, published or not; MappingError when one of them is not in the file (.bss)."""

@@ -7,8 +7,9 @@ stub.py for what each kind of stub does; rsp.py for the protocol.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -23,9 +24,11 @@ from a64patch.errors import (
     WriteError,
 )
 from a64patch.protocols import Doer, Operation, Step
-from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Capabilities, CpuState, Rendezvous, Target
 from a64patch.targets.frames import follow_frames, without_signatures
 from a64patch.targets.lifeline import Lifeline
+from a64patch.targets.modules import Module, Modules
 from a64patch.targets.packets import Reading, Writing, read_stacks
 from a64patch.targets.section import Outcome, Section, carry_out
 from a64patch.targets.stub import EXCEPTION_LINK, KERNEL_HALF, QEMU_USER, read_registers
@@ -79,9 +82,9 @@ class GdbTarget(Target):
     with the same CPUs, in whose memory each word that was written here is the one that was read before or the one
     that was written. So the caller can look, and put back.
 
-    What is code is not known to a stub. `code` may be set by who knows, and then limits what may be written; while it
-    is empty, all that the stub takes may be. `kernel_text` is the code of the kernel alone, where modules are unknown.
-    `symbols`, `build_id`, `release` and `base` are for who knows, too.
+    A stub knows neither what is code nor which builds there are: `modules`, or `knowing` later, say what others know.
+    They do not limit what may be written, since there may be other code: all that the stub takes may be, unless
+    `knowing` was told a limit.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class GdbTarget(Target):
         baud: int = 115200,
         leave: str = "",
         assume: Sequence[str] = (),
-        symbols: SymbolTable | None = None,
+        modules: Iterable[Module] = (),
     ) -> None:
         """Connect, ask the stub who it is, and let its machine run on if it ran.
 
@@ -112,12 +115,7 @@ class GdbTarget(Target):
                 raise RequestError(
                     f"{location.text} has settings behind `?`: open_target reads them, GdbTarget does not"
                 )
-        self.symbols = symbols or SymbolTable()
-        self.code: list[tuple[int, int]] = []
-        self.kernel_text: tuple[int, int] | None = None
-        self.build_id = ""
-        self.release = ""
-        self.base = 0
+        self._modules = Modules(modules)
         self._location = location
         self._assume = frozenset(assume)
         self._takes_text: bool | None = None
@@ -141,18 +139,14 @@ class GdbTarget(Target):
 
     # What a target is asked
 
-    def identity(self) -> Identity:
-        """Where the stub listens, and what was set by who knows."""
-        return Identity(self._location.text, self.build_id, self.release, self.base)
+    @property
+    def location(self) -> str:
+        """Where the stub listens."""
+        return self._location.text
 
-    def code_ranges(self) -> Sequence[tuple[int, int]]:
-        """`code`, ascending: empty while nobody has said what is code, which no stub knows."""
-        return sorted(self.code)
-
-    def code_with(self, address: int) -> Sequence[tuple[int, int]]:
-        """`code`, or else `kernel_text` for an address in it."""
-        text = self.kernel_text
-        return self.code_ranges() or ([text] if text and text[0] <= address < text[1] else [])
+    def writable(self) -> Ranges | None:
+        """What `knowing` was told, and no other limit: there may be code that nobody has told of."""
+        return self._may_write
 
     def doer(self, step: Step) -> Doer:
         """By the kind of stub, and by what the user says that it does (`assume`)."""
@@ -324,10 +318,10 @@ class GdbTarget(Target):
                 f"it is not known whether the stub at {self._location.text} ({self._line.stub.kind.name}) makes what it"
                 " writes visible to instruction fetch; add ?assume=caches if it does"
             )
-        if self.code:
-            for address, data in pieces:
-                if not any(start <= address and address + len(data) <= end for start, end in self.code):
-                    raise MappingError(f"{self.symbols.describe(address)} is not code, so it may not be written")
+        limit = self.writable()
+        for address, data in pieces:
+            if limit is not None and not limit.covers(address, address + len(data)):
+                raise MappingError(f"{self.symbols.describe(address)} is not code, so it may not be written")
 
     def _require_text_taken(self, address: int) -> None:
         """The stub writes to text; tried once, by writing the word at this address over itself."""
@@ -412,7 +406,7 @@ def open_gdb(text: str, **options: Any) -> GdbTarget:
             raise RequestError(f"{key}={value[:40]!r} makes no sense to a GDB target; give a number") from None
     target = GdbTarget(location, **options)
     if isinstance(symbols, SymbolTable):
-        target.symbols = symbols
+        target.knowing(Module("program", symbols))
     elif symbols is not None:
         try:
             _use_elf(target, os.fspath(symbols))
@@ -452,9 +446,8 @@ def _use_elf(target: GdbTarget, path: str) -> None:
                 same += target.read(place, INSN_SIZE) == file.read(place, INSN_SIZE)
         if not places or same * 2 <= len(places):
             raise MismatchError(
-                f"{path} is not what runs at {target.identity().location}: {same} of {len(places)} samples of its code"
+                f"{path} is not what runs at {target.location}: {same} of {len(places)} samples of its code"
                 " stand there; give the file of this very build"
             )
         names = tuple(file.symbols.load())
-        target.symbols = SymbolTable(lambda: names)
-        target.build_id = file.build_id
+        target.knowing(replace(file.modules.main, symbols=SymbolTable(lambda: names)))

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import BusyError, FormatError, MappingError, RequestError, TargetError
-from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, StoppedCpus, Target
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
 from a64patch.targets.caches import CacheModel
 from a64patch.targets.cpu import Cpu
 from a64patch.targets.frames import Piece, follow_frames
+from a64patch.targets.modules import Module, Modules
 from a64patch.targets.program import PAGE, Program, load_elf, load_words
 
 STACK_BYTES = 64 << 10
@@ -118,8 +120,9 @@ class Simulator(Target):
         if cache not in ("adversarial", "kind"):
             raise RequestError(f"cache={cache!r} is neither 'adversarial' nor 'kind'")
         self.cpus = cpus
-        self.symbols = program.symbols
-        self._identity = Identity(location, program.build_id, base=program.base)
+        self._location = location
+        code = Ranges.of(program.code)
+        self._modules = Modules([Module("program", program.symbols, program.build_id, base=program.base, code=code)])
         self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast)
         self.output = bytearray()
         self.executed: list[Executed] = []
@@ -363,13 +366,10 @@ class Simulator(Target):
         """
         return self._stop()
 
-    def identity(self) -> Identity:
-        """The program's build id and base; a location when the program came from a file."""
-        return self._identity
-
-    def code_ranges(self) -> list[tuple[int, int]]:
-        """The ranges [start, end) of instructions, ascending."""
-        return list(self._program.code)
+    @property
+    def location(self) -> str:
+        """How to open it again, when the program came from a file; else empty."""
+        return self._location
 
     def close(self) -> None:
         """Give the CPUs and the memory back; nothing can be done afterwards. Closing twice is allowed."""

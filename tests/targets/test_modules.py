@@ -1,0 +1,74 @@
+"""What a target knows about its builds: a value for each, from which its names, code and identity follow."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from a64patch.errors import SymbolError
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Build, Target
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.modules import Module, Modules
+from a64patch.targets.simulator import Simulator
+from a64patch.targets.symbols import Symbol, SymbolTable
+from tests.support import assemble, link
+
+PROGRAM = Module(
+    "program", SymbolTable(lambda: [Symbol("main", 0x1000, 8), Symbol("same", 0x1008, 8)]), "aa", "", 0x1000,
+    Ranges(((0x1000, 0x1100), (0x2000, 0x2010))),
+)  # fmt: skip
+LIBRARY = Module("library", SymbolTable(lambda: [Symbol("same", 0x9000, 8), Symbol("work", 0x9008, 8)]), "bb")
+
+
+def test_a_module_is_a_value() -> None:
+    with pytest.raises(FrozenInstanceError):
+        PROGRAM.build_id = "cc"  # type: ignore[misc]
+    assert Modules().main.symbols.ascending() == []
+    assert Modules([PROGRAM]).symbols is PROGRAM.symbols
+
+
+def test_names_of_several_modules() -> None:
+    symbols = Modules([PROGRAM, LIBRARY]).symbols
+    assert [symbols.resolve(site) for site in ("main", "work+4", "library:same")] == [0x1000, 0x900C, 0x9000]
+    assert symbols.describe(0x9000) == "library:same"
+    with pytest.raises(SymbolError, match="stands for 2 addresses"):
+        symbols.resolve("same")
+
+
+def test_code_is_that_of_the_module_that_holds_an_address() -> None:
+    modules = Modules([LIBRARY, PROGRAM])
+    assert PROGRAM.code is not None
+    assert modules.code == modules.code_with(0x2000) == PROGRAM.code
+    assert not modules.code_with(0x9000), "its code is not known"
+    assert not modules.code_with(0x1800)
+
+
+def test_what_is_told_later_takes_the_place_of_what_was_known() -> None:
+    known = Modules([PROGRAM, LIBRARY])
+    found = known.knowing([Module("program", build_id="cc"), Module("other")])
+    assert [(each.name, each.build_id) for each in found] == [("program", "cc"), ("library", "bb"), ("other", "")]
+    assert [each.name for each in known] == ["program", "library"]
+
+
+def test_modules_of_an_elf_file_and_of_a_simulator(tmp_path: Path) -> None:
+    source = ".globl _start\n_start: nop\nret\n.size _start, 8"
+    path = link(assemble(source, tmp_path / "o"), tmp_path / "program", "-static", "--build-id=0x0102")
+    with ElfFile(path) as file, Simulator.from_elf(path, cpus=1) as machine:
+        [module] = file.modules
+        assert (module.name, module.build_id, module.base, module.file) == ("program", "0102", 0, str(path))
+        assert module.code == Ranges.of(file.code_ranges()) == file.writable()
+        assert module.symbols is file.symbols
+        assert file.identity().modules == machine.identity().modules == (Build("program", "0102"),)
+        assert machine.modules.main.code == module.code
+
+
+@pytest.mark.parametrize("name", ["symbols", "modules", "location"])
+def test_nobody_sets_from_outside_what_a_target_knows(name: str) -> None:
+    class Plain(Target):
+        pass
+
+    with pytest.raises(AttributeError):
+        setattr(Plain(), name, "")  # type: ignore[abstract]
