@@ -98,6 +98,18 @@ def test_system_map_is_moved_to_where_the_kernel_is(tmp_path: Path, slide: int) 
     assert machine.writable() is None  # a System.map knows of no modules, which are code as well
 
 
+@pytest.mark.parametrize(("data", "told"), [(bytes(range(16)), f" ptr_key={bytes(range(16)).hex()}"), (bytes(16), "")])
+def test_each_boot_of_a_kernel_is_told_apart(tmp_path: Path, data: bytes, told: str) -> None:
+    kernel = build_kernel()
+    place = kernel.symbols[-1][0] + 0x100_0000
+    path = tmp_path / "System.map"
+    path.write_text(listing([*kernel.symbols, (place, "b", "ptr_key"), (place + 16, "b", "sysctl_bootid")]))
+    machine = Machine(kernel, SLIDE)
+    machine.memory.append((place + SLIDE, data))
+    attach(machine, path)
+    assert machine.identity().incarnation == f"_stext={LINKED + TEXT_AT + SLIDE:#x}{told}"
+
+
 @pytest.mark.parametrize("layout", ["relative", "sequences", "tables first", "packed", "own place", "absolute last"])
 def test_memory_without_any_file(layout: str) -> None:
     kernel = build_kernel(layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -887,3 +888,20 @@ def test_code_of_an_elf_file_behind_a_stub_is_searched_for_ways_into_a_site(tmp_
         patch_text(target, [BASE + 4], [OLD[1]])
         patch_text_sync(target, [end, end + 4], NEW[:2], expected=OLD[:2])
         assert machine.words == [words[0], OLD[1], *words[2:], *NEW[:2], *OLD[2:]]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("answer", ["whole", "cut", "E01", ""])
+def test_each_start_of_a_process_is_told_apart(order: str, answer: str) -> None:
+    """By the random bytes that its auxiliary vector points to."""
+    vector = struct.pack(f"{order}8Q", 6, 4096, 25, STACK + 64, 9, BASE, 0, 0)
+    replies = {"whole": b"l" + vector, "cut": b"m" + vector[:39]}
+
+    def tell(_: int, request: bytes, __: bytes) -> bytes | None:
+        return packet(replies.get(answer, answer.encode())) if request.startswith(b"qXfer:auxv:") else None
+
+    machine = machine_of(OLD)
+    machine.stack[64:80] = bytes(range(16))
+    with Stub(machine, "qemu-user", mangle=tell) as stub, open_target(stub.location) as target:
+        told = f"AT_RANDOM={bytes(range(16)).hex()}" if answer in replies else ""
+        assert target.identity().incarnation == told

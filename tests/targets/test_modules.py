@@ -63,6 +63,10 @@ def test_modules_of_an_elf_file_and_of_a_simulator(tmp_path: Path) -> None:
         assert module.symbols is file.symbols
         assert file.identity().modules == machine.identity().modules == (Build("program", "0102"),)
         assert machine.modules.main.code == module.code
+        with Simulator.from_elf(path, cpus=1) as other:
+            assert other.identity() != machine.identity(), "another machine, though all else is the same"
+        assert machine.identity().incarnation == machine.identity().incarnation != ""
+        assert file.identity().incarnation == "", "what is written to a file stays"
 
 
 @pytest.mark.parametrize("name", ["symbols", "modules", "location"])

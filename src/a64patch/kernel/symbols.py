@@ -42,6 +42,7 @@ _MADE_AT_RUN_TIME = re.compile(r"bpf|ftrace|kprobe|__builtin__\w+")
 
 _NAMES_NOTHING = re.compile(rb"\$[xd](?:\..*)?|" + _LABEL)
 
+_RANDOM_BYTES = 16
 _PIECE = 1 << 20
 _PROBE = 1 << 10
 _LONGEST_TOKEN_TABLE = 1 << 14
@@ -153,11 +154,27 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         target.knowing(replace(target.modules.main, symbols=SymbolTable(lambda: names)))
         return target.symbols
     text = Ranges((_bounds(symbols, ""),))
-    kernel = Module(KERNEL, _names_of(names, ""), build_id, release, shift, text, file)
+    run = _incarnation(target, symbols)
+    kernel = Module(KERNEL, _names_of(names, ""), build_id, release, shift, text, file, run)
     loaded = sorted({symbol.module for symbol in symbols if symbol.module})
     limit = text | Ranges.of(_module_text(symbols, module) for module in loaded) if loaded else None
     target.knowing(kernel, *(Module(module, _names_of(names, module), file=file) for module in loaded), may_write=limit)
     return target.symbols
+
+
+def _incarnation(target: Target, symbols: Sequence[KernelSymbol]) -> str:
+    """Which boot this is: where KASLR put the kernel, and what it filled with random bytes, once in each boot.
+
+    Those are zero until then, and not told. sysctl_bootid (drivers/char/random.c) is filled when somebody first reads
+    /proc/sys/kernel/random/boot_id, ptr_key (lib/vsprintf.c) as soon as there are random numbers.
+    """
+    found = [f"_stext={_bounds(symbols, '')[0]:#x}"]
+    for name in ("sysctl_bootid", "ptr_key"):
+        places = {symbol.address for symbol in symbols if symbol.name == name and not symbol.module}
+        data = _readable(target, places.pop(), _RANDOM_BYTES) if len(places) == 1 else b""
+        if any(data):
+            found.append(f"{name}={data.hex()}")
+    return " ".join(found)
 
 
 def _names_of(symbols: Sequence[Symbol], module: str) -> SymbolTable:

@@ -262,10 +262,10 @@ def _require_same(entry: Entry, target: Target) -> None:
             f"{then.location} is not what entry {entry.id} patched: it was {_name(then)}, and is {_name(now)}; nothing"
             " was changed"
         )
-    if now.incarnation != then.incarnation and now.incarnation and then.incarnation:
+    if not now.runs_on_from(then):
         raise PlanError(
-            f"{then.location} was started again since entry {entry.id} patched it, so the patch is gone; nothing was"
-            f" changed: `a64patch recover --forget {entry.id}` closes an entry that was cut off"
+            f"{then.location} was started again since entry {entry.id} patched it, and what was written then is gone:"
+            f" `a64patch recover --forget {entry.id}` closes an entry that was cut off; nothing was changed"
         )
     if now.base != then.base:
         raise PlanError(

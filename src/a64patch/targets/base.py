@@ -62,7 +62,10 @@ class Identity:
     base: int = 0
     """Bytes that symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
     incarnation: str = ""
-    """Which boot, or which start of the process; empty where there is none, as in a file, or none is told."""
+    """Which run of it: parts `NAME=VALUE` with spaces between, each another after a boot or a start; empty: not told.
+
+    What was written in one run is gone in another. Files have none, since what is written to them stays.
+    """
     modules: tuple[Build, ...] = field(default=(), compare=False)
     """Every build in it that is known, the one above first. Not compared: how many are known says nothing."""
 
@@ -70,6 +73,12 @@ class Identity:
     def place(self) -> str:
         """The location without what stands behind `?`, which says how to open a target and not which one it is."""
         return self.location if self.location.startswith("/") else self.location.partition("?")[0]
+
+    def runs_on_from(self, earlier: Identity) -> bool:
+        """Nothing says that this is another run than the earlier one: no part of the incarnation that both tell."""
+        then = dict(part.split("=", 1) for part in earlier.incarnation.split() if "=" in part)
+        now = dict(part.split("=", 1) for part in self.incarnation.split() if "=" in part)
+        return all(now[name] == then[name] for name in now.keys() & then.keys())
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,7 @@ class Target(Protocol):
         """Which target this is, by its first module."""
         main = self.modules.main
         builds = tuple(Build(module.name, module.build_id, module.base) for module in self.modules)
-        return Identity(self.location, main.build_id, main.release, main.base, modules=builds)
+        return Identity(self.location, main.build_id, main.release, main.base, main.incarnation, builds)
 
     def code_ranges(self) -> Sequence[tuple[int, int]]:
         """The ranges [start, end) that are known to be code, ascending. Behind a stub there may be more code."""

@@ -25,7 +25,7 @@ from a64patch.errors import (
 )
 from a64patch.protocols import Doer, Operation, Step
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Capabilities, CpuState, Rendezvous, Target
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.targets.frames import follow_frames, without_signatures
 from a64patch.targets.lifeline import Lifeline
 from a64patch.targets.modules import Module, Modules
@@ -143,6 +143,11 @@ class GdbTarget(Target):
     def location(self) -> str:
         """Where the stub listens."""
         return self._location.text
+
+    def identity(self) -> Identity:
+        """By its first module; which run of a process it is, the stub may tell as well."""
+        found = super().identity()
+        return found if found.incarnation else replace(found, incarnation=self._line.stub.incarnation)
 
     def writable(self) -> Ranges | None:
         """What `knowing` was told, and no other limit: there may be code that nobody has told of."""

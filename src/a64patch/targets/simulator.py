@@ -122,7 +122,9 @@ class Simulator(Target):
         self.cpus = cpus
         self._location = location
         code = Ranges.of(program.code)
-        self._modules = Modules([Module("program", program.symbols, program.build_id, base=program.base, code=code)])
+        run = f"machine={os.urandom(16).hex()}"
+        named = Module("program", program.symbols, program.build_id, base=program.base, code=code, incarnation=run)
+        self._modules = Modules([named])
         self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast)
         self.output = bytearray()
         self.executed: list[Executed] = []

@@ -6,6 +6,7 @@ Read on: gdb.py and lifeline.py, which act on it.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -122,6 +123,7 @@ UNKNOWN = Kind(
     fixed_cpus=False,
     writes_read_only=None,
 )
+_AT_RANDOM, _MOST_AUXV_BYTES = 25, 1024
 _ASKED_FOR_BINARY = (GDBSERVER, OPENOCD, UNKNOWN)
 """The others are known not to take `X`."""
 
@@ -142,6 +144,8 @@ class Stub:
     features: dict[str, str] = field(default_factory=dict)
     writes_binary: bool = False
     """`X`, bytes as they are; otherwise `M`, two digits a byte."""
+    incarnation: str = ""
+    """Of the process that it serves, as `base.Identity.incarnation`; empty when it serves none or does not tell."""
 
     def fingerprint(self) -> tuple[object, ...]:
         """What does not change while it stays the same machine."""
@@ -186,7 +190,25 @@ def meet(connection: Connection, patience: float) -> Stub:
         reads_registers,
         features,
         kind in _ASKED_FOR_BINARY and connection.ask(b"X0,0:") == b"OK",
+        _start_of_process(connection, features) if kind in (GDBSERVER, QEMU_USER) else "",
     )
+
+
+def _start_of_process(connection: Connection, features: dict[str, str]) -> str:
+    """The 16 random bytes that a process gets when it starts: AT_RANDOM of its auxiliary vector (getauxval(3)).
+
+    Empty when the stub does not give them. The vector holds pairs of numbers, in the process's byte order.
+    """
+    if features.get("qXfer:auxv:read") != "+":
+        return ""
+    reply = connection.ask(b"qXfer:auxv:read::0,%x" % min(_MOST_AUXV_BYTES, connection.packet_size - 8))
+    vector = reply[1 : len(reply) - (len(reply) - 1) % 16] if reply[:1] in (b"m", b"l") else b""
+    for order in "<>":
+        place = dict(struct.iter_unpack(f"{order}QQ", vector)).get(_AT_RANDOM)
+        if place is not None:
+            digits = connection.ask(b"m%x,10" % place)
+            return f"AT_RANDOM={digits.decode().lower()}" if re.fullmatch(rb"[0-9a-fA-F]{32}", digits) else ""
+    return ""
 
 
 def list_threads(connection: Connection, expected: int = 0) -> list[bytes]:
