@@ -226,3 +226,8 @@ BREAKPOINT = Protocol(
 
 PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (NOSYNC, KICK, STOP, BREAKPOINT)}
 """By name: the word that Python, `--sync`, `--protocol`, JSON and the journal use."""
+
+
+def publication(machine: Machine) -> tuple[Step, ...]:
+    """How a CPU makes what it wrote visible to instruction fetch: the same in each protocol."""
+    return PROTOCOLS["nosync"].part(Operation.PUBLISH, PATCHER, machine)

@@ -17,6 +17,7 @@ from a64patch.a64.assembler import assemble
 from a64patch.a64.predicates import is_b
 from a64patch.errors import BusyError
 from a64patch.patch import text
+from a64patch.protocols import Act, Step
 from a64patch.targets.base import CpuState, Rendezvous
 from a64patch.targets.simulator import Simulator
 from a64patch.targets.symbols import Symbol, SymbolTable
@@ -147,13 +148,15 @@ class NoArrival(Simulator):
 
 
 class NoDataCacheClean(Simulator):
-    def _clean_data_cache(self, lines: Any) -> None:
-        pass
+    def _do(self, cpu: int, step: Step, lines: Any) -> None:
+        if step.act is not Act.CLEAN:
+            super()._do(cpu, step, lines)
 
 
 class NoInstructionCacheInvalidate(Simulator):
-    def _invalidate_instruction_cache(self, lines: Any) -> None:
-        pass
+    def _do(self, cpu: int, step: Step, lines: Any) -> None:
+        if step.act is not Act.INVALIDATE:
+            super()._do(cpu, step, lines)
 
 
 class NoPcCheck(Simulator):

@@ -27,6 +27,7 @@ from a64patch.errors import (
     SymbolError,
     TargetError,
 )
+from a64patch.protocols import Act, Step
 from a64patch.targets.base import Rendezvous
 from a64patch.targets.cpu import SimulationError
 from a64patch.targets.program import load_elf
@@ -828,13 +829,15 @@ def test_write_publish_kick_reaches_every_cpu_and_each_of_them_is_needed(
 
 
 class WithoutDc(Simulator):
-    def _clean_data_cache(self, lines: Sequence[int]) -> None:
-        pass
+    def _do(self, cpu: int, step: Step, lines: Sequence[int]) -> None:
+        if step.act is not Act.CLEAN:
+            super()._do(cpu, step, lines)
 
 
 class WithoutIc(Simulator):
-    def _invalidate_instruction_cache(self, lines: Sequence[int]) -> None:
-        pass
+    def _do(self, cpu: int, step: Step, lines: Sequence[int]) -> None:
+        if step.act is not Act.INVALIDATE:
+            super()._do(cpu, step, lines)
 
 
 class WithoutSynchronisation(Simulator):
@@ -905,9 +908,10 @@ def test_the_writer_inside_stop_is_the_last_to_arrive(build: Build) -> None:
     writers = []
 
     class Recording(Simulator):
-        def _clean_data_cache(self, lines: Sequence[int]) -> None:
-            writers.append(self._writer)
-            super()._clean_data_cache(lines)
+        def _do(self, cpu: int, step: Step, lines: Sequence[int]) -> None:
+            if step.act is Act.CLEAN:
+                writers.append(cpu)
+            super()._do(cpu, step, lines)
 
     simulator = patched(build, Recording, writer=1)
     site = simulator.symbols["site"]
@@ -1050,9 +1054,10 @@ def test_lines_of_several_ranges_are_published_once(build: Build) -> None:
     calls = []
 
     class Recording(Simulator):
-        def _clean_data_cache(self, lines: Sequence[int]) -> None:
-            calls.append(list(lines))
-            super()._clean_data_cache(lines)
+        def _do(self, cpu: int, step: Step, lines: Sequence[int]) -> None:
+            if step.act is Act.CLEAN:
+                calls.append(list(lines))
+            super()._do(cpu, step, lines)
 
     simulator = Recording.from_words([0x14000000] * 64, base=0x10000)
     simulator.publish_many([(0x10000, 0x10004), (0x1003C, 0x10044), (0x10008, 0x1000C)])

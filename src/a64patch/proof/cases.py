@@ -100,7 +100,7 @@ class Case:
                      and event.value == number)  # fmt: skip
             return next(found, None)
         entries = [event.step for event in trace.events if event.kind == "TE" and event.order == "irq"]
-        return entries[number - 1] if len(entries) >= number else None
+        return entries[number - 1] if 0 < number <= len(entries) else None
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def build(
     present = shape.steps()
     left = [step for step in present if step.name not in omit]
     interrupts = sum(step.act is Act.INTERRUPT for step in left)
-    by_flag = any(step.act is Act.READ_SIGNAL for step in left)
+    by_flag = any(step.act in (Act.SIGNAL, Act.READ_SIGNAL, Act.AWAIT_SIGNAL) for step in left)
     told = ("read", 1) if by_flag else ("irq", interrupts)
     # An interrupt that only brings a CPU to the rendezvous is not what it synchronises itself by.
     synchronises = any(step.act is Act.ENTER for step in left) or not interrupts

@@ -15,6 +15,20 @@ from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import BusyError, FormatError, MappingError, RequestError, TargetError
+from a64patch.protocols import (
+    BROADCAST,
+    DIC,
+    IDC,
+    OTHER,
+    PATCHER,
+    PROTOCOLS,
+    Act,
+    Doer,
+    Machine,
+    Operation,
+    Step,
+    publication,
+)
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
 from a64patch.targets.caches import CacheModel
@@ -147,7 +161,9 @@ class Simulator(Target):
         self._random = Random(seed)
         self._quantum = quantum
         self._early = early
-        self._idc, self._dic = idc, dic
+        properties = ((IDC, idc), (DIC, dic), (BROADCAST, broadcast))
+        self._machine = frozenset(name for name, has in properties if has)
+        self._coherent = cache == "kind"
         self._line_size = line_size
         # Coherent at once means before the very next instruction, which may have been translated already.
         self._one_by_one = cache == "kind" and bool(program.writable_code)
@@ -169,7 +185,7 @@ class Simulator(Target):
             raise FormatError("the program ends too close to the top of the address space to leave room for stacks")
         self._memory.add((stack, stack + STACK_BYTES, True) for stack in stacks)
         log_words = (self._line_size // INSN_SIZE).bit_length() - 1
-        ctr_el0 = 1 << 31 | self._dic << 29 | self._idc << 28 | log_words << 16 | log_words
+        ctr_el0 = 1 << 31 | (DIC in self._machine) << 29 | (IDC in self._machine) << 28 | log_words << 16 | log_words
         made = []
         for number, stack in enumerate(stacks):
             cpu = Cpu(
@@ -333,12 +349,8 @@ class Simulator(Target):
                 lines.update(dict.fromkeys(range(start & -self._line_size, end, self._line_size)))
         if not lines:
             return
-        if not self._idc:
-            self._clean_data_cache(list(lines))
-        if not self._dic:
-            self._invalidate_instruction_cache(list(lines))
-        self._synchronise(self._writer)
-        self._run_on()
+        for step in publication(self.machine()):
+            self._do(self._writer, step, list(lines))
 
     def kick(self) -> None:
         """An interrupt to every CPU: each takes it at one of its next turns, all running on; then this returns.
@@ -347,11 +359,8 @@ class Simulator(Target):
         """
         self._require_open()
         self._run_on()
-        for cpu in self._cpus:
-            if cpu.parked:
-                self._synchronise(cpu.number)
-            else:
-                cpu.kicked = not cpu.halted
+        for step in PROTOCOLS["kick"].part(Operation.KICK, PATCHER, self.machine()):
+            self._do(self._writer, step, ())
         for _ in range(PATIENCE * self.cpus):
             if not any(cpu.kicked for cpu in self._cpus):
                 self._run_on()
@@ -372,6 +381,14 @@ class Simulator(Target):
     def location(self) -> str:
         """How to open it again, when the program came from a file; else empty."""
         return self._location
+
+    def machine(self) -> Machine:
+        """CTR_EL0.IDC and .DIC, and whether an IC reaches all CPUs, as it was made."""
+        return self._machine
+
+    def doer(self, step: Step) -> Doer:
+        """Each step is done here, one by one, unless every store changes what every CPU executes (`cache="kind"`)."""
+        return Doer.TARGET if self._coherent and step.operation is Operation.PUBLISH else Doer.US
 
     def close(self) -> None:
         """Give the CPUs and the memory back; nothing can be done afterwards. Closing twice is allowed."""
@@ -395,21 +412,32 @@ class Simulator(Target):
         self._memory.write(address, data)
         self.caches.store(word, old, self._memory.word(word))
 
-    def _clean_data_cache(self, lines: Sequence[int]) -> None:
-        """DC CVAU of each line, then DSB, by the writer."""
-        for line in lines:
-            self.caches.clean(self._writer, line)
-        self._run_on()
-        self.caches.barrier(self._writer)
-        self._run_on()
-
-    def _invalidate_instruction_cache(self, lines: Sequence[int]) -> None:
-        """IC IVAU of each line, then DSB, by the writer."""
-        for line in lines:
-            self.caches.invalidate(self._writer, line)
-        self._run_on()
-        self.caches.barrier(self._writer)
-        self._run_on()
+    def _do(self, cpu: int, step: Step, lines: Sequence[int]) -> None:
+        """A step of a protocol, done by that CPU; the addresses of the cache lines that it is about."""
+        act = step.act
+        if act is Act.INTERRUPT:
+            for other in self._cpus:
+                if other.parked:
+                    self._take_kick(other.number)
+                else:
+                    other.kicked = not other.halted
+            return
+        if act is Act.CLEAN:
+            for line in lines:
+                self.caches.clean(cpu, line)
+        elif act is Act.INVALIDATE:
+            for line in lines:
+                self.caches.invalidate(cpu, line)
+        elif act is Act.INVALIDATE_OWN:
+            self.caches.invalidate_all(cpu, inner_shareable=False)
+        elif act is Act.FINISH:
+            self.caches.barrier(cpu)
+        elif act in (Act.SYNCHRONISE, Act.ENTER):
+            self._synchronise(cpu)
+        else:
+            return  # FINISH_STORES: memory is sequentially consistent here; the others are the rendezvous'
+        if step.cpu == PATCHER:
+            self._run_on()
 
     def _synchronise(self, cpu: int) -> None:
         """A context synchronisation event on that CPU."""
@@ -418,7 +446,8 @@ class Simulator(Target):
     def _take_kick(self, cpu: int) -> None:
         """That CPU takes the interrupt that `kick` sent."""
         self._cpus[cpu].kicked = False
-        self._synchronise(cpu)
+        for step in PROTOCOLS["kick"].part(Operation.KICK, OTHER, self.machine()):
+            self._do(cpu, step, ())
 
     def _await_arrivals(self, rendezvous: Rendezvous) -> None:
         """Let the program run until every CPU has come to the rendezvous."""
@@ -433,16 +462,18 @@ class Simulator(Target):
 
     def _arrive(self, cpu: int, rendezvous: Rendezvous) -> None:
         """That CPU comes to the rendezvous and executes nothing until it is over."""
-        self._cpus[cpu].parked = True
+        self._cpus[cpu].parked = self._stops_with(Act.AWAIT_SIGNAL)
         self._update_runnable()
-        rendezvous.arrive(cpu)
+        if self._stops_with(Act.ANSWER):
+            rendezvous.arrive(cpu)
+
+    def _stops_with(self, act: Act) -> bool:
+        return any(step.act is act for step in PROTOCOLS["stop"].on(self.machine()))
 
     def _leave(self, cpu: int) -> None:
         """That CPU leaves the rendezvous; where maintenance is not broadcast it first does its own."""
-        if not self.capabilities.broadcast:
-            self.caches.invalidate_all(cpu, inner_shareable=False)
-            self.caches.barrier(cpu)
-        self._synchronise(cpu)
+        for step in PROTOCOLS["stop"].part(Operation.LET_GO, OTHER, self.machine()):
+            self._do(cpu, step, ())
 
     @contextmanager
     def _stop(self) -> Generator[StoppedCpus]:
@@ -454,14 +485,15 @@ class Simulator(Target):
         self._stopped = True
         try:
             self._run_on()
-            self._rendezvous = rendezvous
-            self._await_arrivals(rendezvous)
+            self._rendezvous = rendezvous if self._stops_with(Act.INTERRUPT) else None
+            if self._stops_with(Act.GATHER):
+                self._await_arrivals(rendezvous)
             self._rendezvous = None
-            self._writer = rendezvous.arrived[-1]
+            self._writer = rendezvous.arrived[-1] if rendezvous.arrived else writer
             try:
                 yield _Parked(self, rendezvous)
             finally:
-                if not self._closed:
+                if not self._closed and self._stops_with(Act.SIGNAL):
                     rendezvous.finish()
                     for cpu in rendezvous.arrived:
                         self._leave(cpu)
