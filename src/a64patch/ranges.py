@@ -72,6 +72,10 @@ class Ranges:
         found = self.around(start)
         return found is not None and end <= found[1]
 
+    def _nearest(self, other: Ranges) -> int:
+        """The number of the first range that can meet one of the other's: a small set against a large one is quick."""
+        return max(0, bisect_right(self._starts, other._starts[0]) - 1) if other else 0
+
     def __or__(self, other: Ranges) -> Ranges:
         """What either of them holds."""
         return Ranges(self.spans + other.spans)
@@ -79,7 +83,7 @@ class Ranges:
     def __and__(self, other: Ranges) -> Ranges:
         """What both of them hold."""
         both: list[tuple[int, int]] = []
-        mine, theirs = 0, 0
+        mine, theirs = self._nearest(other), other._nearest(self)
         while mine < len(self.spans) and theirs < len(other.spans):
             (start, end), (low, high) = self.spans[mine], other.spans[theirs]
             if max(start, low) < min(end, high):
@@ -93,7 +97,7 @@ class Ranges:
     def __sub__(self, other: Ranges) -> Ranges:
         """What this one holds and the other does not."""
         left: list[tuple[int, int]] = []
-        theirs = 0
+        theirs = other._nearest(self)
         for start, end in self.spans:
             while theirs < len(other.spans) and other.spans[theirs][1] <= start:
                 theirs += 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -76,8 +75,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         elf = ElfImage(file.content, file.path)
         # ELF symbols have no letter; those in executable ranges are text.
         symbols = [
-            KernelSymbol(s.address, "t" if _within(elf.code, s.address) else "d", s.name)
-            for s in elf.symbols(absolute=False)
+            KernelSymbol(s.address, "t" if s.address in elf.code else "d", s.name) for s in elf.symbols(absolute=False)
         ]
         build_id = elf.build_id
     elif notes.is_image(head):
@@ -383,8 +381,3 @@ def _bounds(symbols: Iterable[KernelSymbol], name: str) -> tuple[int, int]:
 
 def _text_starts(symbols: Iterable[KernelSymbol]) -> list[int]:
     return [symbol.address for symbol in symbols if symbol.is_text]
-
-
-def _within(ranges: Sequence[tuple[int, int]], address: int) -> bool:
-    index = bisect_left(ranges, address + 1, key=lambda each: each[0])
-    return bool(index) and address < ranges[index - 1][1]

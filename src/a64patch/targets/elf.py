@@ -114,7 +114,7 @@ class ElfFile(FileTarget):
         end = address + len(data)
         if not data:
             return
-        if not self._image.is_code(address, end):
+        if not self._image.code.covers(address, end):
             raise MappingError(
                 f"{self._where(address)} is not code, so it may not be written: patch executable sections only"
             )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import FormatError
+from a64patch.ranges import Ranges
 from a64patch.targets.symbols import Space, Symbol
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
@@ -175,35 +176,6 @@ class _Piece(NamedTuple):
     offset: int
 
 
-def _merge(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        elif start < end:
-            merged.append((start, end))
-    return merged
-
-
-def _subtract(ranges: Iterable[tuple[int, int]], holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """`ranges` without `holes`; both ascending and disjoint."""
-    left = []
-    for start, end in ranges:
-        index = bisect_right(holes, start, key=lambda hole: hole[1])
-        while index < len(holes) and holes[index][0] < end:
-            if start < holes[index][0]:
-                left.append((start, holes[index][0]))
-            start = holes[index][1]
-            index += 1
-        if start < end:
-            left.append((start, end))
-    return left
-
-
-def _intersect(ranges: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    return _subtract(ranges, _subtract([(0, _ADDRESSES)], others))
-
-
 class _Strings:
     """A string table. Counts what it gives out, so that overlapping names cannot fill the memory."""
 
@@ -321,8 +293,8 @@ class ElfImage:
 
     def _map(self) -> list[_Piece]:
         if self.relocatable:
-            ranges = [(s.offset, s.offset + s.size) for s in self.sections if s.mapped]
-            return [_Piece(start, end, start) for start, end in _merge(ranges)]
+            mapped = Ranges.of((s.offset, s.offset + s.size) for s in self.sections if s.mapped)
+            return [_Piece(start, end, start) for start, end in mapped]
         pieces: list[_Piece] = []
         for load in sorted(self.loads, key=lambda load: load.address):
             end = load.address + load.file_size
@@ -364,24 +336,26 @@ class ElfImage:
         return chunks
 
     @cached_property
-    def executable(self) -> list[tuple[int, int]]:
-        """Ascending ranges of addresses that may be executed: SHF_EXECINSTR sections inside executable segments.
+    def executable(self) -> Ranges:
+        """The addresses that may be executed: SHF_EXECINSTR sections inside executable segments.
 
         In a file without such sections the executable segments, in one without segments (ET_REL) the sections.
         """
         sections = [section for section in self.sections if section.executable]
         if self.relocatable:
-            return _merge((section.offset, section.offset + section.size) for section in sections if section.mapped)
-        segments = _merge((load.address, load.address + load.memory_size) for load in self.loads if load.flags & PF_X)
+            return Ranges.of((section.offset, section.offset + section.size) for section in sections if section.mapped)
+        segments = Ranges.of(
+            (load.address, load.address + load.memory_size) for load in self.loads if load.flags & PF_X
+        )
         if not sections:
             return segments
         # One executable segment often holds headers and constants too.
-        return _intersect(segments, _merge((section.address, section.address + section.size) for section in sections))
+        return segments & Ranges.of((section.address, section.address + section.size) for section in sections)
 
     @cached_property
-    def code(self) -> list[tuple[int, int]]:
-        """Ascending ranges of `executable` that stand in the file, without its headers and relocation tables."""
-        structure = _merge(
+    def code(self) -> Ranges:
+        """What of `executable` stands in the file, without its headers and relocation tables."""
+        structure = Ranges.of(
             [
                 (0, _HEADER_SIZE),
                 (self._segments_at, self._segments_at + _SEGMENT_SIZE * len(self.segments)),
@@ -392,24 +366,15 @@ class ElfImage:
         ranges = self.executable
         if not self.relocatable:
             loads = [load for load in self.loads if load.flags & PF_X]
-            ranges = _intersect(ranges, _merge((load.address, load.address + load.file_size) for load in loads))
+            ranges &= Ranges.of((load.address, load.address + load.file_size) for load in loads)
         code = []
         for start, end in ranges:
             for offset, length in self.chunks(start, end - start) or ():
                 distance = start - offset
-                left = _subtract([(offset, offset + length)], structure)
+                left = Ranges(((offset, offset + length),)) - structure
                 code += [(first + distance, last + distance) for first, last in left]
                 start += length
-        return _merge(code)
-
-    @cached_property
-    def _code_starts(self) -> list[int]:
-        return [start for start, _ in self.code]
-
-    def is_code(self, start: int, end: int) -> bool:
-        """Whether one range of `code` holds all of [start, end)."""
-        index = bisect_right(self._code_starts, start) - 1
-        return index >= 0 and end <= self.code[index][1]
+        return Ranges.of(code)
 
     # Relocations
 
@@ -541,7 +506,7 @@ class ElfImage:
         owners: dict[int, list[int]] = {}
         if not self.code:
             return owners
-        low, high = self.code[0][0] - 16, self.code[-1][1]
+        low, high = self.code.spans[0][0] - 16, self.code.spans[-1][1]
         seen: set[int] = set()
         count = 0
         for number, table in enumerate(self.tables):
