@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,22 @@ def test_pieces(spans: list[tuple[int, int]], size: int) -> None:
     assert Ranges.of(pieces) == Ranges.of(spans)
     assert all(0 < end - start <= size for start, end in pieces)
     assert sum(end - start for start, end in pieces) == Ranges.of(spans).size
+
+
+@given(SPANS, st.integers(1, 9))
+def test_whole(spans: list[tuple[int, int]], size: int) -> None:
+    ranges = Ranges.of(spans)
+    units = [range(at, at + size) for at in range(0, 60, size)]
+    assert members(ranges.whole(size)) == {each for unit in units if members(ranges).issuperset(unit) for each in unit}
+
+
+@given(SPANS, st.integers(0, 9))
+def test_joined(spans: list[tuple[int, int]], gap: int) -> None:
+    ranges = Ranges.of(spans)
+    held = members(ranges)
+    between = [range(end, start) for (_, end), (start, _) in pairwise(ranges)]
+    filled = {each for empty in between if len(empty) <= gap for each in empty}
+    assert members(ranges.joined(gap)) == held | filled
 
 
 def test_a_range_that_ends_before_it_starts_is_refused() -> None:

@@ -22,15 +22,18 @@ class Ranges:
 
     def __post_init__(self) -> None:
         joined: list[tuple[int, int]] = []
-        for start, end in sorted(self.spans):
-            if end < start:
+        last = 0
+        for span in sorted(self.spans):
+            start, end = span
+            if start < end:
+                if not joined or start > last:
+                    joined.append(span)
+                    last = end
+                elif end > last:
+                    joined[-1] = (joined[-1][0], end)
+                    last = end
+            elif end < start:
                 raise ValueError(f"the range {start:#x} to {end:#x} ends before it starts")
-            if end == start:
-                continue
-            if joined and start <= joined[-1][1]:
-                joined[-1] = (joined[-1][0], max(joined[-1][1], end))
-            else:
-                joined.append((start, end))
         object.__setattr__(self, "spans", tuple(joined))
         object.__setattr__(self, "_starts", tuple(start for start, _ in joined))
 
@@ -115,3 +118,20 @@ class Ranges:
         for start, end in self.spans:
             for at in range(start, end, size):
                 yield at, min(at + size, end)
+
+    def whole(self, size: int) -> Ranges:
+        """The multiples of `size` that it holds with all that follows up to the next one: no range has broken ends."""
+        rounded = ((-(-start // size) * size, end // size * size) for start, end in self.spans)
+        return Ranges.of((start, end) for start, end in rounded if start < end)
+
+    def joined(self, gap: int) -> Ranges:
+        """The set with what lies between two of its ranges, where that is at most `gap` integers."""
+        if not gap:
+            return self
+        filled: list[tuple[int, int]] = []
+        for span in self.spans:
+            if filled and span[0] - filled[-1][1] <= gap:
+                filled[-1] = (filled[-1][0], span[1])
+            else:
+                filled.append(span)
+        return Ranges(tuple(filled))

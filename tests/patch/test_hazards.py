@@ -136,6 +136,23 @@ def test_many_changes_see_what_few_see() -> None:
         )
 
 
+@pytest.mark.parametrize("count", [1, 600])
+def test_code_that_is_no_whole_words(count: int) -> None:
+    class Uneven(FakeTarget):
+        def code_ranges(self) -> Sequence[tuple[int, int]]:
+            return [(BASE + 1, BASE + 8 * count + 3), (BASE + 8 * count + 5, BASE + 8 * count + 7)]
+
+        def read(self, address: int, size: int) -> bytes:
+            assert size >= 0
+            return super().read(address, size)
+
+    olds = words_of("; ".join(["adrp x0, 0x2000; add x0, x0, #16"] * count + ["nop; nop"]))
+    changes = [Change(BASE + 8 * index + 4, olds[1], gen_nop()) for index in range(count)]
+    found = all_hazards(Uneven(olds), changes)
+    # The first ADRP does not lie in code.
+    assert [hazard.address for hazard in found] == [change.address for change in changes[1:]]
+
+
 def test_code_that_is_not_known_cannot_be_looked_at() -> None:
     class Blind(FakeTarget):
         def name(self, *_: Symbol) -> None:

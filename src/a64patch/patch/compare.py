@@ -21,6 +21,7 @@ from a64patch.a64.row import PAGE_SIZE, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.symbols import Symbol
 
@@ -92,13 +93,13 @@ def _headers(old: Target) -> tuple[tuple[str, str], ...]:
 
 def _functions(target: Target) -> dict[tuple[str, str], list[Symbol]]:
     """Functions by module and name, ascending; those of one name at different places together."""
-    ranges = target.code_ranges()
+    code = Ranges.of(target.code_ranges())
     functions: dict[tuple[str, str], list[Symbol]] = {}
     for symbol in target.symbols.ascending():
         size = symbol.size
         if not symbol.is_function or not size or symbol.address % INSN_SIZE or size % INSN_SIZE:
             continue
-        if any(start <= symbol.address and symbol.address + size <= end for start, end in ranges):
+        if code.covers(symbol.address, symbol.address + size):
             functions.setdefault((symbol.module, symbol.name), []).append(symbol)
     return functions
 

@@ -151,27 +151,15 @@ class _Code:
         return near
 
 
-def _ranges(target: Target) -> list[tuple[int, int]]:
-    """The code, in whole words."""
-    return [(-(-start & -INSN_SIZE), end & -INSN_SIZE) for start, end in target.code_ranges()]
-
-
 def _surroundings(target: Target, changes: Sequence[Change], changed: Sequence[int]) -> Iterator[_Code]:
     """The old code around the changes."""
-    ranges = _ranges(target)
+    code = Ranges.of(target.code_ranges()).whole(INSN_SIZE)
     few = len(changes) <= _FEW
-    code = Ranges.of(ranges)
-    if not few and all(address in code for address in changed):
-        pieces = ranges
-    else:
-        pieces = []
-        for start, end in spans_of(changes, join=0):
-            low, high = next(((low, high) for low, high in ranges if low <= start < high), (start, end))
-            start, end = max(low, start - _AROUND * INSN_SIZE), min(high, end + _AROUND * INSN_SIZE)
-            if pieces and start <= pieces[-1][1]:
-                pieces[-1] = (pieces[-1][0], end)
-            else:
-                pieces.append((start, end))
+    pieces = code
+    if few or not all(address in code for address in changed):
+        spans, around = spans_of(changes, join=0), _AROUND * INSN_SIZE
+        pieces = Ranges.of((start - around, end + around) for start, end in spans) & code
+        pieces |= Ranges.of(spans)
     data = target.read_many([(start, end - start) for start, end in pieces])
     for (start, _), raw in zip(pieces, data, strict=True):
         yield _Code(start, from_bytes(raw) if few else as_array(raw), changed)

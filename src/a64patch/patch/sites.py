@@ -83,13 +83,8 @@ class Site:
 
 def spans_of(changes: Iterable[Change], join: int = JOIN) -> list[tuple[int, int]]:
     """The ranges [start, end) of words with less than `join` bytes between them, ascending; 0 joins neighbours only."""
-    spans: list[tuple[int, int]] = []
-    for address in sorted(change.address for change in changes):
-        if spans and address - spans[-1][1] <= max(0, join - INSN_SIZE):
-            spans[-1] = (spans[-1][0], address + INSN_SIZE)
-        else:
-            spans.append((address, address + INSN_SIZE))
-    return spans
+    words = Ranges.of((change.address, change.address + INSN_SIZE) for change in changes)
+    return list(words.joined(max(0, join - INSN_SIZE)))
 
 
 def sites_of(
@@ -189,7 +184,7 @@ class _Entries:
                     calls = verb == _BRANCHES and int(words[place]) & _CALL_MASK == _CALL
                     yield _CALLS if calls else verb, start + INSN_SIZE * place, int(targets[place])
 
-        for start, end in Ranges.of(_whole_words(self._code)).pieces(_PIECE):
+        for start, end in self._code.whole(INSN_SIZE).pieces(_PIECE):
             words = as_array(self._target.read(start, end - start))
             yield from find(words, start)
             changed = [at for at in self._new if start <= at < end]
@@ -315,14 +310,6 @@ class _Entries:
             if _jumps_anywhere(self._new.get(at, word)):
                 return at
         return None
-
-
-def _whole_words(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The ranges without what is no whole word at their ends; none of one that holds no whole word."""
-    for start, end in spans:
-        first, last = -(-start & -INSN_SIZE), end & -INSN_SIZE
-        if first < last:
-            yield first, last
 
 
 def _jumps_anywhere(word: int) -> bool:
