@@ -35,7 +35,7 @@ class _Layout(NamedTuple):
 
     start: int
     symbols: list[KernelSymbol]
-    code: list[tuple[int, int]]
+    code: Ranges
 
 
 class KernelImage(FileTarget):
@@ -87,7 +87,7 @@ class KernelImage(FileTarget):
         offset = self._offset(address, len(data))
         if not data:
             return
-        if not any(start <= address and address + len(data) <= end for start, end in self._layout.code):
+        if not self._layout.code.covers(address, address + len(data)):
             raise MappingError(f"{address:#x} in {self.path} is not code, so it may not be written")
         self._writable()[offset : offset + len(data)] = data
 
@@ -102,7 +102,7 @@ class KernelImage(FileTarget):
         try:
             return _place(self._original, decode(self._original), f"the kallsyms tables in {self.path}")
         except FormatError:
-            return _Layout(0, [], [(0, len(self._original) // 4 * 4)])
+            return _Layout(0, [], Ranges(((0, len(self._original) // 4 * 4),)))
 
 
 def require_image(head: bytes, size: int, name: str) -> None:
@@ -159,7 +159,7 @@ def _place(data: bytes, tables: Kallsyms, what: str) -> _Layout:
         raise FormatError(f"{what} do not say where the text is")
     texts = [symbol.address for symbol in symbols if symbol.is_text and symbol.address >= start]
     placement.require_fit(lambda at, size: data[at - start : at - start + size], texts, *code[0], what)
-    return _Layout(start, symbols, sorted(code))
+    return _Layout(start, symbols, Ranges.of(code))
 
 
 def _linked_to(data: bytes, base_at: int, first: int) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import struct
 
+from a64patch.ranges import Ranges
+
 _BANNER = re.compile(rb"Linux version ([0-9][!-~]{0,63}) \(")
 """linux_banner (init/version-timestamp.c); linux_proc_banner has %s there."""
 
@@ -36,11 +38,11 @@ def build_id_of(data: bytes) -> str:
 
     Those of the programs that a kernel carries (its vDSOs) are not it. `data` begins on a page.
     """
-    programs = _programs(data)
+    programs = Ranges.of(_programs(data))
     found = {
         data[match.end() : match.end() + match[1][0]].hex()
         for match in _BUILD_ID.finditer(data)
-        if match.start() % 4 == 0 and not any(start <= match.start() < end for start, end in programs)
+        if match.start() % 4 == 0 and match.start() not in programs
     }
     return found.pop() if len(found) == 1 else ""
 

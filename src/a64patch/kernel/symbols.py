@@ -197,14 +197,14 @@ class _Live(NamedTuple):
 
 def _live(target: Target, hints: Iterable[int] = ()) -> _Live:
     problem: Exception = _no_kernel()
-    seen: list[tuple[int, int]] = []
+    seen = Ranges()
     for hint in islice(_kernel_addresses(target, hints), _MOST_HINTS):
-        if any(start <= hint < end for start, end in seen):
+        if hint in seen:
             continue
         below = hint // _SMALLEST_PIECE * _SMALLEST_PIECE
         start = _after_text(target, below)
         data, symbols, error = _read_tables(target, start)
-        seen.append((below, start + len(data)))
+        seen |= Ranges(((below, start + len(data)),))
         if not symbols:
             if data:
                 problem = FormatError(
