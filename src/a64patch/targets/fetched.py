@@ -7,11 +7,11 @@ Read on: caches.py decides what a CPU has fetched; cpu.py executes it, and carri
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
 from enum import Enum, auto
 
 from a64patch.a64.words import INSN_SIZE, as_array, to_bytes
-from a64patch.targets.program import PAGE, Memory, join_ranges
+from a64patch.ranges import Ranges
+from a64patch.targets.program import PAGE, Memory
 
 SVC = 0xD4000001
 """SVC #0."""
@@ -72,13 +72,13 @@ class Fetched:
     code, and a stand-in for each word that `trap_of` knows.
     """
 
-    def __init__(self, memory: Memory, code: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, memory: Memory, code: Ranges) -> None:
         """Everything fetched, as memory holds it."""
         import numpy
 
         self.pieces: list[tuple[int, mmap.mmap]] = []
         self._replaced: dict[int, int] = {}
-        for start, end in join_ranges((start & -PAGE, -(-end // PAGE) * PAGE) for start, end in code):
+        for start, end in Ranges.of((start & -PAGE, -(-end // PAGE) * PAGE) for start, end in code):
             self.pieces.append((start, mmap.mmap(-1, end - start)))
         for start, end in code:
             words = as_array(memory.read(start, end - start))

@@ -14,6 +14,7 @@ from typing import Literal
 
 from a64patch.a64.words import INSN_SIZE, require_aligned, to_bytes
 from a64patch.errors import FormatError, MappingError, RequestError, TargetError
+from a64patch.ranges import Ranges
 from a64patch.targets.elf_image import (
     ET_DYN,
     PF_W,
@@ -109,8 +110,8 @@ class Program:
     """A program in memory, ready to run."""
 
     memory: Memory
-    code: list[tuple[int, int]]
-    """Ranges [start, end) of instructions, ascending, apart, multiples of 4."""
+    code: Ranges
+    """Where instructions are, in whole words."""
     entry: int
     symbols: SymbolTable
     big_endian: bool = False
@@ -129,19 +130,6 @@ class Program:
         """The ranges of code that the program itself may store to, at least in part."""
         writable = [(region.start, region.end) for region in self.memory.regions if region.writable]
         return [(low, high) for low, high in self.code if any(low < end and start < high for start, end in writable)]
-
-
-def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of whole words, ascending, those that touch made one."""
-    joined: list[tuple[int, int]] = []
-    for start, end in sorted((-(-start // 4) * 4, end & -4) for start, end in ranges):
-        if start >= end:
-            continue
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
-        else:
-            joined.append((start, end))
-    return joined
 
 
 def load_words(
@@ -170,7 +158,7 @@ def load_words(
         memory.write(at, piece)
     memory.write(base, to_bytes(words))
     table = [Symbol(name, address) for name, address in (symbols or {}).items()]
-    return Program(memory, [code], start, SymbolTable(lambda: table), big_endian)
+    return Program(memory, Ranges((code,)), start, SymbolTable(lambda: table), big_endian)
 
 
 def load_elf(path: str | Path, base: int) -> Program:
@@ -196,9 +184,9 @@ def load_elf(path: str | Path, base: int) -> Program:
     memory = _map(image, moved)
     if image.type == ET_DYN:
         _relocate(image, memory, moved)
-    code = join_ranges((moved + start, moved + end) for start, end in image.executable)
+    code = Ranges.of((moved + start, moved + end) for start, end in image.executable).whole(INSN_SIZE)
     entry = moved + image.entry
-    if entry % 4 or not any(start <= entry < end for start, end in code):
+    if entry % INSN_SIZE or entry not in code:
         raise FormatError(f"{path} starts at {entry:#x}, where it has no code")
     return Program(
         memory, code, entry, SymbolTable(lambda: _symbols(image, moved)), image.order == ">", image.build_id, moved
