@@ -153,6 +153,35 @@ def test_code_that_is_no_whole_words(count: int) -> None:
     assert [hazard.address for hazard in found] == [change.address for change in changes[1:]]
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
+@pytest.mark.parametrize(
+    ("name", "first", "last", "reach"),
+    [
+        ("exclusive", "ldxr x0, [x1]", "stxr w2, x0, [x1]", 32),
+        ("address-pair", "adrp x0, 0x2000", "add x0, x0, #16", 8),
+    ],
+)
+def test_two_words_belong_together_up_to_a_distance(name: str, first: str, last: str, reach: int, many: bool) -> None:
+    """From either end, so that as much is read behind a change as before it; and one word further they do not."""
+    others = 600 if many else 0
+    for distance in (reach, reach + 1):
+        # The words before and behind them are more than anybody looks at.
+        start = 50
+        end = start + distance
+        code = [*["nop"] * start, first, *["nop"] * (distance - 1), last, *["nop"] * (50 + others)]
+        for place in (start, end):
+            new = {place: "mov x5, #1"} | {end + 50 + number: "mov x6, #1" for number in range(others)}
+            found = names(hazards("; ".join(code), new))
+            assert found == [(name, place)] * (distance == reach), (distance, place)
+
+
+@pytest.mark.parametrize(("place", "seen"), [(-1, False), (0, True), (1, True), (31, True), (32, True), (33, False)])
+def test_a_change_counts_from_the_load_exclusive_to_the_store_exclusive(place: int, seen: bool) -> None:
+    code = [*["nop"] * 50, "ldxr x0, [x1]", *["nop"] * 31, "stxr w2, x0, [x1]", *["nop"] * 50]
+    found = names(hazards("; ".join(code), {50 + place: "mov x5, #1"}))
+    assert found == [("exclusive", 50 + place)] * seen
+
+
 def test_code_that_is_not_known_cannot_be_looked_at() -> None:
     class Blind(FakeTarget):
         def name(self, *_: Symbol) -> None:

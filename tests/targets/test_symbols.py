@@ -206,3 +206,74 @@ def test_symbols_are_loaded_once_and_only_when_asked_for() -> None:
     assert table["a"] == table.find("a").address == 4
     assert table.describe(4) == "a"
     assert calls == [1]
+
+
+NESTED = SymbolTable(
+    lambda: [
+        Symbol("short", 0x40, 8),
+        Symbol("long", 0x40, 0x20),
+        Symbol("label", 0x40),
+        Symbol("inner", 0x4C, 4),
+        Symbol("late", 0x58, 0x10),
+        Symbol("unsized", 0x80),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "extent"),
+    [
+        (0x3F, None),
+        (0x40, (0x40, 0x60)),
+        (0x47, (0x40, 0x60)),
+        (0x48, (0x40, 0x60)),
+        (0x4C, (0x40, 0x60)),
+        (0x57, (0x40, 0x60)),
+        (0x58, (0x40, 0x68)),
+        (0x5F, (0x40, 0x68)),
+        (0x60, (0x58, 0x68)),
+        (0x67, (0x58, 0x68)),
+        (0x68, None),
+        (0x80, None),
+    ],
+)
+def test_a_function_reaches_as_far_as_all_that_hold_the_address(address: int, extent: tuple[int, int] | None) -> None:
+    assert NESTED.extent(address) == extent
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (0x40, "long"),
+        (0x47, "long+0x7"),
+        (0x48, "long+0x8"),
+        (0x4B, "long+0xb"),
+        (0x4C, "inner"),
+        (0x4F, "inner+0x3"),
+        (0x50, "long+0x10"),
+        (0x58, "late"),
+        (0x60, "late+0x8"),
+        (0x67, "late+0xf"),
+        (0x68, "0x68"),
+    ],
+)
+def test_of_names_for_one_address_the_one_that_holds_most_is_used(address: int, text: str) -> None:
+    assert NESTED.describe(address) == text
+
+
+def test_a_name_that_one_address_has_several_times_has_its_largest_size() -> None:
+    table = SymbolTable(
+        lambda: [Symbol("f", 0x10, 8), Symbol("f", 0x10, 16), Symbol("f", 0x10, 0), Symbol("f", 0x10, 4)]
+    )
+    assert table.find("f").size == 16
+    assert table["f"] == 0x10
+
+
+@pytest.mark.parametrize(("labels", "found"), [(63, True), (64, False)])
+def test_so_many_symbols_back_are_looked_at(labels: int, found: bool) -> None:
+    table = SymbolTable(
+        lambda: [Symbol("outer", 0, 0x1000), *(Symbol(f"inner{number}", 4 + 4 * number, 4) for number in range(labels))]
+    )
+    behind = 4 + 4 * labels
+    assert (table.lookup(behind) is not None) is found
+    assert table.extent(behind) == ((0, 0x1000) if found else None)

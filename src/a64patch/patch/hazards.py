@@ -39,12 +39,12 @@ NAMES = {
 }
 """Each hazard's name, by which a user accepts it."""
 
-_AROUND = 40
-"""Words before and behind a change that are looked at."""
 _EXCLUSIVE_REACH = 32
 """Words from a load-exclusive to its store-exclusive, at most."""
 _PAIR_REACH = 8
 """Words from an ADRP to what completes its address, at most."""
+_AROUND = max(_EXCLUSIVE_REACH, _PAIR_REACH)
+"""Words before and behind a change that are looked at: all that its other half may be away."""
 _PIECE = 1 << 18
 """Bytes of code that are searched at a time."""
 _FEW = 500

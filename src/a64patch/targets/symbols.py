@@ -158,7 +158,8 @@ class SymbolTable:
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """The innermost symbol at or before the address and the distance to it (bytes); None outside all of them.
 
-        A symbol of unknown size (0) reaches to the next symbol, but not out of its section.
+        Of those that begin at one address it is the largest. A symbol of unknown size (0) reaches to the next symbol,
+        but not out of its section.
         """
         floor = 0
         if self.spaces:
