@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import resource
 import subprocess
 import sys
@@ -37,6 +37,9 @@ other: nop
     .size other, . - other
 """
 STATIC = "{name}: .globl {name}\n bl twice\n ret\n.type twice, %function\ntwice: nop\n ret\n.size twice, 8\n"
+
+THREE_MORE = (0x11000C00).to_bytes(4, "little")
+"""What DRAFT puts in: add w0, w0, #3."""
 
 DRAFT = """Add three, not one.
 
@@ -260,10 +263,58 @@ def test_finished_work_that_the_journal_does_not_know(
     assert run("apply", "-R", patch, program).status == 0
 
 
+def test_recover_answers_3_until_every_entry_has_come_to_an_end(
+    run: Run, patch: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = ("--journal", program.parent / "journal")
+    with monkeypatch.context() as crash:
+        interrupting("a64patch.patch.journal.Journal.finish", crash)
+        assert run("apply", patch, program, *journal).status == 3
+    new = program.read_bytes()
+    assert new.count(THREE_MORE) == 1
+
+    # Somebody else's word: neither old nor new, left alone.
+    foreign = new.replace(THREE_MORE, b"\x1f\x20\x03\xd5")
+    program.write_bytes(foreign)
+    for was in ("open", "partial"):
+        ran = run("recover", "--json", *journal)
+        [fact] = json.loads(ran.out)
+        assert (ran.status, fact["was"], fact["state"]) == (3, was, "partial")
+        assert program.read_bytes() == foreign
+
+    # The target is gone: the entry stays as it is.
+    moved = program.rename(program.with_name("moved"))
+    ran = run("recover", *journal)
+    assert ran.status == 3
+    assert ran.out.startswith(f"entry 1 ({program}): partial: ")
+    moved.rename(program)
+
+    program.write_bytes(new)
+    ran = run("recover", *journal)
+    assert (ran.status, ran.out) == (
+        0,
+        f"entry 1 ({program}): applied: all 1 words are the new ones: the patch is complete\n",
+    )
+    assert run("recover", *journal).out == "nothing was cut off\n"
+
+
+def test_recover_answers_3_while_the_target_of_an_open_entry_is_gone(
+    run: Run, patch: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = ("--journal", program.parent / "journal")
+    with monkeypatch.context() as crash:
+        interrupting("a64patch.patch.journal.Journal.finish", crash)
+        assert run("apply", patch, program, *journal).status == 3
+    program.unlink()
+    ran = run("recover", "--json", *journal)
+    assert (ran.status, json.loads(ran.out)[0]["state"]) == (3, "open")
+    assert run("recover", "--forget", "1", *journal).status == 0
+    assert run("recover", *journal).out == "nothing was cut off\n"
+
+
 def interrupting(name: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
     """Have Ctrl-C pressed when this function of the project is called, or when it returns."""
-    module, function = name.rsplit(".", 1)
-    real = getattr(importlib.import_module(module), function)
+    real = pkgutil.resolve_name(name)
 
     def interrupted(*arguments: object, **options: object) -> object:
         if after:
