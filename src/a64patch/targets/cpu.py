@@ -72,7 +72,7 @@ class Cpu:
         self.halted = False
         self.parked = False
         self.kicked = False
-        """An interrupt has been sent to it that it has not taken yet. It is the machine that looks at these four."""
+        """An interrupt was sent to it that it has not taken yet. These four are for the machine, which sets them."""
 
         self._program = program
         self._memory = program.memory
