@@ -233,7 +233,7 @@ def _positional(action: argparse.Action) -> str:
     return f"[{name}]" if action.nargs == "?" else f"{name}…" if action.nargs == "+" else name
 
 
-_BESIDE = ("errors", "protocols", "ranges", "version")
+_BESIDE = ("errors", "openers", "protocols", "ranges", "version")
 """Files beside the rooms."""
 
 

@@ -23,13 +23,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ranges": (),
     "version": (),
     "protocols": (),
+    "openers": ("errors", "targets"),
     "a64": ("errors", "a64"),
     "targets": ("errors", "protocols", "ranges", "a64", "targets"),
     "patch": ("errors", "protocols", "ranges", "a64", "targets.base", "targets.section", "targets.symbols", "patch"),
     "kernel": ("errors", "protocols", "ranges", "a64", "targets", "patch", "kernel"),
     "proof": ("errors", "protocols", "a64", "proof"),
-    "__init__": ("errors", "protocols", "version", "a64", "targets", "patch", "kernel", "proof"),
-    "cli": ("errors", "protocols", "version", "a64", "targets", "patch", "kernel", "proof", "cli"),
+    "__init__": ("errors", "protocols", "version", "openers", "a64", "targets", "patch", "kernel", "proof"),
+    "cli": ("errors", "protocols", "version", "openers", "a64", "targets", "patch", "kernel", "proof", "cli"),
     "__main__": ("cli",),
 }
 """For each room, or file beside the rooms: what it may import of a64patch."""

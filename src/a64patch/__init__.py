@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from a64patch import a64 as a64
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe
     from a64patch.errors import A64PatchError as A64PatchError
-    from a64patch.kernel.open import open_target as open_target
+    from a64patch.openers import open_target as open_target
     from a64patch.patch.text import patch_text as patch_text
     from a64patch.patch.text import patch_text_nosync as patch_text_nosync
     from a64patch.patch.text import patch_text_sync as patch_text_sync
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "A64PatchError": "a64patch.errors",
     "hotpatch_safe": "a64patch.a64.cmodx",
-    "open_target": "a64patch.kernel.open",
+    "open_target": "a64patch.openers",
     "patch_text": "a64patch.patch.text",
     "patch_text_nosync": "a64patch.patch.text",
     "patch_text_sync": "a64patch.patch.text",

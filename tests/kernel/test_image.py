@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from a64patch import open_target
 from a64patch.a64.generate import gen_nop
 from a64patch.errors import FormatError, MappingError, RequestError, SymbolError, TargetError
 from a64patch.kernel.image import KernelImage
-from a64patch.kernel.open import open_target
 from a64patch.patch.text import patch_text
 from a64patch.targets.elf import ElfFile
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LAYOUTS, LINKED, TEXT_AT, build_kernel, call_each_other

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from a64patch import open_target
 from a64patch.a64.words import from_bytes
 from a64patch.errors import FormatError, MappingError, RequestError, SymbolError
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.kallsyms import KernelSymbol
-from a64patch.kernel.open import open_target
 from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, names_a_kernel, parse_listing, read_source
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Build, Capabilities, CpuState, Identity, Rendezvous, Target

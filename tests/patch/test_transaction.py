@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from a64patch import open_target
 from a64patch.errors import (
     A64PatchError,
     BusyError,
@@ -29,7 +30,6 @@ from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, make_plan
 from a64patch.patch.transaction import apply_plan, forget, recover, revert
-from a64patch.targets import open_target
 from a64patch.targets.base import CpuState, Identity, Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.section import Change

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from a64patch import open_target
 from a64patch.a64.generate import gen_nop
 from a64patch.cli.main import main
 from a64patch.errors import FormatError
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.kallsyms import KernelSymbol
-from a64patch.kernel.open import open_target
 from a64patch.kernel.symbols import attach, live_symbols, parse_listing
 from a64patch.patch.text import patch_text
 from a64patch.targets.base import Target

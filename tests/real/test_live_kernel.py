@@ -23,7 +23,7 @@ from a64patch.patch.asmdiff import AsmDiff, parse, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import fill, make_plan
 from a64patch.patch.transaction import Outcome, apply_plan, recover, revert
-from a64patch.targets.gdb import GdbTarget, open_gdb
+from a64patch.targets.gdb import GdbTarget
 from a64patch.targets.rsp import Connection
 from a64patch.targets.section import Change
 from tests.real.guest import CPUS, tells_what_it_halted
@@ -56,7 +56,9 @@ def journal() -> Iterator[Journal]:
 
 
 def open_live(live: LiveGuest, location: str = "") -> GdbTarget:
-    return open_gdb(location or live.gdb, symbols=live.names)
+    target = open_target(location or live.gdb, symbols=live.names)
+    assert isinstance(target, GdbTarget)
+    return target
 
 
 def words_at(target: GdbTarget, changes: tuple[Change, ...]) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from a64patch import open_target
 from a64patch.errors import (
     A64PatchError,
     CapabilityError,
@@ -27,7 +28,6 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
-from a64patch.targets import open_target
 from a64patch.targets.base import Identity
 from a64patch.targets.elf import ElfFile
 from tests.support import assemble, calls_made_by, link, need, run, unavailable
@@ -937,7 +937,7 @@ def test_a_one_word_patch_loads_no_library_and_looks_at_each_name_once(tmp_path:
     path = link(assemble(source, tmp_path / "large.o"), tmp_path / "large", "-e", "f0")
     assert path.stat().st_size > 700_000
     script = (
-        "import sys; from a64patch.targets import open_target; file = open_target(sys.argv[1]); "
+        "import sys; from a64patch import open_target; file = open_target(sys.argv[1]); "
         "a = file.symbols.resolve('f4000+8'); file.write(a, bytes(4)); file.publish(a, a + 4); "
         "assert {'numpy', 'elftools', 'unicorn'}.isdisjoint(sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""An assembly diff between two ELF files: applied to OLD, it makes its functions do what NEW's do.
+"""An assembly diff between two builds: applied to OLD, it makes its functions do what NEW's do.
 
 Read on: ../patch/compare.py.
 """
@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from a64patch.cli.text import print_json
+from a64patch.openers import open_target, target_forms
 
 EPILOG = """\
 The patch goes to stdout; what differs and could not be expressed goes to stderr, a line each, and the exit status is
@@ -20,17 +21,16 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """OLD NEW."""
-    parser.add_argument("old", metavar="OLD", help="path of an ELF file: the patch is for this one")
-    parser.add_argument("new", metavar="NEW", help="path of an ELF file: another build of the same program")
+    parser.add_argument("old", metavar="OLD", help=f"the patch is for this one: {target_forms()}")
+    parser.add_argument("new", metavar="NEW", help="another build of the same program, written in the same way")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the patch."""
     from a64patch.patch.asmdiff import to_text
     from a64patch.patch.compare import compare
-    from a64patch.targets.elf import ElfFile
 
-    with ElfFile(arguments.old) as old, ElfFile(arguments.new) as new:
+    with open_target(arguments.old) as old, open_target(arguments.new) as new:
         comparison = compare(old, new)
     text = to_text(comparison.diff) if comparison.diff.hunks else ""
     if arguments.json:

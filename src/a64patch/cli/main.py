@@ -21,7 +21,7 @@ DONE, REFUSED, WRONG, HALF_WAY = 0, 1, 2, 3
 COMMANDS = {
     "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
     "poke": "change a few instructions of a target, typed by hand",
-    "diff": "an assembly diff between two ELF files",
+    "diff": "an assembly diff between two builds",
     "fmt": "print a patch with its words and texts filled in, operands aligned",
     "apply": "apply an assembly diff to a target: all of its hunks, or nothing",
     "status": "say of each hunk whether it is applied, not applied, or neither",
@@ -39,8 +39,7 @@ COMMANDS = {
 _WRITERS = ("poke", "apply", "revert", "recover")
 
 EPILOG = """\
-TARGET is the path of an ELF file; gdb://HOST:PORT, gdb+unix:PATH or gdb+serial:DEVICE for a GDB stub; or
-sim:PATH?cpus=4&seed=1 for the built-in simulator.
+TARGET: {targets}.
 SITE is symbol, symbol+0x18, section:0x10 (in a relocatable file) or an address.
 Exit status: 0 done; 1 refused, or the answer is no: nothing was changed; 2 wrong usage or unreadable input;
 3 cut off half way and not undone. A64PATCH_DEBUG=1 shows where an error came from."""
@@ -59,10 +58,12 @@ _REFUSALS = (
 
 def _parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of these commands; the file of each is loaded."""
+    from a64patch.openers import target_forms
+
     parser = argparse.ArgumentParser(
         prog="a64patch",
         description="patch(1) for AArch64 machine code, wherever it is.",
-        epilog=EPILOG,
+        epilog=EPILOG.format(targets=target_forms()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"a64patch {VERSION}")

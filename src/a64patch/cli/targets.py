@@ -1,6 +1,6 @@
 """TARGET on the command line: how it is written, which options it takes, and how it is opened.
 
-Read on: show.py, poke.py; ../kernel/open.py picks what is opened.
+Read on: show.py, poke.py; ../openers.py for all kinds there are.
 """
 
 from __future__ import annotations
@@ -8,19 +8,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from a64patch.errors import RequestError
+from a64patch.openers import open_target, source_forms, target_forms
 
 if TYPE_CHECKING:
     from a64patch.targets.base import Target
 
-HELP = (
-    "path of an ELF file or a raw Image, gdb://HOST:PORT, gdb+unix:PATH, gdb+serial:DEVICE, or sim:PATH?cpus=4&seed=1"
-)
-
 
 def add_target_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """TARGET and its options."""
-    parser.add_argument("target", metavar="TARGET", nargs="?" if optional else None, help=HELP)
+    parser.add_argument("target", metavar="TARGET", nargs="?" if optional else None, help=target_forms())
     add_target_options(parser)
 
 
@@ -33,8 +29,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--symbols",
         metavar="FILE",
-        help="names for a GDB stub's target: an ELF file, vmlinux, Image, System.map or saved /proc/kallsyms, or"
-        " `kallsyms` for the tables in the memory of the Linux kernel that runs there",
+        help=f"where names come from that the target does not bring along: {source_forms()}",
     )
 
 
@@ -45,12 +40,5 @@ def open_named_target(arguments: argparse.Namespace, **options: Any) -> Target:
 
 def open_location(location: str, arguments: argparse.Namespace, **options: Any) -> Target:
     """The target at a location, opened with the arguments' options; else as `open_named_target`."""
-    from a64patch.kernel.open import open_target
-
     given = {name: value for name in ("remote", "symbols") if (value := getattr(arguments, name))}
-    if given:
-        from a64patch.targets.wire import is_location
-
-        if not is_location(location):
-            raise RequestError(f"--{next(iter(given))} is for GDB stubs only, and {location} is none")
     return open_target(location, **given, **options)

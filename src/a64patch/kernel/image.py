@@ -105,6 +105,11 @@ class KernelImage(FileTarget):
             return _Layout(0, [], Ranges(((0, len(self._original) // 4 * 4),)))
 
 
+def open_image(path: str, *, drop_relocations: bool = False) -> KernelImage:
+    """As `KernelImage`; it has no relocations to drop."""
+    return KernelImage(path)
+
+
 def require_image(head: bytes, size: int, name: str) -> None:
     """FormatError unless a file of `size` bytes that begins so is a raw arm64 Image, and all of it."""
     if len(head) < 64 or not notes.is_image(head):
@@ -195,6 +200,6 @@ def sized(symbols: Sequence[KernelSymbol]) -> list[Symbol]:
             after, here = here, symbol.address
             following[symbol.module] = here, after
         size = after - here if after >= 0 else 0
-        found.append(Symbol(symbol.name, symbol.address, size, symbol.module))
+        found.append(Symbol(symbol.name, symbol.address, size, symbol.module, symbol.is_text))
     found.reverse()
     return found

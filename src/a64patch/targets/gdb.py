@@ -6,7 +6,6 @@ stub.py for what each kind of stub does; rsp.py for the protocol.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,7 +16,6 @@ from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import (
     CapabilityError,
     MappingError,
-    MismatchError,
     ReadError,
     RequestError,
     TargetError,
@@ -32,7 +30,6 @@ from a64patch.targets.modules import Module, Modules
 from a64patch.targets.packets import Reading, Writing, read_stacks
 from a64patch.targets.section import Outcome, Section, carry_out
 from a64patch.targets.stub import EXCEPTION_LINK, KERNEL_HALF, QEMU_USER, read_registers
-from a64patch.targets.symbols import SymbolTable
 from a64patch.targets.wire import Location, parse_location
 
 TIMEOUT = 5.0
@@ -40,8 +37,6 @@ TIMEOUT = 5.0
 
 _FRAME_TRIPS = 8
 """Round trips for the frames of all CPUs."""
-_SAMPLES = 16
-"""Words of an ELF file's code that are compared with the target's."""
 _ASSUMPTIONS = ("stops", "caches")
 
 
@@ -395,13 +390,9 @@ def open_gdb(text: str, **options: Any) -> GdbTarget:
     """The target that `gdb://HOST:PORT`, `gdb+unix:PATH` or `gdb+serial:DEVICE` means.
 
     Behind `?` may stand timeout=SECONDS, baud=NUMBER, leave=running or halted, assume=stops,caches. `options` as the
-    constructor's, but `symbols` may be the path of an ELF file, too, whose names are taken if its code stands in the
-    target: MismatchError if it does not. RequestError for an unknown key or a value that is none; else as `GdbTarget`.
+    constructor's. RequestError for an unknown key or a value that is none; else as `GdbTarget`.
     """
     location = parse_location(text)
-    if unknown := options.keys() - _OPTIONS:
-        raise RequestError(f"a GDB target has no option {', '.join(sorted(unknown))}")
-    symbols = options.pop("symbols", None)
     for key, value in location.options.items():
         if key not in _SETTINGS:
             raise RequestError(f"a GDB target has no setting {key[:40]!r}; it knows {', '.join(_SETTINGS)}")
@@ -409,16 +400,7 @@ def open_gdb(text: str, **options: Any) -> GdbTarget:
             options.setdefault(key, _SETTINGS[key](value))
         except ValueError:
             raise RequestError(f"{key}={value[:40]!r} makes no sense to a GDB target; give a number") from None
-    target = GdbTarget(location, **options)
-    if isinstance(symbols, SymbolTable):
-        target.knowing(Module("program", symbols))
-    elif symbols is not None:
-        try:
-            _use_elf(target, os.fspath(symbols))
-        except BaseException:
-            target.close()
-            raise
-    return target
+    return GdbTarget(location, **options)
 
 
 _SETTINGS: dict[str, Callable[[str], Any]] = {
@@ -427,32 +409,3 @@ _SETTINGS: dict[str, Callable[[str], Any]] = {
     "leave": str,
     "assume": lambda text: text.split(","),
 }
-_OPTIONS = frozenset({*_SETTINGS, "remote", "symbols"})
-
-
-def _use_elf(target: GdbTarget, path: str) -> None:
-    """Take the names of an ELF file at its own addresses, if most of 16 samples of its code stand in the target."""
-    from a64patch.targets.elf import ElfFile
-
-    with ElfFile(path) as file:
-        if file.is_relocatable:
-            raise MismatchError(
-                f"{path} is not linked, so its addresses mean nothing in the target: give the linked file"
-            )
-        code = [(start, end) for start, end in file.code_ranges() if end - start >= INSN_SIZE]
-        places = [
-            start + (end - start) // _SAMPLES * number & -INSN_SIZE
-            for start, end in code[:_SAMPLES]
-            for number in range(_SAMPLES // min(len(code), _SAMPLES))
-        ]
-        same = 0
-        for place in places:
-            with suppress(MappingError):
-                same += target.read(place, INSN_SIZE) == file.read(place, INSN_SIZE)
-        if not places or same * 2 <= len(places):
-            raise MismatchError(
-                f"{path} is not what runs at {target.location}: {same} of {len(places)} samples of its code"
-                " stand there; give the file of this very build"
-            )
-        names = tuple(file.symbols.load())
-        target.knowing(replace(file.modules.main, symbols=SymbolTable(lambda: names)))

@@ -57,11 +57,6 @@ class Location:
     """What stands after `?`; a key given twice is refused."""
 
 
-def is_location(text: str) -> bool:
-    """A GDB stub is meant: `gdb://HOST:PORT`, `gdb+unix:PATH` or `gdb+serial:DEVICE`."""
-    return text.startswith(("gdb://", "gdb+unix:", "gdb+serial:"))
-
-
 def parse_location(text: str) -> Location:
     """`gdb://HOST:PORT` (IPv6 in brackets), `gdb+unix:PATH` or `gdb+serial:DEVICE`, each with `?KEY=VALUE&…`.
 

@@ -1,0 +1,58 @@
+"""Names for a live target that is a program: those of its ELF file, if that is what runs there.
+
+Read on: modules.py for what the target knows then; ../kernel/symbols.py does the same for a Linux kernel.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+
+from a64patch.a64.words import INSN_SIZE
+from a64patch.errors import MappingError, MismatchError, RequestError
+from a64patch.targets.base import Target
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.file import FileTarget
+from a64patch.targets.replace import FileOnDisk
+from a64patch.targets.symbols import SymbolTable
+
+_SAMPLES = 16
+
+
+def is_elf(source: str | os.PathLike[str]) -> bool:
+    """Whether a file is an ELF file; TargetError when it cannot be read."""
+    return FileOnDisk(os.fspath(source)).head(4) == b"\x7fELF"
+
+
+def name_program(target: Target, source: str | os.PathLike[str]) -> None:
+    """Tell a target of the program in an ELF file, at its own addresses: names, build id and code.
+
+    MismatchError unless most of 16 samples of its code stand in the target; RequestError for a target that is a file,
+    which has a program of its own; else as `ElfFile`.
+    """
+    path = os.fspath(source)
+    if isinstance(target, FileTarget):
+        raise RequestError(f"{target.path} has names of its own and takes those of a kernel only: leave symbols out")
+    with ElfFile(path) as file:
+        if file.is_relocatable:
+            raise MismatchError(
+                f"{path} is not linked, so its addresses mean nothing in the target: give the linked file"
+            )
+        code = [(start, end) for start, end in file.code_ranges() if end - start >= INSN_SIZE]
+        places = [
+            start + (end - start) // _SAMPLES * number & -INSN_SIZE
+            for start, end in code[:_SAMPLES]
+            for number in range(_SAMPLES // min(len(code), _SAMPLES))
+        ]
+        same = 0
+        for place in places:
+            with suppress(MappingError):
+                same += target.read(place, INSN_SIZE) == file.read(place, INSN_SIZE)
+        if not places or same * 2 <= len(places):
+            raise MismatchError(
+                f"{path} is not what runs at {target.location}: {same} of {len(places)} samples of its code"
+                " stand there; give the file of this very build"
+            )
+        names = tuple(file.symbols.load())
+        target.knowing(replace(file.modules.main, symbols=SymbolTable(lambda: names)))
