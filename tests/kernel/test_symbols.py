@@ -198,16 +198,21 @@ def test_modules(tmp_path: Path) -> None:
     machine = Machine(kernel)
     module = machine.load_module()
     path = tmp_path / "kallsyms"
-    path.write_text(listing(kernel.symbols) + listing(module, 0, "ext4") + listing(module[:1], 0, "bpf"))
+    data: list[Named] = [(MODULE_AT + 0x10_0000, "d", "table")]
+    modules = listing(module, 0, "ext4") + listing(module[:1], 0, "bpf") + listing(data, 0, "data")
+    path.write_text(listing(kernel.symbols) + modules)
     table = attach(machine, path)
     assert table.resolve("ext4:module_5+0x4") == module[5][0] + 4
     assert table.lookup(module[5][0] + 4) == (table.find("module_5"), 4)
     assert table.describe(module[5][0]) == "module_5"
     text = (LINKED + TEXT_AT, kernel.symbols[-1][0])
-    assert [(each.name, each.code) for each in machine.modules] == [("kernel", Ranges((text,))), ("ext4", None)]
-    assert machine.writable() == Ranges((text, (MODULE_AT, MODULE_AT + 0x2000)))
+    pages = (MODULE_AT, MODULE_AT + 0x2000)
+    assert [(each.name, each.code) for each in machine.modules] == [
+        ("kernel", Ranges((text,))), ("data", None), ("ext4", Ranges((pages,))),
+    ]  # fmt: skip
+    assert machine.writable() == Ranges((text, pages))
     assert machine.code_with(text[0]) == [text]
-    assert machine.code_with(MODULE_AT) == []
+    assert machine.code_with(MODULE_AT) == [pages], "its own code, not the kernel's"
 
 
 def test_modules_that_are_elsewhere_now_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.file import FileTarget
-from a64patch.targets.modules import Module
+from a64patch.targets.modules import Module, Modules
 from a64patch.targets.replace import FileOnDisk
 from a64patch.targets.symbols import Symbol, SymbolTable
 
@@ -131,8 +131,8 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
 
     A file gets other names for its own build. A live target is told of the kernel: its names, base (the slide in
     bytes), build id, release and code, which is what lies from _stext to _etext. If the source names loaded modules, as
-    /proc/kallsyms does, it is told of each, whose code is not known exactly; and that nothing may be written but the
-    kernel's text and the pages with the modules'.
+    /proc/kallsyms does, it is told of each, whose code is taken to be the pages from its first to its last text symbol:
+    nothing says where it ends exactly. Then nothing may be written but that code and the kernel's.
 
     FormatError for a source that does not belong to this kernel or cannot be read, SymbolError when no CPU was seen
     to execute the kernel and it does not stand where kernels without KASLR do. Reads only.
@@ -154,9 +154,11 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     text = Ranges((_bounds(symbols, ""),))
     run = _incarnation(target, symbols)
     kernel = Module(KERNEL, _names_of(names, ""), build_id, release, shift, text, file, run)
-    loaded = sorted({symbol.module for symbol in symbols if symbol.module})
-    limit = text | Ranges.of(_module_text(symbols, module) for module in loaded) if loaded else None
-    target.knowing(kernel, *(Module(module, _names_of(names, module), file=file) for module in loaded), may_write=limit)
+    loaded = [
+        Module(module, _names_of(names, module), code=Ranges((_module_text(symbols, module),)) or None, file=file)
+        for module in sorted({symbol.module for symbol in symbols if symbol.module})
+    ]
+    target.knowing(kernel, *loaded, may_write=Modules([kernel, *loaded]).code if loaded else None)
     return target.symbols
 
 

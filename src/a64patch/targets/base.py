@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from a64patch import protocols
 from a64patch.errors import CapabilityError
@@ -40,7 +40,8 @@ class Capabilities:
     """Cache maintenance by one CPU reaches all. Where it does not, each CPU does its own as it leaves `stop()`."""
 
 
-class Build(NamedTuple):
+@dataclass(frozen=True)
+class Build:
     """One module of a target, as far as it says which build it is."""
 
     name: str
