@@ -224,3 +224,10 @@ def test_asm_and_disasm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert run("asm", "frob").status == 2
     assert run("disasm", "123456789").status == 2
+
+
+def test_what_a_target_is(tmp_path: Path, run: Run) -> None:
+    path = link(assemble(".globl _start\n_start: nop", tmp_path / "o"), tmp_path / "program", "--build-id=0x0102")
+    facts = json.loads(run("show", str(path), "--target-info", "--json").out)
+    assert facts["modules"] == [{"name": "program", "build_id": "0102", "base": 0}]
+    assert facts["incarnation"] == ""

@@ -137,6 +137,8 @@ def test_live_memory_of_a_real_kernel_with_kaslr_names_all_its_symbols(guest: Gu
         table = attach(target, "kallsyms")
         assert table["uptime_proc_show"] == next(s.address for s in listed if s.name == "uptime_proc_show")
         assert target.identity().release == f"Linux {guest.run('uname -r').strip()}"
+        stext = next(s.address for s in listed if s.name == "_stext")
+        assert target.identity().incarnation == f"_stext={stext:#x}", "Debian's kallsyms names no data"
 
 
 def test_saved_kallsyms_names_a_live_kernel_and_its_modules(guest: Guest, tmp_path: Path) -> None:
