@@ -149,14 +149,17 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         build_id, release, file = read.build_id, "", read.name
     names = sized(symbols)
     if isinstance(target, FileTarget):
-        target.knowing(replace(target.modules.main, symbols=SymbolTable(lambda: names)))
+        target.knowing(replace(target.modules.main, symbols=_table(names)))
         return target.symbols
     text = Ranges((_bounds(symbols, ""),))
     run = _incarnation(target, symbols)
-    kernel = Module(KERNEL, _names_of(names, ""), build_id, release, shift, text, file, run)
+    named: dict[str, list[Symbol]] = {"": []}
+    for name in names:
+        named.setdefault(name.module, []).append(name)
+    kernel = Module(KERNEL, _table(named.pop("")), build_id, release, shift, text, file, run)
     loaded = [
-        Module(module, _names_of(names, module), code=Ranges((_module_text(symbols, module),)) or None, file=file)
-        for module in sorted({symbol.module for symbol in symbols if symbol.module})
+        Module(module, _table(named[module]), code=Ranges((_module_text(symbols, module),)) or None, file=file)
+        for module in sorted(named)
     ]
     target.knowing(kernel, *loaded, may_write=Modules([kernel, *loaded]).code if loaded else None)
     return target.symbols
@@ -177,9 +180,8 @@ def _incarnation(target: Target, symbols: Sequence[KernelSymbol]) -> str:
     return " ".join(found)
 
 
-def _names_of(symbols: Sequence[Symbol], module: str) -> SymbolTable:
-    own = [symbol for symbol in symbols if symbol.module == module]
-    return SymbolTable(lambda: own)
+def _table(symbols: Sequence[Symbol]) -> SymbolTable:
+    return SymbolTable(lambda: symbols)
 
 
 def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol]:
