@@ -6,6 +6,7 @@ import pytest
 
 from a64patch.a64.assembler import assemble, assemble_one
 from a64patch.a64.words import to_bytes
+from a64patch.ranges import Ranges
 from a64patch.targets.fetched import Fetched, Trap, trap_of
 from a64patch.targets.program import Memory, load_words
 
@@ -48,7 +49,7 @@ def test_what_the_simulator_carries_out_itself(text: str, trap: Trap | None) -> 
     memory = Memory()
     memory.add([(BASE, BASE + 4, False)])
     memory.write(BASE, to_bytes(word))
-    fetched = Fetched(memory, [(BASE, BASE + 4)])
+    fetched = Fetched(memory, Ranges(((BASE, BASE + 4),)))
     for _ in range(2):
         assert fetched.word(BASE) == word
         assert fetched.replaced(BASE) == (None if trap is None else word)
@@ -67,8 +68,7 @@ def executed(fetched: Fetched, address: int) -> int:
 
 def test_each_range_of_code_is_where_it_was_and_nothing_else_is_code() -> None:
     program = load_words(assemble("isb; nop; mov x1, #1; isb", BASE), base=BASE, data={0x20000: b"data"})
-    program.code.append((0x20000, 0x20004))
-    fetched = Fetched(program.memory, program.code)
+    fetched = Fetched(program.memory, program.code | Ranges(((0x20000, 0x20004),)))
     assert [(start, len(piece)) for start, piece in fetched.pieces] == [(0x10000, 8192), (0x20000, 4096)]
     assert [fetched.word(BASE + 4 * n) for n in range(4)] == assemble("isb; nop; mov x1, #1; isb", BASE)
     assert fetched.word(0x20000) == int.from_bytes(b"data", "little")
