@@ -29,7 +29,6 @@ from a64patch.protocols import (
     Step,
     publication,
 )
-from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
 from a64patch.targets.caches import CacheModel
 from a64patch.targets.cpu import Cpu
@@ -135,9 +134,10 @@ class Simulator(Target):
             raise RequestError(f"cache={cache!r} is neither 'adversarial' nor 'kind'")
         self.cpus = cpus
         self._location = location
-        code = Ranges.of(program.code)
         run = f"machine={os.urandom(16).hex()}"
-        named = Module("program", program.symbols, program.build_id, base=program.base, code=code, incarnation=run)
+        named = Module(
+            "program", program.symbols, program.build_id, base=program.base, code=program.code, incarnation=run
+        )
         self._modules = Modules([named])
         self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast)
         self.output = bytearray()
