@@ -253,6 +253,19 @@ def rooms(block: Block, _: Place) -> None:
     assert above == [name for name in MAY_IMPORT if not name.startswith("__") and name not in _BESIDE]
 
 
+def every_room(block: Block, _: Place) -> None:
+    """Each room and each file beside them is in the table, with a file to start at that it has."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
+    assert {row[0].strip("`") for row in rows} == {
+        f"{name}/" if (ROOT / "src/a64patch" / name).is_dir() else f"{name}.py"
+        for name in MAY_IMPORT
+        if not name.startswith("__") and name not in ("errors", "ranges", "version")
+    }
+    for room, _what, start in rows:
+        for name in re.findall(r"`(\w+\.py)`", start):
+            assert (ROOT / "src/a64patch" / room.strip("`") / name).is_file(), name
+
+
 def good_generator(block: Block, _: Place) -> None:
     """The function is the real one."""
     assert inspect.getsource(a64.gen_branch_imm).startswith(block.text)
@@ -308,6 +321,7 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "$ cp softdog.ko": commands,
         "$ a64patch poke softdog.ko": commands,
     },
+    "docs/architecture.md": {"| room |": every_room},
     "docs/live-kernel.md": {
         "$ sudo apt-get install": Nothing("installs packages; tests/real/packages.py gets the same ones without root"),
         "$ mkdir -p fs/bin": _TUTORIAL,

@@ -1,0 +1,59 @@
+"""The least that any client can do: the packets of live.py's work, all sent before an answer is read.
+
+`python live_bare.py STUB LIST OLD NEW`. No library, no check of checksums, no care for a connection that is lost.
+"""
+
+import re
+import socket
+import sys
+from pathlib import Path
+from time import perf_counter
+
+PACKET = re.compile(rb"\$([^#]*)#[0-9a-f]{2}")
+
+
+def frame(text: bytes) -> bytes:
+    return b"$%b#%02x" % (text, sum(text) & 255)
+
+
+def ask(stub: socket.socket, texts: list[bytes]) -> list[bytes]:
+    """The answer to each packet; all are sent first, and acknowledged together."""
+    stub.sendall(b"".join(map(frame, texts)))
+    received, found = b"", list[bytes]()
+    while len(found) < len(texts):
+        received += stub.recv(1 << 20)
+        place = 0
+        for match in PACKET.finditer(received):
+            found.append(match[1])
+            place = match.end()
+        received = received[place:]
+    stub.sendall(b"+" * len(texts))
+    return found
+
+
+def main() -> None:
+    path, places, old, new = sys.argv[1:]
+    addresses = [int(line, 16) for line in Path(places).read_text().split()]
+    reads = [b"m%x,4" % address for address in addresses]
+    olds, news = (int(word, 16).to_bytes(4, "little").hex().encode() for word in (old, new))
+    writes = [b"M%x,4:%b" % (address, news) for address in addresses]
+    with socket.socket(socket.AF_UNIX) as stub:
+        stub.connect(path)
+        ask(stub, [b"qSupported", b"?"])
+        stub.sendall(b"+" + frame(b"c"))
+        stub.sendall(b"\x03")
+        while not PACKET.search(stub.recv(4096)):
+            pass
+        stub.sendall(b"+")
+        begun = perf_counter()
+        found = [set(ask(stub, packets)) for packets in (reads, writes, reads)]
+        stub.sendall(frame(b"c"))
+        print("window", perf_counter() - begun)
+        stub.sendall(b"\x03")
+        while not PACKET.search(stub.recv(4096)):
+            pass
+        stub.sendall(b"+" + frame(b"D"))
+    sys.exit(found != [{olds}, {b"OK"}, {news}])
+
+
+main()
