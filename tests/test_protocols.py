@@ -38,6 +38,7 @@ OWN = [("stop", step.name) for step in PROTOCOLS["stop"].steps if step.unless ==
 
 UNSEEN_BY_EXECUTION = {
     ("kick", "dsb-sgi"): "memory is sequentially consistent on the simulator",
+    ("stop", "dsb-go"): "the simulator executes in program order",
     ("stop", "read-go"): "the rendezvous reads and awaits in one",
     ("kick", "isb"): "the simulator's patching agent shares a CPU with the program, and all of these are interrupted",
     ("stop", "isb"): "the CPU that patches leaves the rendezvous as the others do",

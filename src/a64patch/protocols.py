@@ -197,6 +197,8 @@ STOP = Protocol(
         _theirs("arrive", Act.ANSWER, Operation.STOP, "says that it has come", essential=True),
         _theirs("read-go", Act.READ_SIGNAL, Operation.LET_GO, "looks whether the patch is done", essential=True),
         _theirs("wait-executor", Act.AWAIT_SIGNAL, Operation.LET_GO, "waits until the patch is done"),
+        _theirs("dsb-go", Act.FINISH, Operation.LET_GO, "keeps its IC behind the look whether the patch is done",
+                unless=BROADCAST),
         _theirs("ic-executor", Act.INVALIDATE_OWN, Operation.LET_GO, "invalidates this CPU's instruction cache",
                 unless=BROADCAST),
         _theirs("dsb-executor", Act.FINISH, Operation.LET_GO, "waits until that is done", unless=BROADCAST),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from a64patch.protocols import Doer
+from a64patch.targets.simulator import Simulator
 from tests.cli.running import Run, one_sentence
 from tests.support import assemble, link
 
@@ -136,3 +138,50 @@ def test_refusals(run: Run, arguments: list[str]) -> None:
     ran = run(*arguments)
     assert ran.status == 2
     assert one_sentence(ran.err)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("", "IDC=0 DIC=0 ("),
+        ("&idc=1", "IDC=1 DIC=0 ("),
+        ("&idc=1&dic=1", "IDC=1 DIC=1 ("),
+        ("&broadcast=0", "by stop at pair, other, any number of CPUs, IDC=0 DIC=0, no broadcast ("),
+    ],
+)
+def test_what_is_proved_is_what_that_target_does(run: Run, program: Path, settings: str, said: str) -> None:
+    path = saved(run, program, DRAFT)
+    ran = run("prove", path, f"sim:{program}?cpus=2{settings}")
+    assert ran.status == 0, ran.out
+    assert said in ran.out
+    steps, *_ = ran.out.splitlines()
+    assert steps.startswith("Steps done by us: ")
+    assert ("ic-executor" in steps) == ("broadcast=0" in settings)
+    assert (", dc," in steps) == ("idc=1" not in settings)
+    assert (", ic," in steps) == ("dic=1" not in settings)
+    facts = json.loads(run("apply", path, f"sim:{program}?cpus=2{settings}", "--dry-run", "--prove", "--json").out)[
+        "steps"
+    ]
+    assert {step["by"] for step in facts} == {"done by us"}
+    assert [step["step"] for step in facts] == steps.removeprefix("Steps done by us: ").rstrip(".").split(", ")
+
+
+def test_a_step_that_nobody_answers_for_is_no_proof(run: Run, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(run, program, DRAFT)
+    target = f"sim:{program}?cpus=2"
+    for doer, status, verdict in (
+        (Doer.UNKNOWN, 1, "UNKNOWN: "),
+        (Doer.NOBODY, 1, "UNSAFE: "),
+        (Doer.TARGET, 0, "SAFE: "),
+    ):
+        monkeypatch.setattr(Simulator, "doer", lambda self, step, doer=doer: doer if step.name == "ic" else Doer.US)
+        ran = run("prove", path, target)
+        assert ran.status == status
+        assert verdict in ran.out
+        assert f"{doer.value}: ic" in ran.out
+        assert ("nobody answers for ic on this target" in ran.out) == (doer is Doer.UNKNOWN)
+    # What is wrong with every step done is wrong all the same.
+    monkeypatch.setattr(Simulator, "doer", lambda self, step: Doer.UNKNOWN if step.name == "ic" else Doer.US)
+    ran = run("prove", saved(run, program, TWO), target, "--protocol", "kick")
+    assert ran.status == 1
+    assert "UNSAFE: " in ran.out

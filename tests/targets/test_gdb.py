@@ -27,6 +27,7 @@ from a64patch.errors import (
     TargetError,
     WriteError,
 )
+from a64patch.protocols import PROTOCOLS, USUAL, Doer, Operation
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Build, Identity
 from a64patch.targets.gdb import GdbTarget, open_gdb
@@ -34,6 +35,7 @@ from a64patch.targets.lifeline import MAX_RECONNECTS
 from a64patch.targets.modules import Module
 from a64patch.targets.rsp import frame
 from a64patch.targets.section import Change, Section
+from a64patch.targets.stub import QEMU_KVM
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.support import GUARD_SECONDS, eventually
 from tests.targets.stub import BASE, QEMUS, STACK, Cut, Kind, Machine, Over, Session, Stub, machine_of, packet
@@ -905,3 +907,37 @@ def test_each_start_of_a_process_is_told_apart(order: str, answer: str) -> None:
     with Stub(machine, "qemu-user", mangle=tell) as stub, open_target(stub.location) as target:
         told = f"AT_RANDOM={bytes(range(16)).hex()}" if answer in replies else ""
         assert target.identity().incarnation == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "assume", "publish", "stop"),
+    [
+        ("qemu", [], Doer.TARGET, Doer.TARGET),
+        ("gdbserver", [], Doer.TARGET, Doer.TARGET),
+        ("kgdb", [], Doer.TARGET, Doer.TARGET),
+        ("openocd", [], Doer.UNKNOWN, Doer.UNKNOWN),
+        ("plain", [], Doer.UNKNOWN, Doer.UNKNOWN),
+        ("openocd", ["caches"], Doer.TARGET, Doer.UNKNOWN),
+        ("openocd", ["stops"], Doer.UNKNOWN, Doer.TARGET),
+    ],
+)
+def test_who_does_each_step_is_what_is_known_of_the_stub(
+    kind: Kind, assume: list[str], publish: Doer, stop: Doer
+) -> None:
+    steps = PROTOCOLS["stop"].on(USUAL)
+    with Stub(machine_of(OLD), kind) as stub, open_stub(stub, assume=assume) as target:
+        found = {step.name: target.doer(step) for step in steps}
+    for step in steps:
+        if step.operation is Operation.PUBLISH:
+            assert found[step.name] is publish, step.name
+        elif step.operation in (Operation.STOP, Operation.LET_GO):
+            assert found[step.name] is stop, step.name
+    assert found["store"] is Doer.US
+    assert found["pc-check"] is Doer.US
+
+
+def test_nobody_has_seen_kvm_invalidate_an_instruction_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stub(machine_of(OLD), "qemu") as stub, open_stub(stub, assume=[]) as target:
+        monkeypatch.setattr(target._line.stub, "kind", QEMU_KVM)
+        unknown = [step.name for step in PROTOCOLS["kick"].on(USUAL) if target.doer(step) is Doer.UNKNOWN]
+    assert unknown == ["ic"]
