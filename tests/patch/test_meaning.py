@@ -202,7 +202,7 @@ def test_a_branch_within_a_moved_hunk_keeps_its_distance() -> None:
     ("made", "offset", "why"),
     [
         (line("bl 0x4000"), 0, "on another build is not known: give its text with a symbol"),
-        (Line("+", word("bl 0x4000"), "", 7), 0, "line 7: what '94000bfc'"),
+        (Line("+", word("bl 0x4000"), "", 7), 0, "line 7: the meaning of '94000bfc'"),
         (line("b .+0x40"), 8, "is not known"),
         (line("b f+0x60"), 8, "refers to its own function, which has changed around it"),
     ],

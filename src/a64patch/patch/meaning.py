@@ -2,10 +2,13 @@
 
 Read on: plan.py asks this for every line.
 
-The rule: a word of the build that the patch was made for is exact. On another build the distance inside a PC-relative
-word is stale, and its text says what it refers to; what the text assembles to there is the same instruction by meaning.
-Within one function nothing says how far its parts have moved: there the distance, and the text's offset, both may hold,
-and in a context line any other.
+The rule:
+
+- On the build that the patch was made for, the word is exact.
+- On another build the distance inside a PC-relative word is stale. The text names the address that the word refers to:
+  the word that the text assembles to on that build means the same.
+- Nothing says how far the parts of one function have moved. For a reference inside a function, the distance in the
+  word may still hold, or the offset in the text. In a context line any distance inside the function will do.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ _IMM12 = 0xFFF << 10
 
 
 class Place(NamedTuple):
-    """Where a line is looked for: `address` (bytes), and how far its hunk lies from where its site says (bytes)."""
+    """A place to look for a line."""
 
     symbols: SymbolTable
     address: int
+    """Of the line (bytes)."""
     offset: int = 0
+    """From the address that the hunk's site names to the hunk (bytes)."""
     symbol: Symbol | None = None
     """The function that the hunk lies in."""
     start: int = 0
@@ -40,12 +45,12 @@ class Place(NamedTuple):
 
 
 class _Recorder:
-    """The target's symbols, remembering what they were asked for, and what they lack."""
+    """The target's symbols. Remembers the last site that was asked for, and the error for a missing one."""
 
     def __init__(self, symbols: SymbolTable) -> None:
         self._symbols = symbols
         self.site = ""
-        """What was asked for last: an instruction has one label at most."""
+        """The last site that was asked for; there is no other, since an instruction has one label at most."""
         self.missing: SymbolError | None = None
 
     def resolve(self, site: str) -> int:
@@ -63,11 +68,11 @@ class _Recorder:
 def exact_word(line: Line, place: Place) -> int:
     """The word of a line of a patch that was made for this very build.
 
-    PatchFormatError when the word is unknown, the text is no instruction, or the two say different things. Where the
-    text names a symbol that the target does not know, all but the distance is compared.
+    PatchFormatError when the word is unknown, when the text is no instruction, or when word and text disagree. If the
+    text names a symbol that the target does not have, the distance in the word is not compared.
     """
     word = line.word if line.word is not None else _known(line)
-    # The cheap way to see that they agree, and the usual one: the text is what we would have printed.
+    # The cheap check, which usually succeeds: the text is the disassembly of the word.
     if not line.text or line.text == disassemble(word, place.address, place.symbols):
         return word
     try:
@@ -80,9 +85,9 @@ def exact_word(line: Line, place: Place) -> int:
 
 
 def comparable_word(line: Line) -> int:
-    """The word of a line when it is not known where it stands: all but distances and low bits of names is compared.
+    """The word of a line whose address is not known.
 
-    Errors as `exact_word`.
+    Its text is compared too, but not its distances and the low bits of names. Errors as `exact_word`.
     """
     word = _known(line)
     mask = fixed_bits(line)
@@ -92,12 +97,15 @@ def comparable_word(line: Line) -> int:
 
 
 def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tuple[int, ...]:
-    """The words that mean on this build what the line meant on its own, the likeliest first; never empty.
+    """The words that mean the same on this build as the line's word on the patch's build. Never empty.
 
-    In a context line that names its own function `found`, the word that stands there, is one of them wherever in the
-    function it leads: nothing is written for it. A word without a text, or without a symbol in it, means just itself.
+    - The text names no symbol, or is missing: the line's own word only.
+    - The text names another symbol than the line's function: the word that the text assembles to here.
+    - The text names the line's own function: the assembled word first, which is the likeliest, then the line's own.
+      In a context line also `found`, the target's word at this place, if only its distance differs and it leads into
+      the same function. Nothing is written for a context line.
 
-    PatchFormatError as `exact_word`. SymbolError when the text names what the target does not have.
+    PatchFormatError as `exact_word`. SymbolError when the text names a symbol that the target does not have.
     """
     word = _known(line)
     if not line.text:
@@ -127,11 +135,15 @@ def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tupl
 
 
 def new_word(line: Line, place: Place) -> int:
-    """The word to be written for a `+` line on another build. PlanError when its meaning there is not known.
+    """The word to write for a `+` line on another build.
 
-    Unknown is what a PC-relative word without a symbol in its text refers to, unless that is inside its hunk, or its
-    function and the hunk stands where its site says; and, in a hunk that was found at an offset, how far a target in
-    the same function but outside the hunk has moved. Else as `words_by_meaning`.
+    A word that is not PC-relative means the same on each build. Of a PC-relative word the meaning is known when:
+
+    - its text names a page, or another symbol than the line's function;
+    - or it refers to a word of its hunk;
+    - or it refers to a word of its function, and the hunk lies exactly where its site says.
+
+    Otherwise PlanError. Other errors as `words_by_meaning`.
     """
     words = words_by_meaning(line, place)
     word = _known(line)
@@ -150,19 +162,25 @@ def new_word(line: Line, place: Place) -> int:
         )
     if symbolic is None and (place.offset or not _lies_in(place.symbol, target)):
         raise PlanError(
-            f"line {line.number}: what {line.text or f'{word:08x}'!r} refers to on another build is not known: give its"
+            f"line {line.number}: the meaning of {line.text or f'{word:08x}'!r} on another build is not known: give its"
             " text with a symbol"
         )
     return word
 
 
 def assemble_line(line: Line, place: Place) -> int:
-    """The word that a line's text means at a place; PatchFormatError when it is no instruction, SymbolError."""
+    """The word that a line's text means at a place.
+
+    PatchFormatError when the text is no instruction. SymbolError when the target does not have its symbol.
+    """
     return _assemble(line, place, _Recorder(place.symbols))
 
 
 def fixed_bits(line: Line) -> int:
-    """The bits of the line's word that are the same on every build; all when it does not depend on its place."""
+    """The bits of the line's word that are the same on every build.
+
+    All bits, unless the word depends on its address.
+    """
     if not line.text:
         return _ALL
     refers_to = _reference(_known(line))
@@ -202,7 +220,7 @@ def _lies_in(symbol: Symbol | None, address: int) -> bool:
 
 
 def _is_local(line: Line, symbolic: _Symbolic, place: Place) -> bool:
-    """Whether a symbolic text names its own function, so that the target's offset is known from the patch alone."""
+    """Whether a symbolic text names its own function: then the patch alone says which offset it refers to."""
     target = _target(symbolic.word, place.address)
     if place.symbol is None or needs_pages(line.text) or target is None or not _lies_in(place.symbol, target):
         return False
@@ -214,7 +232,7 @@ def _without_comment(text: str) -> str:
 
 
 def _assemble(line: Line, place: Place, names: _Recorder) -> int:
-    """The word of the text at a place, whose symbols `names` stands for."""
+    """The word of the text at a place; `names` resolves the symbols."""
     try:
         return assemble_one(_without_comment(line.text), place.address, names)
     except AssemblyError as error:
@@ -224,19 +242,19 @@ def _assemble(line: Line, place: Place, names: _Recorder) -> int:
 
 
 class _Symbolic(NamedTuple):
-    """A text with a name in it: its word at a place, and what it names there."""
+    """The word of a text with a name in it, and that name as a site."""
 
     word: int
     site: str
 
 
 def _symbolic(line: Line, place: Place) -> _Symbolic | None:
-    """What the text means at a place; None when no name is in it, so that it says nothing about another build."""
+    """The word of a text at a place; None when the text holds no name, and so says nothing about another build."""
     names = _Recorder(place.symbols)
     try:
         word = _assemble(line, place, names)
     except PatchFormatError:
-        _assembled_anywhere(line)  # it is an instruction, which does not reach from here
+        _assembled_anywhere(line)  # raises unless it is an instruction that only cannot reach from here
         if names.site:
             raise
         return None
@@ -244,7 +262,7 @@ def _symbolic(line: Line, place: Place) -> _Symbolic | None:
 
 
 def _assembled_anywhere(line: Line) -> int:
-    """The word of the text with labels for the place itself and names for address 0."""
+    """The word of the text if every label is its own place and every name is address 0."""
     try:
         return _word_anywhere(_without_comment(line.text))
     except AssemblyError as error:

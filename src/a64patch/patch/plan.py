@@ -1,6 +1,6 @@
 """A patch and a target make a plan: every change, its state, its verdict, and the synchronisation that it needs.
 
-Read on: hazards.py for what may go wrong all the same, transaction.py carries a plan out.
+Read on: hazards.py for the dangers that a plan may still have; transaction.py carries a plan out.
 
 Planning reads the target and changes nothing.
 """
@@ -40,24 +40,24 @@ from a64patch.targets.section import Change
 from a64patch.targets.symbols import Space, Symbol, SymbolTable
 
 Sync = Literal["auto", "nosync", "kick", "stop"]
-"""How a user wants a plan to be carried out; auto is by the plan's method."""
+"""How a user wants a plan to be carried out; `auto` takes the plan's method."""
 
 NEARBY = 64 * INSN_SIZE
-"""Bytes before and behind its symbol, or its address, that a hunk is searched in on another build."""
+"""A hunk is searched this many bytes before and behind its symbol, or before and behind its address without one."""
 _LONGEST_SEARCH = 1 << 22
 _SOMEWHERE = 1 << 62
-"""Where a site lies while no target says: out of reach of all addresses that people write."""
+"""The address of a site while there is no target: out of reach of all addresses that people write."""
 
 
 class State(Enum):
-    """What stands at a hunk's place."""
+    """Which words the target holds at a hunk's place."""
 
     TO_DO = "not applied"
     """The old words."""
     APPLIED = "applied"
     """The new words."""
     FOREIGN = "foreign"
-    """Neither."""
+    """Other words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,47 +69,47 @@ class PlannedHunk:
     """Of its first line (bytes)."""
     state: State
     changes: tuple[Change, ...] = ()
-    """What applying it writes, with the words that stand there now; empty unless it is to be done."""
+    """The words to write, each with the target's word now; empty unless the state is TO_DO."""
     offset: int = 0
-    """Bytes from where its site says to where it was found."""
+    """Bytes from the address that its site names to `address`."""
     padding: int = 0
-    """NOPs that stand where there is no `+` line."""
+    """How many NOPs replace `-` lines that have no `+` line."""
     difference: str = ""
-    """Where it is foreign: the first word that is neither old nor new, as a sentence."""
+    """A sentence about the first word that is neither old nor new; empty unless the state is FOREIGN."""
     found: tuple[int, ...] = ()
-    """The words that stand there."""
+    """The target's words at this place."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that would be done to a target, known before any of it is."""
+    """Everything that a patch would do to a target."""
 
     diff: AsmDiff
     identity: Identity
     hunks: tuple[PlannedHunk, ...]
     method: Method | None
-    """The lightest safe way; None when nothing is to be done."""
+    """The lightest safe method; None when no word is to be written."""
     reason: str
     """Why this method."""
     sites: tuple[Site, ...]
-    """The words that change as one, and who must keep out of them meanwhile."""
+    """The words that change as one, and the addresses where no CPU may be meanwhile."""
     hazards: tuple[Hazard, ...]
     by_meaning: bool
-    """The target is not known to be the build that the patch was made for: symbols decide, not distances."""
+    """True when the target may be another build than the patch was made for: symbols decide then, not distances."""
     profile: str = "2018"
     cpus: int = 0
     """How many CPUs may be executing the target."""
 
     @cached_property
     def changes(self) -> tuple[Change, ...]:
-        """Every word to be written, in the order of the hunks; empty unless every hunk is to be done."""
+        """Every word to be written, in the order of the hunks; empty unless every hunk is TO_DO."""
         if self.state is not State.TO_DO:
             return ()
         return tuple(change for hunk in self.hunks for change in hunk.changes)
 
     @cached_property
     def state(self) -> State:
-        """To do or applied when every hunk is; else foreign."""
+        """The state of all hunks if it is the same; else FOREIGN."""
         states = {hunk.state for hunk in self.hunks}
         return states.pop() if len(states) == 1 else State.FOREIGN
 
@@ -122,18 +122,31 @@ class Plan:
 def make_plan(
     diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str = "2018", together: bool = False
 ) -> Plan:
-    """What applying `diff` to the target would do.
+    """Plan what applying `diff` to the target would do.
 
-    The changed words of a hunk, and those between, are one site. Hunks so close that they can be one are one site too,
-    unless each is a single word that may race. `together` makes all hunks change as one (see sites.py).
+    Sites (see sites.py):
 
-    The patch's Build-Id decides how lines are compared: when the target has the same, words are exact; when the patch
-    has none, by meaning (see meaning.py) at the place that each site names; with `fuzz` and another build, by meaning,
-    and each hunk is searched in its symbol and NEARBY, and found where it fits, applied or not, if that is once.
+    - The changed words of a hunk, and the words between them, are one site.
+    - Hunks with less than JOIN bytes between them are one site too, unless each is a single word that may race.
+    - `together` makes all hunks change as one.
 
-    PlanError: wrong build; a hunk that fits twice, overlaps another or reaches beyond its symbol; a new word whose
-    meaning is not known there. SymbolError, AlignmentError, MappingError for sites; PatchFormatError where word and
-    text disagree, or more is added than taken away; RequestError for an unknown profile; what the target raises.
+    The patch's Build-Id decides how lines are compared:
+
+    - The target has the same Build-Id: the words must be equal.
+    - The patch has no Build-Id: lines are compared by meaning (see meaning.py).
+    - The target has another Build-Id, or none: by meaning with `fuzz`, otherwise PlanError.
+
+    A hunk must fit at the place that its site names. With `fuzz`, a hunk that is compared by meaning is also searched
+    in its symbol and NEARBY bytes around it. It may fit in one place only, whether applied or not.
+
+    Errors:
+
+    - PlanError for the wrong build, for a hunk that fits twice, overlaps another or reaches beyond its symbol, and for
+      a new word whose meaning is not known on this build;
+    - SymbolError, AlignmentError and MappingError for a site;
+    - PatchFormatError where word and text disagree, and for a hunk with more `+` lines than `-` lines;
+    - RequestError for an unknown profile;
+    - the target's own errors.
     """
     if profile not in PROFILES:
         raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -158,7 +171,7 @@ def make_plan(
 def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
     """From the first to the last changed word of each hunk.
 
-    Those with less than JOIN between them are one, unless each is a single word that may race.
+    Hunks with less than JOIN bytes between them make one span, unless each is a single word that may race.
     """
     spans: list[tuple[int, int]] = []
     alone = False
@@ -176,8 +189,8 @@ def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
 def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto") -> None:
     """Raise unless this plan may be carried out.
 
-    MismatchError: a hunk is foreign, applied already, or some are and others are not. PlanError: a hazard whose name is
-    not in `accept`, or a `sync` weaker than the plan's method.
+    MismatchError when a hunk is foreign, or when all or some hunks are applied already. PlanError for a hazard whose
+    name is not in `accept`, and for a `sync` that is weaker than the plan's method.
     """
     foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN]
     if foreign:
@@ -208,12 +221,14 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
 
 
 def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
-    """The patch with every word and text that can be known: what `a64patch fmt` prints.
+    """Fill in the missing words and texts of a patch, as `a64patch fmt` does.
 
-    An unknown word comes from its text, and without text, for a line that stands there now, from the target. A
-    missing text comes from the word. Without a target a text with symbols cannot become a word: PatchFormatError.
-    A word and its text that disagree: PatchFormatError, as far as that can be told. A patch that takes words from a
-    target and names no build gets the target's Build-Id.
+    - An unknown word comes from its text. Without a text, the word of a context or `-` line comes from the target.
+    - A missing text comes from the word.
+    - A patch without a Build-Id gets that of the target, if anything was filled in.
+
+    PatchFormatError for a word that cannot be filled in, and where word and text disagree. Without a target, a text
+    that names a symbol cannot become a word; and distances and the low bits of names are not compared.
     """
     filled = replace(diff, hunks=tuple(_filled(hunk, target) for hunk in diff.hunks))
     if filled != diff and target is not None and not diff.build_id:
@@ -259,7 +274,7 @@ def _assembled(line: Line, place: Place, has_target: bool) -> int:
 
 
 def _own_symbols(site: str) -> SymbolTable:
-    """All that is known without a target; where the hunk's symbol stands does not matter to branches within it."""
+    """The hunk's own symbol, at a made-up address: branches inside the symbol do not depend on it."""
     base, plus, _ = site.rpartition("+")
     module, _, name = (base if plus else site).rpartition(":")
     symbol = Symbol(name, _SOMEWHERE, 1, module)
@@ -281,7 +296,7 @@ def _compare_by_meaning(diff: AsmDiff, identity: Identity, fuzz: bool) -> bool:
 
 
 class _Finder:
-    """Finds the place and the state of hunks."""
+    """Finds the place and the state of each hunk."""
 
     def __init__(self, target: Target, by_meaning: bool, fuzz: bool) -> None:
         self._target, self._by_meaning, self._fuzz = target, by_meaning, fuzz
@@ -291,7 +306,7 @@ class _Finder:
         )
 
     def plan(self, hunks: Sequence[Hunk]) -> Iterator[PlannedHunk]:
-        """Each hunk in its order. All words are read at once."""
+        """The planned hunks, in the order of the patch. Reads all their words at once."""
         resolve, searches = self._target.symbols.resolve, self._fuzz and self._by_meaning
         requests = [(require_aligned(resolve(hunk.site)), INSN_SIZE * len(hunk.old)) for hunk in hunks]
         for hunk, (address, size) in zip(hunks, requests, strict=True):
@@ -323,13 +338,13 @@ class _Finder:
             raise MappingError(f"the hunk at {hunk.site} ({address:#x}) does not lie in code; nothing was changed")
 
     def _at(self, hunk: Hunk, address: int, site: int, found: Sequence[int], symbol: Symbol | None) -> PlannedHunk:
-        """The hunk at this place, whatever its state there."""
+        """The hunk as planned at this address, in whatever state."""
         symbols, offset, words_of = self._target.symbols, address - site, self._words_of
         end = address + INSN_SIZE * len(found)
         places = [Place(symbols, each, offset, symbol, address, end) for each in range(address, end, INSN_SIZE)]
         old_lines, new_lines = hunk.old, hunk.new
         olds = [words_of(line, place, word) for line, place, word in zip(old_lines, places, found, strict=True)]
-        # A context line stays as it is, whichever of its words that is.
+        # A context line does not change: each of its old words is also a new one.
         news = [
             olds[index] if line.sign == " " else words_of(line, places[index], None)
             for index, line in enumerate(new_lines)
@@ -362,7 +377,7 @@ class _Finder:
         )
 
     def _search(self, hunk: Hunk, site: int, symbol: Symbol | None, here: PlannedHunk) -> PlannedHunk:
-        """The one place in and around the symbol where the hunk stands, not applied or applied."""
+        """The hunk at the one place in or around its symbol that has its old or new words; `here` if there is none."""
         start, end = self._region(site, symbol)
         words = from_bytes(self._target.read(start, end - start))
         count = len(here.found)
@@ -375,7 +390,7 @@ class _Finder:
                 try:
                     planned = self._at(hunk, address, site, words[index : index + count], symbol)
                 except (SymbolError, PatchFormatError):
-                    # What it means there cannot be said, so it does not stand there.
+                    # The hunk has no meaning at this address, so it does not fit.
                     continue
             if planned.state is not State.FOREIGN:
                 fits.append(planned)
@@ -402,7 +417,7 @@ def _exactly(line: Line, place: Place, _: int | None) -> tuple[int, ...]:
 
 
 def _alike(hunk: Hunk, words: Sequence[int]) -> Iterator[int]:
-    """Where in `words` the hunk may stand, applied or not: all that no distance decides is as it says."""
+    """The indexes in `words` where the old or new words of the hunk match in all bits but distances."""
     wanted = []
     for lines in (hunk.old, hunk.new):
         masks = [fixed_bits(line) for line in lines]
