@@ -35,7 +35,7 @@ def hazards(old: str, new: dict[int, str]) -> list[Hazard]:
 
 
 def unsized(words: Sequence[int]) -> FakeTarget:
-    """A target whose one function reaches nobody knows how far, so that nobody can be kept out of it."""
+    """A target with one function whose end is not known, so that no CPU can be kept out of it."""
     target = FakeTarget(words)
     target.name(Symbol("site", BASE, 0))
     return target
@@ -109,8 +109,8 @@ def test_hazards_of_code(old: str, new: dict[int, str], found: list[tuple[str, i
 def test_a_sentence_names_who_and_where() -> None:
     [hazard] = hazards("b 0x100c; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"})
     assert hazard.sentence == (
-        "site branches to site+0xc, in the middle of the new code, and how far the function at site reaches is not"
-        " known: nobody can be kept out"
+        "site branches to site+0xc, in the middle of the new code; the end of the function at site is not known, so no"
+        " CPU can be kept out of it"
     )
     [hazard] = hazards("adr x0, 0x100c; nop; nop; nop", {2: "mov x0, #1", 3: "mov x1, #1"})
     assert hazard.sentence.startswith("site takes the address of site+0xc")

@@ -1,8 +1,8 @@
-"""What may go wrong with a change although every word of it is right: seen in the code around it, before any write.
+"""What may go wrong with a change although every word of it is right. It is found in the code around, before any write.
 
-Read on: plan.py attaches hazards to a plan; whoever carries it out must have accepted them.
+Read on: plan.py attaches hazards to a plan. A user must accept each of them before the plan is carried out.
 
-What is not seen: what is data, and what sites.py does not see.
+Not seen: which words of the code are data, and what sites.py lists as not seen.
 """
 
 from __future__ import annotations
@@ -28,34 +28,37 @@ if TYPE_CHECKING:
     Words = NDArray[numpy.uint32]
 
 NAMES = {
-    "branch-into-site": "code goes to a word strictly inside a site, or that is not known, and nobody can be kept out",
-    "return-into-site": "a call returns to a word strictly inside a site, and nobody can be kept out",
-    "together": "how far a function reaches is not known, so nobody can be kept out of it while all hunks change",
-    "landing-pad": "a BTI or PACIASP that indirect branches need is taken away",
-    "address-pair": "one half of an ADRP and the instruction that completes its address changes, the other stays",
+    "branch-into-site": "code branches, or may branch, to a word strictly inside a site, and no CPU can be kept out",
+    "return-into-site": "a call returns to a word strictly inside a site, and no CPU can be kept out",
+    "together": "all hunks change together, but no CPU can be kept out of a function whose end is not known",
+    "landing-pad": "a BTI or PACIASP that indirect branches need is removed",
+    "address-pair": "an ADRP or the instruction that completes its address changes, but not both",
     "exclusive": "a word between a load-exclusive and its store-exclusive changes",
-    "erratum-843419": "a new ADRP stands where Cortex-A53 may compute a wrong address",
+    "erratum-843419": "a new ADRP lies at an offset in its page where Cortex-A53 may compute a wrong address",
     "relocation": "the loader or linker will overwrite the word",
 }
-"""Each hazard's name, by which a user accepts it."""
+"""What each hazard means, by the name that a user gives to accept it."""
 
 _EXCLUSIVE_REACH = 32
 """Words from a load-exclusive to its store-exclusive, at most."""
 _PAIR_REACH = 8
-"""Words from an ADRP to what completes its address, at most."""
+"""Words from an ADRP to the instruction that completes its address, at most."""
 _AROUND = max(_EXCLUSIVE_REACH, _PAIR_REACH)
-"""Words before and behind a change that are looked at: all that its other half may be away."""
+"""Words before and behind a change that are looked at: the other half of a pair may be that far away."""
 _PIECE = 1 << 18
 """Bytes of code that are searched at a time."""
 _FEW = 500
-"""Changes up to which their surroundings are read one by one, and looked at without arrays."""
+"""Up to this many changes, their surroundings are read one by one and searched without arrays."""
 _DESTINATION = 0x1F
-"""Rd of ADD (immediate), Rt of loads and stores: what completes an address keeps it there (Arm ARM, C4.1)."""
+"""Rd of ADD (immediate), Rt of loads and stores: another register there leaves the address as it is (Arm ARM, C4.1)."""
 _ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
 
 
 def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site]) -> list[Hazard]:
-    """The hazards of these changes and of what is not known about their sites, by address. Reads code around them."""
+    """The hazards of these changes, and those that sites.py found for their sites, by address.
+
+    Reads the code around the changes.
+    """
     found = [
         *_relocations(target, changes),
         *_landing_pads(target, changes),
@@ -84,7 +87,7 @@ def _lands(word: int) -> frozenset[str]:
 
 
 _TOPS_OF_LANDING_PADS = (0xD5, 0xDA)
-"""The top bytes of the landing pads that code goes on from: hints, and PACIASPPC and PACIBSPPC."""
+"""The top bytes of the landing pads that execution goes on behind: hints, and PACIASPPC and PACIBSPPC."""
 
 
 def _landing_pads(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
@@ -96,7 +99,7 @@ def _landing_pads(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]
             kinds = " and ".join({"c": "calls", "j": "jumps"}[kind] for kind in sorted(lost))
             where = target.symbols.describe(change.address)
             yield Hazard(
-                "landing-pad", change.address, f"{where} is a landing pad for indirect {kinds}, and would be none"
+                "landing-pad", change.address, f"{where} is a landing pad for indirect {kinds}, but its new word is not"
             )
 
 
@@ -108,34 +111,34 @@ def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazar
             yield Hazard(
                 "erratum-843419",
                 change.address,
-                f"{where} would be an ADRP at page offset {offset:#x}, which Cortex-A53 may compute wrongly"
-                " (erratum 843419)",
+                f"the new word at {where} is an ADRP at page offset {offset:#x}, where Cortex-A53 may compute a wrong"
+                " address (erratum 843419)",
             )
 
 
 @dataclass(frozen=True)
 class _Code:
-    """Old code, and where words of it change."""
+    """A range of old code, and the addresses of the words that change."""
 
     start: int
     words: list[int] | Words
-    """An array where there are many: its predicates cost less a word, and more before the first."""
+    """An array where there are many words: predicates on arrays cost less for each word, and more at the start."""
     changed: Sequence[int]
-    """The addresses of all words that become others, ascending."""
+    """The addresses of all words that change, ascending."""
 
     def address(self, place: int) -> int:
-        """Where the word of this number stands (bytes)."""
+        """The address of the word with this number (bytes)."""
         return self.start + INSN_SIZE * place
 
     def first_change(self, low: int, high: int) -> int | None:
-        """Which of the words from `low` to `high` is the first that becomes another."""
+        """The number of the first word from `low` to `high` that changes; None when none does."""
         index = bisect_left(self.changed, self.address(low))
         if index == len(self.changed) or self.changed[index] > self.address(high):
             return None
         return (self.changed[index] - self.start) // INSN_SIZE
 
     def before_changes(self, predicate: Predicate, reach: int) -> Sequence[int]:
-        """The words that it is true for and that have a change at themselves or at most `reach` words behind."""
+        """The numbers of the words that satisfy `predicate`, where the word or one of `reach` behind it changes."""
         if isinstance(self.words, list):
             words = self.words
             before = (place for place in range(len(words)) if self.first_change(place, place + reach) is not None)
@@ -176,7 +179,7 @@ def _exclusives(target: Target, code: _Code, changed: Mapping[int, int]) -> Iter
         yield Hazard(
             "exclusive",
             code.address(place),
-            f"{names[0]} belongs to the load-exclusive at {names[1]} and the store-exclusive at {names[2]}",
+            f"{names[0]} changes between the load-exclusive at {names[1]} and its store-exclusive at {names[2]}",
         )
 
 
@@ -191,13 +194,13 @@ def _pairs(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[
         if (page in changed) == (low in changed):
             continue
         if low in changed and (changed[low] ^ int(code.words[second])) & ~_DESTINATION == 0:
-            continue  # the same address, put to use in another register
+            continue  # the address is the same: only the other register of the instruction changes
         names = [target.symbols.describe(address) for address in (page, low)]
-        stays = names[1] if page in changed else names[0]
+        changes = names[0] if page in changed else names[1]
         yield Hazard(
             "address-pair",
             page if page in changed else low,
-            f"the ADRP at {names[0]} and {names[1]} form one address; {stays} stays as it is",
+            f"the ADRP at {names[0]} and the instruction at {names[1]} form one address, and only {changes} changes",
         )
 
 

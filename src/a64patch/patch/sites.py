@@ -1,21 +1,25 @@
-"""Which words are one site, and where nobody may be while it changes.
+"""Which words are one site, and at which addresses no CPU may be while it changes.
 
-Read on: text.py and plan.py ask, targets/section.py says what a stop does with the answer.
+Read on: text.py and plan.py ask for sites; targets/section.py says what a stop does with them.
 
-A site is the range from its first to its last changed word, with the words between that stay. A CPU that goes on
-strictly inside has executed an old word and would execute a new one: nobody may stand there, or return there.
+A site is the range from its first to its last changed word. Unchanged words between them belong to it. A CPU strictly
+inside the site may have executed an old word, and would go on to a new one. So no CPU may stand there or return there.
 
-That is not enough where the site is entered in the middle: a CPU that has left it may come back. The ways in:
+A site that is entered in the middle needs more, since a CPU that has left the site may come back. The ways in:
 
-- a branch outside the site, in the old or the new code, goes to a word inside it, or an ADR takes its address;
-- the function that holds the site keeps or gets an indirect jump (BR), which may go to any word of it;
-- a call in the site returns to the word behind it.
+- A branch outside the site, in the old or the new code, goes to a word inside it.
+- An ADR outside the site takes the address of a word inside it.
+- The function of the site has an indirect jump (BR) in its new code. The jump may go to any word of the function.
+- A call in the site returns to the next word, inside the site.
 
-Then nobody may be in that function at all, nor in a function that branches in, nor in one that branches to such a
-function without calling it: parts of the function that the compiler laid elsewhere (`.cold`) do that. A CPU at the
-first word of the function that holds the site has executed nothing of it, and may stay there.
+Then no CPU may be in any of these functions:
 
-Not seen: who gets in by a table of exceptions, or by an address that is computed elsewhere.
+- the function that holds the site, but for its first word: a CPU there has executed nothing of the function yet;
+- a function that branches into the site, or takes an address in it;
+- a function that branches, without a call, to a function of the second kind or of this kind. Parts of a function that
+  the compiler put elsewhere (`.cold`) do so.
+
+Not seen: entries by a table of exceptions, and entries by an address that is computed elsewhere.
 """
 
 from __future__ import annotations
@@ -39,11 +43,11 @@ if TYPE_CHECKING:
     Words = NDArray[numpy.uint32]
 
 JOIN = 8 * INSN_SIZE
-"""Bytes between two changed words up to which they are one site, when nobody says which words belong together."""
+"""Changed words with less than this many bytes between them are one site, unless the caller says otherwise."""
 _PIECE = 1 << 18
-"""Bytes of code that are searched at a time: a live target stands while one is read."""
+"""Bytes of code that are searched at a time: a live target is stopped while it is read."""
 _LARGEST_FUNCTION = 1 << 20
-"""Bytes of a function that is searched for indirect jumps; a larger one counts as having some."""
+"""Bytes. A larger function is not searched for indirect jumps: it counts as having one."""
 _MOST_NAMED = 4
 _BRANCHES, _CALLS, _TAKES = "branches to", "calls", "takes the address of"
 _CALL_MASK, _CALL = 0xFC000000, 0x94000000
@@ -67,17 +71,17 @@ class Site:
     start: int
     end: int
     keep_out: Ranges = field(default_factory=Ranges)
-    """Where nobody may stand or return to while the site changes."""
+    """The addresses where no CPU may stand, and where none may return to, while the site changes."""
     entered: tuple[str, ...] = ()
-    """Why whole functions are kept out of, a sentence for each way in."""
+    """The ways into the middle of the site, a sentence each."""
     kept_out: tuple[str, ...] = ()
-    """The names of those functions."""
+    """The names of the functions in which no CPU may be because of `entered`, or because all hunks change together."""
     unknown: tuple[Hazard, ...] = ()
-    """What would have to be known before the site can be called safe."""
+    """The hazards of the site that `keep_out` does not remove."""
 
     @property
     def inside(self) -> Ranges:
-        """The addresses strictly inside."""
+        """The addresses of the site behind its first word."""
         return Ranges(((self.start + INSN_SIZE, self.end),))
 
 
@@ -90,10 +94,13 @@ def spans_of(changes: Iterable[Change], join: int = JOIN) -> list[tuple[int, int
 def sites_of(
     target: Target, changes: Sequence[Change], spans: Sequence[tuple[int, int]], *, together: bool = False
 ) -> tuple[Site, ...]:
-    """The sites in these spans, with the addresses where nobody may be. Reads the target's code if one has a middle.
+    """The sites in these spans, each with the addresses where no CPU may be.
 
-    `together`: all spans change as one, so nobody may be in any of the functions that hold them. Where nothing executes
-    the target nobody is kept out; a branch into the middle is in `unknown` then, since the new code may not expect it.
+    Reads the target's code if a site has more than one word. With `together` all spans change as one: then no CPU may
+    be in any of the functions that hold them.
+
+    A target that no CPU executes needs no functions kept out. A branch into the middle is in `unknown` then: the new
+    code may not expect it.
     """
     sites = [Site(start, end, Ranges(((start + INSN_SIZE, end),))) for start, end in sorted(spans)]
     wide = [site for site in sites if site.inside]
@@ -106,7 +113,7 @@ def sites_of(
 
 
 def unchanged_words(target: Target, changes: Sequence[Change], sites: Iterable[Site]) -> tuple[tuple[int, int], ...]:
-    """(address, word) of the words in the sites that stay."""
+    """(address, word) of each word in the sites that does not change."""
     changed = {change.address for change in changes}
     places = [at for site in sites for at in range(site.start, site.end, INSN_SIZE) if at not in changed]
     words = from_bytes(b"".join(target.read_many([(place, INSN_SIZE) for place in places])))
@@ -122,14 +129,14 @@ def _name(target: Target, extent: tuple[int, int]) -> str:
 
 
 def _whole(target: Target, site: Site) -> Site:
-    """The site with its whole function kept out of."""
+    """The site with `keep_out` over its whole function."""
     extent = _function(target, site.start)
     if extent is None:
         where = target.symbols.describe(site.start)
         why = Hazard(
             "together",
             site.start,
-            f"how far the function at {where} reaches is not known, so nobody can be kept out of it",
+            f"the end of the function at {where} is not known, so no CPU can be kept out of it",
         )
         return replace(site, unknown=(*site.unknown, why))
     return replace(
@@ -144,7 +151,7 @@ def _behind_first_word(extent: tuple[int, int]) -> Ranges:
 
 
 class _Entries:
-    """The ways into the middle of some sites."""
+    """Finds the ways into the middle of sites."""
 
     def __init__(self, target: Target, changes: Sequence[Change], sites: Sequence[Site]) -> None:
         self._target = target
@@ -154,7 +161,7 @@ class _Entries:
         self._sites = sorted(sites, key=lambda site: site.start)
         self._starts = [site.start for site in self._sites]
         self._ways: dict[int, list[tuple[str, int, int]]] = {site.start: [] for site in sites}
-        """By site: verb, source and goal."""
+        """By the site's start: a verb, the address of a branch, and the address that it goes to."""
         for verb, source, goal in self._references(Ranges.of(span for site in sites for span in site.inside)):
             site = self._site_of(goal)
             if site is not None and not site.start <= source < site.end:
@@ -167,7 +174,7 @@ class _Entries:
         return site if site is not None and site.start < address < site.end else None
 
     def _references(self, goals: Ranges) -> Iterator[tuple[str, int, int]]:
-        """Branches, calls and ADRs of the old and of the new code that mean one of these addresses."""
+        """Branches, calls and ADRs, in the old and in the new code, that refer to one of these addresses."""
         import numpy
 
         from a64patch.a64.references import adr_targets, branch_targets
@@ -195,7 +202,7 @@ class _Entries:
                 yield from (way for way in find(words, start) if way[1] in self._new)
 
     def of(self, site: Site) -> Site:
-        """The site with what follows from the ways in."""
+        """The site with its ways in, and with the functions that must be kept out because of them."""
         target = self._target
         where = target.symbols.describe
         extent = _function(target, site.start)
@@ -209,8 +216,8 @@ class _Entries:
                 Hazard(
                     "branch-into-site",
                     goal,
-                    f"where this {target.capabilities.kind} has code is not known, so branches to {where(goal)} cannot"
-                    " be ruled out",
+                    f"the code ranges of this {target.capabilities.kind} are not known, so a branch to {where(goal)}"
+                    " cannot be ruled out",
                 )
             )
         for verb, source, goal in self._ways[site.start]:
@@ -245,7 +252,12 @@ class _Entries:
                 functions.append(extent)
         if others and extent is not None:
             parts, lost = self._parts(others, extent)
-            unknown += [self._no_extent("branch-into-site", at, f"{where(at)} leads there", at) for at in lost]
+            unknown += [
+                self._no_extent(
+                    "branch-into-site", at, f"{where(at)} branches to a function that enters the new code", at
+                )
+                for at in lost
+            ]
             others = parts
         keep_out = site.keep_out | Ranges.of(others)
         for each in functions:
@@ -261,9 +273,9 @@ class _Entries:
     def _parts(
         self, entering: Sequence[tuple[int, int]], holder: tuple[int, int]
     ) -> tuple[list[tuple[int, int]], list[int]]:
-        """The functions that enter the site, and those that branch to one of them without a call, and so on.
+        """The functions that enter the site, and all functions that branch to one of these without a call.
 
-        Also the addresses of branches in code that no function of known extent holds.
+        Also the addresses of such branches that lie in no function with a known end.
         """
         parts = dict.fromkeys(entering)
         lost: list[int] = []
@@ -287,11 +299,11 @@ class _Entries:
         return Hazard(
             name,
             address,
-            f"{sentence}, and how far the function at {where} reaches is not known: nobody can be kept out",
+            f"{sentence}; the end of the function at {where} is not known, so no CPU can be kept out of it",
         )
 
     def _calls(self, site: Site) -> Iterator[tuple[int, int]]:
-        """Calls of the old code, and where they return to strictly inside the site."""
+        """The calls of the old code that return to a word strictly inside the site: (call, return address)."""
         data = self._target.read(site.start, site.end - site.start)
         for place, word in enumerate(from_bytes(data)[:-1]):
             at = site.start + INSN_SIZE * place
@@ -300,7 +312,10 @@ class _Entries:
                 yield at, at + INSN_SIZE
 
     def _indirect_jump(self, extent: tuple[int, int]) -> int | None:
-        """The first indirect jump of a function's new code: where an old one has gone, its CPU is seen to be."""
+        """The address of the first indirect jump in a function's new code.
+
+        A jump of the old code alone is no way in: a CPU that took it is already at its target, where a stop sees it.
+        """
         start, end = extent
         if end - start > _LARGEST_FUNCTION:
             return start
@@ -320,7 +335,7 @@ def _jumps_anywhere(word: int) -> bool:
 
 
 def reasons_to_keep_out(sites: Iterable[Site]) -> list[str]:
-    """For each site that whole functions are kept out of, a sentence for people."""
+    """A sentence for each site with `kept_out`, for people."""
     sentences = []
     for site in sites:
         if site.kept_out:
