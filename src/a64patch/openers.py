@@ -1,8 +1,8 @@
-"""Every kind of target, and every source of names: how people write it, which options it takes, what opens it.
+"""Every kind of target and every source of names: how people write it, its options, and the function that opens it.
 
-A new kind is one new file and one line here. What opens it is named by its text and loaded when it is wanted, so that
-this file knows the protocol of targets only, and whoever reads a help text loads none of them.
-Read on: targets/base.py for what a target is asked.
+A new kind is one new file and one line here. The line names the function that opens it as text, and the function is
+loaded when it is needed. So this file knows only the protocol of targets, and a help text loads no target.
+Read on: targets/base.py for the operations of a target.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 class Opener(NamedTuple):
-    """One kind of target: known by how its text begins, or, for a file, by bytes of its head."""
+    """One kind of target: recognised by the beginning of its text or, for a file, by the first bytes of the file."""
 
     name: str
     """For people: `ELF file`."""
     opens: str = ""
-    """`module:function`, which takes the text and the options; empty when nothing opens it, and `refusal` says why."""
+    """`module:function`, which takes the text and the options; empty for a kind that is refused, see `refusal`."""
     form: str = ""
-    """How people write it, for help texts; empty when nothing opens it."""
+    """How people write it, for help texts; empty for a kind that is refused."""
     schemes: tuple[str, ...] = ()
     magic: tuple[tuple[int, bytes], ...] = ()
-    """Bytes that all stand at these offsets of the first 64 bytes of a file."""
+    """(offset, bytes) within the first 64 bytes of a file; the file must have all of them."""
     sniffs: str = ""
-    """In place of `magic`: `module:function`, which takes those 64 bytes and says whether it is such a file."""
+    """In place of `magic`: `module:function`, which takes the first 64 bytes and says whether a file is such a one."""
     options: tuple[str, ...] = ()
-    """What `open_target` may be given besides. `symbols` are no business of the function."""
+    """The options of `open_target` for this kind. The function gets all of them but `symbols`."""
     refusal: str = ""
-    """What is said behind its text when it is to be opened."""
+    """Why a target of this kind is not opened; the error message is the target's text and this."""
 
     def knows(self, text: str, head: bytes | None) -> bool:
-        """This is what it opens or refuses; `head` is None for what is no file."""
+        """Whether a target is of this kind. `head` is the first 64 bytes of a file, None for another target."""
         if head is None:
             return text.startswith(self.schemes) if self.schemes else False
         if self.sniffs:
@@ -48,7 +48,7 @@ class Opener(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One kind of source for names, which --symbols gives."""
+    """One kind of source for names, given by --symbols."""
 
     form: str
     """How people write it, for help texts."""
@@ -81,7 +81,7 @@ OPENERS: tuple[Opener, ...] = (
     Opener("EFI zboot image", magic=((0, b"MZ"), (4, b"zimg")),
            refusal="is an EFI program that holds a compressed kernel: take the Image it was made of"),
 )  # fmt: skip
-"""The first that knows a text or a file is it. A file that none knows is taken for the first kind, which says no."""
+"""The first kind that knows a text or a file opens it. A file that none knows goes to the first kind, which refuses."""
 
 SOURCES: tuple[Source, ...] = (
     Source(
@@ -92,21 +92,27 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source("the ELF file of a program", "targets.naming:is_elf", "targets.naming:name_program"),
 )
-"""The first that knows a source is it. One that none knows is taken for the first kind, which says no."""
+"""The first kind that knows a source takes it. A source that none knows goes to the first kind, which refuses."""
 
 
 def open_target(
     spec: str | os.PathLike[str], *, symbols: str | os.PathLike[str] | SymbolTable | None = None, **options: Any
 ) -> Target:
-    """The target that a person names, as `target_forms` says; a path object is always a file.
+    """Open a target.
 
-    `symbols` is where its names come from: a table, or what `source_forms` says (see kernel/symbols.py `attach` and
-    targets/naming.py `name_program`, also for the errors). `options` are those of its kind in OPENERS, and go to what
-    opens it.
+    - `spec` names it in one of the forms of `target_forms`. A path object is always a file. Write `./NAME` for a file
+      whose name looks like another kind of target.
+    - `symbols` is the source of its names: a table, or one of the forms of `source_forms`.
+    - `options` are those of its kind in OPENERS. They go to the function that opens the target.
 
-    RequestError for an option that is for other kinds; CapabilityError for a kind that is not built yet; FormatError
-    for a file that is of no kind; TargetError for one that cannot be read; else the errors of what opens it. A file
-    whose name looks like another target is opened as `./NAME`.
+    Errors:
+
+    - RequestError for an option of another kind;
+    - CapabilityError for a kind that is not built yet;
+    - FormatError for a file that is of no kind;
+    - TargetError for a file that cannot be read;
+    - the errors of the function that opens the target;
+    - for `symbols`, the errors of `attach` in kernel/symbols.py and of `name_program` in targets/naming.py.
     """
     text = os.fspath(spec)
     opener = _opener_of(text, is_path=not isinstance(spec, str))
@@ -115,7 +121,7 @@ def open_target(
     given = options.keys() | ({"symbols"} if symbols is not None else set())
     if unknown := sorted(given - set(opener.options)):
         raise RequestError(f"{opener.name} {text} has no option {', '.join(unknown)}")
-    name = _naming(symbols)  # before a machine is halted for a file that is not there
+    name = _naming(symbols)  # first: no machine is halted when the file of symbols does not exist
     target: Target = _resolve(opener.opens)(text, **options)
     try:
         name(target)
@@ -147,7 +153,7 @@ def _opener_of(text: str, *, is_path: bool) -> Opener:
 
 
 def _naming(symbols: str | os.PathLike[str] | SymbolTable | None) -> Callable[[Target], None]:
-    """What tells a target of these names."""
+    """A function that gives a target its names from this source."""
     from a64patch.targets.symbols import SymbolTable
 
     if symbols is None:
