@@ -1,10 +1,11 @@
-"""The heart: patch_text, patch_text_nosync and patch_text_sync, named and ruled as in the kernel of 2013.
+"""The heart: patch_text, patch_text_nosync and patch_text_sync, with the names and rules of the Linux kernel of 2013.
 
-Read on: ../a64/cmodx.py for what may race, sites.py for who must keep out, ../targets/section.py for what a stop does.
+Read on: ../a64/cmodx.py for the words that may race, sites.py for the addresses where no CPU may be,
+../targets/section.py for the steps of a stop.
 
-Words are ints; addresses are bytes. Nothing is touched before the whole request has been checked. Every word is read
-and compared before it is written, and read back after it was published. When anything fails, the old words are put
-back before the error goes on; PartialPatchError names those for which that failed too.
+Words are ints; addresses are bytes. The whole request is checked before anything is written. Every word is read and
+compared before it is written, and read back after it was published. When anything fails, the old words are put back
+before the error is raised. PartialPatchError names the words for which this failed too.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from a64patch.targets.base import Capabilities, Target
 from a64patch.targets.section import Change, Found, Outcome, Section, require
 
 RETRIES = 10
-"""How often a stop that found somebody in the way is tried again, each time after a longer pause (0.1 s in all)."""
+"""How often a stop is tried again when a CPU was in the way. Each pause is longer than the last (0.1 s in all)."""
 _FIRST_PAUSE = 0.0001
 _LONGEST_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
 class PatchResult:
-    """What was done, and how."""
+    """Which words were written, and how."""
 
     method: Method
     reason: str
@@ -40,20 +41,20 @@ class PatchResult:
     cpus: tuple[int, ...] = ()
     """The CPUs that were stopped; empty unless the method is `stop`."""
     stop_window_ns: int | None = None
-    """From the moment that the last CPU had arrived until all were let go; None unless the method is `stop`."""
+    """From the arrival of the last CPU until all were let go (ns); None unless the method is `stop`."""
     retries: int = 0
-    """How often somebody was where nobody may be, so that all were let go and stopped again."""
+    """How often a CPU was in `keep_out`, so that all CPUs were let go and stopped again."""
 
 
 def patch_text_nosync(target: Target, address: int, word: int, *, expected: int | None = None) -> PatchResult:
     """Write one word and make it visible to instruction fetch. No CPU is told.
 
-    Other CPUs may execute the old or the new word until they next synchronise their context; there is no bound in
-    time. It is up to the caller that both may race: see `hotpatch_safe`. Never for more than one word: patching a
-    sequence without synchronising is always racy.
+    Another CPU may execute the old or the new word until it next synchronises its context; there is no bound in time.
+    The caller must know that the two words may race: see `hotpatch_safe`. Never patch a sequence with several of these
+    calls: without synchronisation that is always racy.
 
-    AlignmentError, EncodingError; MismatchError when `expected` is given and is not the word that stands there;
-    CapabilityError on a target whose cache maintenance does not reach all CPUs; what the target raises.
+    AlignmentError for the address, EncodingError for the word; MismatchError when the target holds another word than
+    `expected`; CapabilityError on a target whose cache maintenance does not reach all CPUs; the target's own errors.
     """
     changes = _checked(target, [address], [word], None if expected is None else [expected])
     return write(target, changes, (), "nosync", "one word, as asked; no CPU was told")
@@ -71,23 +72,29 @@ def patch_text_sync(
 ) -> PatchResult:
     """Write any words while every CPU waits.
 
-    Every CPU arrives and waits; then exactly one writes, does the cache maintenance once, and is done; every CPU
-    synchronises its context before it executes on (stop_machine; Linux 31a099dbd91e). Afterwards no CPU executes
-    an old word.
+    The order is that of stop_machine (Linux 31a099dbd91e): every CPU arrives and waits; exactly one CPU writes all
+    words and then does the cache maintenance once; every CPU synchronises its context before it executes on.
+    Afterwards no CPU executes an old word.
 
-    Words with at most seven others between them are one site. No CPU executes some old and some new words of one
-    site: sites.py says where nobody may stand or return to meanwhile, and `keep_out` says it instead. `together` makes
-    all words change as one: nobody may be in any of the functions that hold them. Without it a CPU that is between two
-    sites executes the old words of the one and the new words of the other.
+    Words with at most seven others between them are one site. No CPU executes some old and some new words of one site.
 
-    When somebody is where nobody may be, all are let go and stopped again: RETRIES times, then until `retry` seconds
-    are over. At last BusyError says who was found where, and how often. Not seen: return addresses that the target does
-    not know, tasks that no CPU executes, and ways into the middle of a site where the target does not know its code.
+    - No CPU may stand in or return to `keep_out` meanwhile. Its default is what sites.py finds out for the words.
+    - With `together` all words change as one: no CPU may be in any of the functions that hold them. Without it, a CPU
+      between two sites may have executed old words of the first and go on to new words of the second.
+    - When a CPU is in `keep_out`, all CPUs are let go and stopped again: RETRIES times, and on until `retry` seconds
+      are over. Then BusyError names the CPU, its address and how often it was found there.
 
-    RequestError for no words, lists of different length or an address given twice; AlignmentError, EncodingError;
-    MismatchError when a word is not the `expected` one or changes meanwhile; PlanError when a function would have to be
-    kept out of whose extent is not known; CapabilityError when the target cannot stop its CPUs or cannot see where they
-    stand; what the target raises.
+    Not seen: return addresses that the target does not know, tasks that no CPU executes, and branches into the middle
+    of a site if the target does not know its code ranges.
+
+    Errors:
+
+    - RequestError for no words, for lists of different length, and for an address that is given twice;
+    - AlignmentError for an address, EncodingError for a word;
+    - MismatchError when the target holds another word than `expected`, or a word changes meanwhile;
+    - PlanError when no CPU may be in some function, and the end of the function is not known;
+    - CapabilityError when the target cannot stop its CPUs, or does not tell where they stand;
+    - BusyError as above, and the target's own errors.
     """
     changes = _checked(target, addresses, words, expected)
     return write(target, changes, _own_sites(target, changes, keep_out, together), "stop", "as asked", retry)
@@ -101,12 +108,15 @@ def patch_text(
     expected: Sequence[int] | None = None,
     profile: str = "2018",
 ) -> PatchResult:
-    """Write these words by the lightest method that is safe, and say which it was.
+    """Write these words by the lightest method that is safe; the result says which.
 
-    Words that are each a site of its own, and whose old and new forms the architecture lets race with execution
-    (`hotpatch_safe`): written without stopping anybody, then one context synchronisation event on every CPU, so that
-    none executes an old word after this returns (Linux cfb00a357864). All else: as `patch_text_sync`. Nothing is
-    downgraded: a target that can do neither raises CapabilityError. Other errors as `patch_text_sync`.
+    - `kick`, when the target can do it, each word is a site of its own, and each may race with execution
+      (`hotpatch_safe`). The words are written while the CPUs run. Then every CPU has a context synchronisation event,
+      so that no CPU executes an old word after this returns (Linux cfb00a357864).
+    - `stop` otherwise: as `patch_text_sync`.
+
+    Nothing is downgraded: a target that cannot use a safe method raises CapabilityError. Other errors as
+    `patch_text_sync`.
     """
     changes = _checked(target, addresses, words, expected)
     method, reason = method_for(target.capabilities, changes, spans_of(changes), profile)
@@ -117,9 +127,9 @@ def patch_text(
 def method_for(
     capabilities: Capabilities, changes: Sequence[Change], spans: Sequence[tuple[int, int]], profile: str = "2018"
 ) -> tuple[Method, str]:
-    """The lightest safe method for these changes in these sites, and why: what `patch_text` and plans go by.
+    """The lightest safe method for these changes in these sites, and why. `patch_text` and plans use it.
 
-    Never `nosync`, after which CPUs may go on executing an old word. RequestError for an unknown profile.
+    Never `nosync`: CPUs may go on executing an old word after it. RequestError for an unknown profile.
     """
     if capabilities.cpus == 0:
         return "stop", "nothing executes this target: all words are replaced together"
@@ -147,9 +157,9 @@ def write(
     reason: str,
     retry: float = 0.0,
 ) -> PatchResult:
-    """Write the words of these sites by a protocol that somebody has chosen. `retry` as in `patch_text_sync`.
+    """Write the words of these sites by the protocol that the caller chose. `retry` as in `patch_text_sync`.
 
-    CapabilityError when the target cannot do what the protocol needs; else the errors of the three functions.
+    CapabilityError when the target lacks an operation of the protocol. Other errors as the three functions above.
     """
     section = _section(target, changes, sites, method, reason)
     outcome: Outcome | None = None
@@ -168,7 +178,7 @@ def write(
 
 
 def _section(target: Target, changes: Sequence[Change], sites: Sequence[Site], method: Method, reason: str) -> Section:
-    """All that is known before anybody stops; CapabilityError."""
+    """The stop as one value, made before any CPU stops. CapabilityError when the target cannot carry it out."""
     capabilities = target.capabilities
     publish = tuple(spans_of(changes, join=0))
     if method != "stop":
@@ -192,7 +202,7 @@ def _section(target: Target, changes: Sequence[Change], sites: Sequence[Site], m
 
 
 def _busy(target: Target, met: Counter[Found], sites: Sequence[Site], attempts: int) -> str:
-    """Who was found where, how often, why nobody may be there, and what else can be done."""
+    """The message of BusyError: the CPU, its address, how often, why it must not be there, and ways out."""
     (found, often), *others = met.most_common()
     stands = "stands at" if found.stands else "will return to"
     where = target.symbols.describe(found.address)
@@ -207,12 +217,12 @@ def _busy(target: Target, met: Counter[Found], sites: Sequence[Site], attempts: 
 
 
 def _own_sites(target: Target, changes: Sequence[Change], keep_out: Ranges | None, together: bool) -> tuple[Site, ...]:
-    """The sites of changes of which nobody has said which belong together."""
+    """The sites of changes, where the caller did not group the changes into sites."""
     spans = spans_of(changes)
     if keep_out is not None:
         return tuple(Site(start, end, keep_out) for start, end in spans)
     sites = sites_of(target, changes, spans, together=together)
-    # What is not known because the code is not known is in the docstring; the rest would be a torn site.
+    # Without code ranges every site has such a hazard: the docstrings warn of it. With them, a CPU could tear the site.
     for site in sites if target.capabilities.cpus else ():
         for unknown in site.unknown if target.code_with(site.start) else ():
             raise PlanError(f"{unknown.sentence}; give keep_out=; nothing was changed")
@@ -222,7 +232,7 @@ def _own_sites(target: Target, changes: Sequence[Change], keep_out: Ranges | Non
 def _checked(
     target: Target, addresses: Sequence[int], words: Sequence[int], expected: Sequence[int] | None
 ) -> tuple[Change, ...]:
-    """The request as changes with the words that stand there now; raises before anything is touched."""
+    """The request as changes, each with the target's word now; raises before anything is written."""
     if not addresses or len(addresses) != len(words):
         raise RequestError(f"{len(addresses)} addresses and {len(words)} words: as many of both, and at least one")
     if expected is not None and len(expected) != len(words):
