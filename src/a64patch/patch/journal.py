@@ -1,10 +1,10 @@
-"""What was done to targets, on disk before it is done: so that a crash leaves nothing that cannot be told and undone.
+"""Every patch of every target, on disk before its first word is written, so that it can be undone after a crash.
 
 Read on: transaction.py, which writes an entry before the first word and its result after the last.
 
-One SQLite file, readable and writable by its owner only (mode 0600). Every commit is on disk before the call returns
-(SQLite: synchronous=EXTRA, rollback journal), so an entry survives a power cut as soon as `begin` has returned. Every
-entry carries a checksum and none is ever deleted, so that a damaged one, or one that is missing, is noticed.
+The journal is one SQLite file. Only its owner may read and write it (mode 0600). Every commit is on disk before the
+call returns (SQLite: synchronous=EXTRA, rollback journal), so an entry survives a power cut once `begin` has returned.
+Every entry has a checksum, so a damaged entry is noticed. No entry is ever deleted, so a missing entry is noticed.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _FIRST_TABLE = """CREATE TABLE entry (
     method TEXT NOT NULL, words BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
     checksum INTEGER NOT NULL
 )"""
-"""Of version 1, which had no incarnation, no reason and no sites, and other names for two methods."""
+"""The table of version 1: without incarnation, reason and sites, and with other names for two methods."""
 _FIRST_METHODS = {"sync": "stop", "nosync+kick": "kick"}
 _FAILURES = (sqlite3.Error, OverflowError, UnicodeError, MemoryError)
-"""Of sqlite3: UnicodeError when its own message quotes damage, OverflowError for a number beyond 64 bits."""
+"""Errors of sqlite3. UnicodeError: its own message quotes damaged text. OverflowError: a number has over 64 bits."""
 
 
 def _schema(table: str) -> list[tuple[str, str, str]]:
@@ -69,15 +69,15 @@ class EntryState(Enum):
     """How far an entry has come."""
 
     OPEN = "open"
-    """Begun, and nobody has said how it ended: if no process works on it any more, `recover` has to look."""
+    """Begun, with no result yet. If no process works on it any more, it was cut off: `recover` brings it to an end."""
     APPLIED = "applied"
-    """Every new word stands there."""
+    """The target has every new word."""
     UNDONE = "undone"
-    """It failed, and every old word stands there."""
+    """The patch failed, and the target has every old word."""
     REVERTED = "reverted"
-    """It was applied, and a later entry has put every old word back."""
+    """The patch was applied, and a later entry has put every old word back."""
     PARTIAL = "partial"
-    """It failed, and some words are not known to be the old ones; the note says which."""
+    """The patch failed, and some words are not known to be the old ones; the note says which."""
 
 
 @dataclass(frozen=True)
@@ -86,26 +86,26 @@ class Entry:
 
     id: int
     began: str
-    """When, in UTC (ISO 8601)."""
+    """Time in UTC (ISO 8601)."""
     ended: str
-    """Empty while open."""
+    """Time in UTC (ISO 8601); empty while the entry is open."""
     state: EntryState
     identity: Identity
     method: str
-    """The protocol by which its words were to be written."""
+    """The protocol for writing its words."""
     changes: tuple[Change, ...]
     aftermath: tuple[Aftermath, ...]
-    """What the target changes besides, once these words are published."""
+    """The bytes that the target changes besides, when these words are published."""
     patch: str
     """The assembly diff, for people; empty where the entry reverts another."""
     note: str = ""
-    """How it ended, for people."""
+    """The result, for people."""
     reverts: int = 0
     """The id of the entry that this one undoes; 0 when it undoes none."""
     reason: str = ""
     """Why that method."""
     sites: tuple[Site, ...] = ()
-    """Which words were to change as one, and who had to keep out; empty in an entry of the journal's version 1."""
+    """The words that change as one, and the addresses where no CPU may be; empty in an entry of version 1."""
 
 
 def default_path() -> Path:
@@ -123,13 +123,19 @@ def default_path() -> Path:
 
 
 class Journal:
-    """The entries, newest last. A context manager; leaving the block closes it.
+    """The entries, newest last. A context manager; leaving the block closes the journal.
 
-    JournalError when the file is none, belongs to somebody else or may be read or written by others, is damaged, cannot
-    be read or written (a full disk), or is held by another process for 10 s: never is a doubtful journal believed or
-    replaced. Directories that are missing are made, with mode 0700.
+    A missing file is created, and so are missing directories, with mode 0700. With `read_only` a missing file is an
+    empty journal, and nothing is created. A doubtful journal is never believed, and never replaced.
 
-    Not guaranteed: a journal in a directory where others may put files is theirs to disturb.
+    JournalError when the file
+
+    - is no journal, or is damaged;
+    - belongs to another user, or has a mode that lets other users read or write it;
+    - cannot be read or written, for example because the disk is full;
+    - is held by another process for 10 s.
+
+    Not guaranteed: in a directory where other users may put files, they can disturb the journal.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
@@ -150,10 +156,10 @@ class Journal:
             raise
 
     def _prepare_file(self) -> None:
-        """Make the file with mode 0600, or see that the one that is there can be trusted, and what SQLite puts beside.
+        """Make the file with mode 0600. If it exists, require that it and SQLite's files beside it can be trusted.
 
-        The file itself is never opened and closed here: that would take away the locks that SQLite holds on it when
-        this process has it open already (POSIX locks belong to the process).
+        An existing file is not opened here. Closing it would drop the locks that SQLite holds on it if this process has
+        it open already (POSIX locks belong to the process).
         """
         try:
             for folder in reversed(self.path.parents):
@@ -189,7 +195,7 @@ class Journal:
         schema = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        # Not by its tables alone: SQLite takes what is left of a truncated file for an empty database.
+        # No tables are not enough to call it new: to SQLite the rest of a truncated file is an empty database.
         if not schema and not application and not version and not os.stat(self.path).st_size:
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
@@ -214,7 +220,7 @@ class Journal:
             raise JournalError(f"the journal {self.path} cannot be used without a write-ahead log; name another")
 
     def _migrate(self) -> None:
-        """Make a journal of version 1 one of this version, inside the transaction that is open."""
+        """Turn a journal of version 1 into one of this version, inside the open transaction."""
         connection = self._open
         connection.execute("ALTER TABLE entry RENAME TO entry_1")
         connection.execute(_TABLE)
@@ -222,14 +228,14 @@ class Journal:
         for row in connection.execute("SELECT * FROM entry_1 ORDER BY id").fetchall():
             *kept, method, words, aftermath, patch, note, checksum = row
             fields = [*kept, "", _FIRST_METHODS.get(method, method), "", words, b"", aftermath, patch, note]
-            # What is damaged gets no fresh checksum that is right.
+            # A damaged entry stays damaged: its new checksum is wrong too.
             damaged = checksum != _checksum(row[:-1])
             connection.execute(f"INSERT INTO entry VALUES ({marks})", (*fields, _checksum(fields) ^ damaged))
         connection.execute("DROP TABLE entry_1")
         connection.execute(f"PRAGMA user_version={_VERSION}")
 
     def _keep_directories(self) -> None:
-        """Put the directories that lead to the journal on disk, all of them: who made which is not known."""
+        """Put every directory that leads to the journal on disk: any of them may have just been made."""
         for folder in self.path.parents:
             with suppress(PermissionError):
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -241,7 +247,7 @@ class Journal:
                 break
 
     def _require_complete(self) -> None:
-        """No entry has vanished: they are numbered from 1, and SQLite keeps the last number apart from them."""
+        """JournalError when an entry is missing. Entries are numbered from 1; SQLite stores the last number apart."""
         count, last = self._open.execute("SELECT count(*), coalesce(max(id), 0) FROM entry").fetchone()
         counted = self._open.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
         if count != last or counted != ([("entry", count)] if count else []):
@@ -269,9 +275,9 @@ class Journal:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from patching with this journal until the block ends, or this process does.
+        """Keep other processes from patching with this journal until the block or this process ends.
 
-        JournalError when another process does not let go of it for 10 s. Reading entries needs no hold.
+        JournalError when another process holds the journal for 10 s. Entries can be read without this.
         """
         lock = self.path.with_name(self.path.name + ".lock")
         try:
@@ -309,9 +315,9 @@ class Journal:
         aftermath: Sequence[Aftermath] = (),
         reverts: int = 0,
     ) -> int:
-        """Write down what is about to be done, and how; the entry's id. When this returns it is on disk.
+        """Write an entry for a patch that is about to begin, and return its id. The entry is on disk then.
 
-        Of the sites their ranges and `keep_out` are kept.
+        Of each site, only the range and `keep_out` are stored. JournalError when the journal cannot be written.
         """
         words = b"".join(_WORD.pack(change.address, change.old, change.new) for change in changes)
         besides = b"".join(_AFTERMATH.pack(each.offset, len(each.old)) + each.old + each.new for each in aftermath)
@@ -338,9 +344,9 @@ class Journal:
         return number
 
     def finish(self, entry: int, state: EntryState, note: str = "") -> None:
-        """Write down how it ended. An entry that reverts another, and is applied, makes that one REVERTED.
+        """Write the result of an entry. When an entry that reverts another is applied, the other becomes REVERTED.
 
-        JournalError when it cannot be written down, there is no such entry, or it is damaged.
+        JournalError when the journal cannot be written, has no such entry, or the entry is damaged.
         """
         with self._transaction():
             self._change(entry, state=state.value, ended=_now(), note=_storable(note))
@@ -349,7 +355,7 @@ class Journal:
                 self._change(reverted, state=EntryState.REVERTED.value)
 
     def _change(self, number: int, **values: str) -> None:
-        self.entry(number)  # what is damaged gets no fresh checksum
+        self.entry(number)  # raises for a damaged entry: it gets no fresh checksum
         connection = self._open
         settings = ", ".join(f"{name}=?" for name in values)
         connection.execute(f"UPDATE entry SET {settings} WHERE id=?", (*values.values(), number))
@@ -357,12 +363,12 @@ class Journal:
         connection.execute("UPDATE entry SET checksum=? WHERE id=?", (_checksum(row[:-1]), number))
 
     def entries(self, *states: EntryState) -> list[Entry]:
-        """The entries, oldest first; those in these states only, if any are given."""
+        """The entries in these states, or all if no state is given, oldest first. JournalError when one is damaged."""
         marks = ", ".join("?" * len(states))
         return self._select(f"WHERE state IN ({marks})" if states else "", *(state.value for state in states))
 
     def entry(self, number: int) -> Entry:
-        """The entry of that id; JournalError when there is none."""
+        """The entry with this id; JournalError when there is none, or it is damaged."""
         for entry in self._select("WHERE id = ?", number) if abs(number) < 1 << 63 else ():
             return entry
         raise JournalError(f"the journal {self.path} has no entry {number}; `a64patch log` lists them")
@@ -393,7 +399,7 @@ class Journal:
     def _failure(self, error: Exception) -> JournalError:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return JournalError(f"another process holds the journal {self.path}: wait for it, or name another")
-        # SQLite quotes what it cannot decode.
+        # SQLite's message may quote bytes that it cannot decode.
         reason = "".join(letter if letter.isprintable() else " " for letter in str(error)[:100])
         return JournalError(f"the journal {self.path} cannot be used: {reason}; --journal names another")
 
@@ -449,7 +455,7 @@ def _sites(data: bytes) -> tuple[Site, ...]:
 
 
 def _checksum(row: Sequence[Any]) -> int:
-    """Of every field of an entry, in the order of the columns."""
+    """CRC-32 of every field of an entry, in the order of the columns."""
     total = 0
     for field in row:
         data = field if isinstance(field, bytes) else str(field).encode()
@@ -458,7 +464,7 @@ def _checksum(row: Sequence[Any]) -> int:
 
 
 def _storable(text: str) -> str:
-    """As SQLite can keep it: a file name that is not UTF-8 has no such form, so it is spelled out."""
+    """The text as UTF-8, which SQLite needs: bytes of a file name that are not UTF-8 are spelled out."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,9 +1,14 @@
-"""Carry out a plan, undo it, clean up after a crash: all hunks or none, and the journal knows before the target does.
+"""Carry out a plan, undo it, clean up after a crash: all hunks or none, and the journal is written before the target.
 
-Read on: journal.py for what is kept, text.py for how words are written.
+Read on: journal.py for the fields of an entry, text.py for how words are written.
 
-The order that everything rests on: the entry is on disk; then the words are written, published and read back; then the
-result is on disk. Cut off anywhere, the target holds old and new words that the entry names, and nothing else.
+Everything rests on this order:
+
+1. The entry is put on disk.
+2. The words are written, published and read back.
+3. The result is put on disk.
+
+After a crash at any point, each word of the target is the old or the new one that the entry names.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from a64patch.targets.section import Change
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done, and the journal entry that tells."""
+    """The journal entry of a patch, and how its words were written."""
 
     entry: int
     result: PatchResult
@@ -34,14 +39,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of an entry that a crash had left open."""
+    """The result of recovering one entry that was cut off."""
 
     entry: Entry
-    """As it was found."""
+    """The entry before."""
     state: EntryState
-    """As it is now; unchanged when nothing could be done."""
+    """Its state now; the same as before when nothing could be done."""
     note: str
-    """What was found and done, as a sentence."""
+    """A sentence: which words were found, and what was done about them."""
 
 
 @collector_paused()
@@ -56,11 +61,16 @@ def apply_plan(
 ) -> Outcome:
     """Write every word of the plan, or none, by the plan's method and with its sites; `retry` as `patch_text_sync`.
 
-    Errors of `require_acceptable`, before anything is touched; PlanError when an earlier patch of this target was cut
-    off; JournalError when the journal cannot be written: then nothing was changed, unless the error's `target_changed`
-    says that the patch is applied and only its result is missing there. Else as `patch_text`: the words are put back
-    and the entry is UNDONE; or some are not known to be the old ones: then it is PARTIAL, says what stands where, and
-    `recover` tries again.
+    Errors before anything is written:
+
+    - the errors of `require_acceptable`; MismatchError when the plan changes no word;
+    - PlanError when an earlier patch of this target was cut off;
+    - JournalError when the journal cannot be written.
+
+    A JournalError with `target_changed` comes later: the patch is applied, and only its result is not in the journal.
+
+    Other errors as `patch_text`, after the old words were put back: the entry is UNDONE then. If some words are not
+    known to be the old ones, PartialPatchError: the entry is PARTIAL and notes these words, and `recover` tries again.
     """
     require_acceptable(plan, accept, sync)
     if not plan.changes:
@@ -73,11 +83,11 @@ def apply_plan(
 
 
 def revert(number: int, target: Target, journal: Journal) -> Outcome:
-    """Undo an applied entry: every word that it wrote becomes what stood there before.
+    """Undo an applied entry: put back the old word at every address that it wrote. This makes an entry of its own.
 
-    Only where each word is the one that it wrote; MismatchError names the first that is not, and the later entry that
-    changed it. PlanError when the entry is not applied, or the target is not the one that it patched: another place,
-    build or base. Else as `apply_plan`. The undoing is an entry of its own.
+    MismatchError when the target holds another word than the entry wrote; it names the first such word, and the later
+    entry that changed it if there is one. PlanError when the entry is not applied, or when the target has another
+    place, build or base than the patched one, or was started again. Other errors as `apply_plan`.
     """
     with journal.held():
         entry = journal.entry(number)
@@ -100,11 +110,17 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
 
 
 def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterator[Recovery]:
-    """Look at each entry that was cut off, and make its target all old or all new; yields what became of each.
+    """Bring each entry that was cut off to an end, and yield its result.
 
-    All new words: they are published again and the entry is APPLIED. All old: UNDONE. A mixture: the old words are put
-    back, UNDONE. Words that are neither are left alone; the entry is PARTIAL then, as when the target fails. An entry
-    whose target is not what it was, or cannot be opened, stays as it is, and the note says why.
+    The words of the target decide:
+
+    - All are new: they are published again, and the entry is APPLIED.
+    - All are old: they are published again, and the entry is UNDONE.
+    - Some are old and some new: the old words are put back, and the entry is UNDONE. If that fails, it is PARTIAL.
+    - Some are neither old nor new: these stay, all others become old, and the entry is PARTIAL.
+
+    An entry does not change when its target cannot be opened or read, or is not the one that was patched. The note says
+    why.
     """
     with journal.held():
         for entry in journal.entries(*_UNFINISHED):
@@ -120,9 +136,9 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
 
 
 def forget(number: int, journal: Journal) -> Recovery:
-    """Close an entry that was cut off without looking at its target, which the user knows to be gone.
+    """Close an entry that was cut off, without looking at its target. The user must know that the target is gone.
 
-    PlanError when the entry is not one that was cut off.
+    PlanError when the entry was not cut off.
     """
     with journal.held():
         entry = journal.entry(number)
@@ -138,7 +154,7 @@ _UNFINISHED = (EntryState.OPEN, EntryState.PARTIAL)
 
 @dataclass(frozen=True)
 class _Decided:
-    """What is to be written, and how: decided once, by a plan."""
+    """The words to write, and the method. A plan decides this once."""
 
     changes: Sequence[Change]
     sites: Sequence[Site]
@@ -168,7 +184,7 @@ def _carry_out(
     try:
         result = _patch(target, decided, method, retry)
     except BaseException as error:
-        # Not only PartialPatchError leaves new words: a stop may fail as it ends, a second Ctrl-C cut off putting back.
+        # Other errors leave new words too: a stop may fail at its end, a second Ctrl-C may interrupt putting back.
         lost = error.unrestored if isinstance(error, PartialPatchError) else _not_old(target, changes)
         note = str(error) or type(error).__name__
         if lost:
@@ -194,7 +210,7 @@ def _carry_out(
 
 @contextmanager
 def _noting(error: BaseException) -> Iterator[None]:
-    """A journal that fails now does not hide the error that is on its way; the entry stays open."""
+    """Make a JournalError a note of `error`, so that it does not hide `error`. The entry stays open."""
     try:
         yield
     except JournalError as failure:
@@ -202,7 +218,7 @@ def _noting(error: BaseException) -> Iterator[None]:
 
 
 def _method(target: Target, decided: _Decided, sync: Sync) -> Method:
-    """The decided one, unless the user chose another that is as safe (`require_acceptable`), or asked for less."""
+    """The plan's method, unless the user's `sync` is stop or nosync. `require_acceptable` has allowed that."""
     if sync == "stop":
         return "stop"
     return "nosync" if sync == "nosync" and target.capabilities.cpus else decided.method
@@ -218,10 +234,10 @@ def _reason(decided: _Decided, method: Method) -> str:
 
 
 def _sites_back(entry: Entry, back: Sequence[Change], target: Target) -> tuple[Site, ...]:
-    """The sites of an entry that hold one of these changes, which undo it.
+    """The sites of an entry that hold one of these changes; the changes undo the entry.
 
-    Who had to keep out when the words were written keeps out now, and who must by what the target holds now. An entry
-    of the journal's version 1 has no sites: neighbours are one then.
+    `keep_out` is that of the entry, and what sites.py finds in the target now. An entry of the journal's version 1 has
+    no sites: changes that are neighbours are one site then.
     """
     addresses = [change.address for change in back]
     decided = {
@@ -248,7 +264,7 @@ def _require_nothing_open(journal: Journal, identity: Identity) -> None:
 
 
 def _require_same(entry: Entry, target: Target) -> None:
-    """That this is the target that the entry is about, as far as it tells."""
+    """PlanError unless this is the target that the entry patched, as far as its identity tells."""
     now, then = target.identity(), entry.identity
     if now.place != then.place:
         raise PlanError(f"entry {entry.id} patched {then.location}, not {now.location}; nothing was changed")
@@ -299,7 +315,7 @@ def _not_old(target: Target, changes: Sequence[Change]) -> list[int]:
 
 
 def _what_stands(target: Target, changes: Sequence[Change], addresses: Collection[int]) -> Iterator[str]:
-    """A line for each of these addresses."""
+    """A line for each of these addresses: its word now, the old and the new one."""
     for change in changes:
         if change.address in addresses:
             try:
@@ -311,7 +327,7 @@ def _what_stands(target: Target, changes: Sequence[Change], addresses: Collectio
 
 
 def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
-    """Make the target all old or all new; the state that the entry has then, and why."""
+    """Make the target all old or all new. Returns the state of the entry then, and why."""
     words = list(zip(entry.changes, _read(target, entry.changes), strict=True))
     written = [change for change, word in words if word == change.new]
     foreign = [change for change, word in words if word not in (change.old, change.new)]
@@ -323,12 +339,12 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
         target.undo_aftermath(entry.aftermath)
         back = [Change(change.address, change.new, change.old) for change in written]
         try:
-            # A half of a patch is there already: what is not known of its sites is no reason to leave it.
+            # Half a patch is worse than what is not known about its sites: hazards do not stop this.
             write(target, back, _sites_back(entry, back, target), "stop", "as asked")
         except PartialPatchError as error:
             lost = set(error.unrestored)
             return EntryState.PARTIAL, "\n".join([str(error), *_what_stands(target, written, lost)])
-    # Old words, too: they may have been put back just before the crash, and never been published.
+    # Publish old words too: they may have been put back, but not published, before the crash.
     _publish(target, entry.changes)
     if foreign:
         places = ", ".join(target.symbols.describe(change.address) for change in foreign[:8])
@@ -342,7 +358,7 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
 
 
 def _publish(target: Target, changes: Sequence[Change]) -> None:
-    """Make sure that no CPU goes on executing old words: whether that was done before the crash is not known."""
+    """Make sure that no CPU executes other words than these: nothing says whether the crash came before that."""
     if target.capabilities.can_stop:
         with target.stop():
             target.publish_many(spans_of(changes, join=0))
