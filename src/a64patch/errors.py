@@ -1,4 +1,4 @@
-"""Every error that a64patch raises: one tree, each class also the builtin that a caller would expect.
+"""Every error that a64patch raises: one tree. Each class is also the builtin that a caller would expect.
 
 Read on: cli/main.py turns these into exit statuses.
 """
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 class A64PatchError(Exception):
-    """Root of all errors of this package; the message is one sentence: what, where, what to do."""
+    """Root of all errors of this package. The message is one sentence: the problem, the place, the remedy."""
 
 
 class EncodingError(A64PatchError, ValueError):
-    """No instruction word can say this: a value out of range or unaligned, a word of another kind."""
+    """No instruction word exists for this: a value is out of range or unaligned, or a word is of another kind."""
 
 
 class UnmovableError(A64PatchError, ValueError):
-    """No instruction does at the other address what this one does at its own."""
+    """An instruction cannot be moved: none would do the same at the other address."""
 
 
 class AssemblyError(A64PatchError, ValueError):
     """A text is not an instruction that the table of encodings knows."""
 
     position = -1
-    """Where in the text the wrong operand begins, in characters; -1 when it is the whole instruction."""
+    """The offset of the wrong operand in the text (characters); -1 when the whole instruction is wrong."""
 
 
 class AlignmentError(A64PatchError, ValueError):
@@ -38,7 +38,7 @@ class RequestError(A64PatchError, ValueError):
 
 
 class PatchFormatError(A64PatchError, ValueError):
-    """A text is not an assembly diff, or says two different things; `line` and `column` count from 1, 0 is unknown."""
+    """A text is not an assembly diff, or contradicts itself. `line` and `column` count from 1; 0 is unknown."""
 
     def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
         place = f"line {line}, column {column}: " if column else f"line {line}: " if line else ""
@@ -51,16 +51,16 @@ class PlanError(A64PatchError, ValueError):
 
 
 class JournalError(A64PatchError, OSError):
-    """The journal cannot be read or written, is not one, or is held by another process.
+    """The journal cannot be read or written, is no journal, or is held by another process.
 
-    `target_changed`: it happened after the target had been changed, so that the entry stays open.
+    `target_changed` is true if the target had been changed before; then the journal's entry stays open.
     """
 
     target_changed = False
 
 
 class MismatchError(A64PatchError, ValueError):
-    """The words that stand in the target are not the ones that were expected there."""
+    """The target holds other words than the expected ones."""
 
 
 class CapabilityError(A64PatchError, NotImplementedError):
@@ -68,11 +68,11 @@ class CapabilityError(A64PatchError, NotImplementedError):
 
 
 class ScopeError(A64PatchError, NotImplementedError):
-    """The memory models of this package say nothing about what is asked: the message names what it is."""
+    """The memory models of this package do not cover a question; the message names the reason."""
 
 
 class BusyError(A64PatchError, TimeoutError):
-    """A CPU kept standing inside the site, or did not come to the rendezvous, until the retries were used up."""
+    """A CPU was in the way at every try, or did not come to the rendezvous."""
 
 
 class SymbolError(A64PatchError, LookupError):
@@ -84,11 +84,11 @@ class TargetError(A64PatchError, OSError):
 
 
 class FormatError(TargetError):
-    """The input is not what it says it is: not ELF, not AArch64, truncated, contradictory."""
+    """A file or its content is wrong: not ELF, not AArch64, truncated, contradictory."""
 
 
 class MappingError(TargetError):
-    """An address does not lie in what the target maps, or may not be written as code."""
+    """The target does not map an address, or the address may not be written as code."""
 
 
 class ReadError(TargetError):
@@ -100,13 +100,13 @@ class WriteError(TargetError):
 
 
 class RelocationError(A64PatchError, PermissionError):
-    """A relocation owns the word: the loader would overwrite what is written there."""
+    """A relocation owns the word: the loader would overwrite the new word."""
 
 
 class PartialPatchError(A64PatchError, RuntimeError):
-    """A patch failed half way and could not be undone completely.
+    """A patch failed half way and could not be undone completely. The cause is chained.
 
-    `unrestored` are the addresses (bytes) whose word is not known to be the old one; the cause is chained.
+    `unrestored` has the addresses (bytes) of the words that are not known to be the old ones.
     """
 
     def __init__(self, message: str, unrestored: Sequence[int]) -> None:

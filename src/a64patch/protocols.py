@@ -1,7 +1,7 @@
-"""The ways to change code that CPUs may be executing, as data: who does what, in which order.
+"""The ways to change code that CPUs may be executing, as data: steps in their order, and the CPU that does each.
 
-Nothing is done here. targets/section.py carries these steps out, ../proof/cases.py makes the programs of proofs from
-them, and the command line names them. Read on: docs/architecture.md says how to add a protocol.
+This file only describes. targets/section.py carries the steps out, ../proof/cases.py makes programs for proofs of them,
+and the command line prints their names. Read on: docs/architecture.md says how to add a protocol.
 
 Sources: Linux v6.12 arch/arm64/kernel/patching.c, arch/arm64/mm/cache.S (caches_clean_inval_pou),
 drivers/irqchip/irq-gic-v3.c (gic_ipi_send_mask), arch/x86/kernel/alternative.c (text_poke_bp_batch).
@@ -15,10 +15,10 @@ from enum import Enum
 from typing import Literal
 
 Method = Literal["nosync", "kick", "stop"]
-"""The protocols that a patch can be carried out by."""
+"""The protocols that can carry out a patch."""
 
 PATCHER, OTHER = "patcher", "executor"
-"""Who does a step: the CPU that patches, or each other CPU."""
+"""The CPU that does a step: the one that patches, or each other one."""
 
 IDC, DIC, BROADCAST = "idc", "dic", "broadcast"
 """Properties of a machine. CTR_EL0.IDC and .DIC: no DC, or no IC, is needed (Arm ARM, D24.2.34). BROADCAST: an IC
@@ -26,7 +26,7 @@ reaches all CPUs."""
 Machine = frozenset[str]
 """The properties that a machine has."""
 USUAL: Machine = frozenset({BROADCAST})
-"""Linux's longest sequence, which is right on each machine that broadcasts."""
+"""Linux's longest sequence is for this machine, and is right on each machine that broadcasts."""
 
 
 class Act(Enum):
@@ -51,7 +51,7 @@ class Act(Enum):
 
 
 class Operation(Enum):
-    """What a target is asked for; one operation is one or more steps, one after the other."""
+    """An operation of a target: one step, or several in their order."""
 
     STOP = "stop"
     LOOK = "states"
@@ -60,11 +60,11 @@ class Operation(Enum):
     KICK = "kick"
     LET_GO = "let go"
     CALLER = "caller"
-    """Nothing that a target does: what the caller's own code must do."""
+    """No operation of a target: the caller's own code must do the step."""
 
 
 class Doer(Enum):
-    """Who answers for a step on a target."""
+    """Who does a step on a target, and so answers for it."""
 
     US = "done by us"
     TARGET = "done by the target"
@@ -82,15 +82,15 @@ class Step:
     act: Act
     operation: Operation
     what: str
-    """For people, as the end of a sentence whose subject is the step."""
+    """For people: the verb and object of a sentence whose subject is the step."""
     essential: bool = False
-    """Without it the protocol says nothing at all: a store, the interrupt."""
+    """The protocol has no meaning without the step: a store, the interrupt."""
     interrupted: bool = False
-    """An OTHER does it in the handler of the interrupt, not in the program that it runs."""
+    """An OTHER does the step in its interrupt handler, not in its program."""
     only: str = ""
-    """The property of a machine that makes it needed; empty for all machines."""
+    """Only a machine with this property needs the step; empty for all machines."""
     unless: str = ""
-    """The property of a machine that makes it needless."""
+    """A machine with this property does not need the step."""
     phase: str = ""
     """GUARD, TAIL or HEAD where words are written in turn; empty where all are written at once."""
 
@@ -100,7 +100,7 @@ class Step:
 
 
 GUARD, TAIL, HEAD = "guard", "tail", "head"
-"""BRK over the first word of each site; the other words; the first word."""
+"""The phases of BREAKPOINT: BRK over the first word of each site; the other words; the first word."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Protocol:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """What the patching CPU asks a target for, in this order."""
+        """The operations that the patching CPU uses, in their order."""
         found: list[Operation] = []
         for step in self.steps:
             if step.cpu == PATCHER and step.operation is not Operation.CALLER and [step.operation] != found[-1:]:
@@ -227,9 +227,9 @@ BREAKPOINT = Protocol(
 )
 
 PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (NOSYNC, KICK, STOP, BREAKPOINT)}
-"""By name: the word that Python, `--sync`, `--protocol`, JSON and the journal use."""
+"""By name, as Python, `--sync`, `--protocol`, JSON and the journal write it."""
 
 
 def publication(machine: Machine) -> tuple[Step, ...]:
-    """How a CPU makes what it wrote visible to instruction fetch: the same in each protocol."""
+    """The steps that make a store visible to instruction fetch: the same in each protocol."""
     return PROTOCOLS["nosync"].part(Operation.PUBLISH, PATCHER, machine)

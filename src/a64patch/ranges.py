@@ -1,6 +1,6 @@
 """Sets of addresses: sorted, disjoint, half-open ranges.
 
-Read on: targets/base.py for what is kept in them: code, what is published, what nobody may stand in.
+Read on: targets/base.py for their uses: code, ranges to publish, addresses where no CPU may be.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Ranges:
-    """A set of integers as ranges [start, end), ascending; ranges that touch are one. Two equal sets compare equal.
+    """A set of integers as ascending ranges [start, end). Ranges that touch become one; equal sets compare equal.
 
-    Made from ranges in any order, overlapping or empty. ValueError when one ends before it starts.
+    The given ranges may be in any order, overlap or be empty. ValueError when a range ends before it starts.
     """
 
     spans: tuple[tuple[int, int], ...] = ()
@@ -39,7 +39,7 @@ class Ranges:
 
     @classmethod
     def of(cls, spans: Iterable[tuple[int, int]]) -> Ranges:
-        """The set that these ranges make up."""
+        """The set of all integers in these ranges."""
         return cls(tuple(spans))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -47,7 +47,7 @@ class Ranges:
         return iter(self.spans)
 
     def __bool__(self) -> bool:
-        """It holds anything."""
+        """Whether the set is not empty."""
         return bool(self.spans)
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Ranges:
         return sum(end - start for start, end in self.spans)
 
     def __contains__(self, address: int) -> bool:
-        """It holds this integer."""
+        """Whether the set holds this integer."""
         return self.around(address) is not None
 
     def around(self, address: int) -> tuple[int, int] | None:
@@ -69,22 +69,22 @@ class Ranges:
         return self.spans[index] if index >= 0 and address < self.spans[index][1] else None
 
     def covers(self, start: int, end: int) -> bool:
-        """It holds all of [start, end), which is true of an empty one."""
+        """Whether the set holds all of [start, end). True for an empty range."""
         if start >= end:
             return True
         found = self.around(start)
         return found is not None and end <= found[1]
 
     def _nearest(self, other: Ranges) -> int:
-        """The number of the first range that can meet one of the other's: a small set against a large one is quick."""
+        """The number of the first range that can meet one of `other`. So a small set is quick with a large one."""
         return max(0, bisect_right(self._starts, other._starts[0]) - 1) if other else 0
 
     def __or__(self, other: Ranges) -> Ranges:
-        """What either of them holds."""
+        """The integers that are in either set."""
         return Ranges(self.spans + other.spans)
 
     def __and__(self, other: Ranges) -> Ranges:
-        """What both of them hold."""
+        """The integers that are in both sets."""
         both: list[tuple[int, int]] = []
         mine, theirs = self._nearest(other), other._nearest(self)
         while mine < len(self.spans) and theirs < len(other.spans):
@@ -98,7 +98,7 @@ class Ranges:
         return Ranges(tuple(both))
 
     def __sub__(self, other: Ranges) -> Ranges:
-        """What this one holds and the other does not."""
+        """The integers that are in this set, but not in the other."""
         left: list[tuple[int, int]] = []
         theirs = other._nearest(self)
         for start, end in self.spans:
@@ -114,18 +114,18 @@ class Ranges:
         return Ranges(tuple(left))
 
     def pieces(self, size: int) -> Iterator[tuple[int, int]]:
-        """The ranges cut into pieces of at most `size`, each range from its start on."""
+        """The ranges, cut into pieces of at most `size` integers; each range is cut from its start on."""
         for start, end in self.spans:
             for at in range(start, end, size):
                 yield at, min(at + size, end)
 
     def whole(self, size: int) -> Ranges:
-        """The multiples of `size` that it holds with all that follows up to the next one: no range has broken ends."""
+        """The set with the ends of each range moved inwards to multiples of `size`."""
         rounded = ((-(-start // size) * size, end // size * size) for start, end in self.spans)
         return Ranges.of((start, end) for start, end in rounded if start < end)
 
     def joined(self, gap: int) -> Ranges:
-        """The set with what lies between two of its ranges, where that is at most `gap` integers."""
+        """The set, with each gap of at most `gap` integers between two ranges filled."""
         if not gap:
             return self
         filled: list[tuple[int, int]] = []

@@ -1,6 +1,6 @@
 """The assembly diff: a patch as a text that people can read, mail, review, comment on, reverse and apply again.
 
-Knows no target: what a site or a symbol means is for plan.py to find out.
+Knows no target: plan.py finds out the addresses of sites and symbols.
 Read on: docs/patch-format.md for the grammar, meaning.py for what a line means at a place, plan.py for a whole patch.
 """
 
@@ -19,18 +19,18 @@ from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import PatchFormatError
 
 MOST_BYTES = 64 << 20
-"""Of a patch."""
+"""The size of a patch."""
 MOST_LINES = 1 << 20
-"""Of a patch: room for a quarter of a million hunks, in memory too."""
+"""Lines of a patch: enough for a quarter of a million hunks, which also fit in memory."""
 UNKNOWN = "????????"
-"""Stands where a person does not know the word yet; `fill` of plan.py finds it."""
+"""In place of a word that the writer of a patch does not know yet; `fill` of plan.py fills it in."""
 
 TARGET, BUILD_ID = "Target", "Build-Id"
 _KNOWN_HEADERS = {name.lower(): name for name in (TARGET, BUILD_ID)}
 _LONGEST_TEXT = 300
 _LONGEST_SITE = 4096
 _MNEMONIC_WIDTHS = (5, 16)
-"""The least and the most that a hunk leaves for its mnemonics, so that one of them cannot widen all lines."""
+"""The least and the greatest width of a hunk's column of mnemonics: one long mnemonic does not widen all lines."""
 
 Sign = Literal[" ", "-", "+", "#"]
 
@@ -42,20 +42,20 @@ _SITE = re.compile(r"(?:(.*?)\+)?(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})", re.ASCII
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a hunk: an instruction that stays (` `), goes (`-`) or comes (`+`), or a comment (`#`)."""
+    """One line of a hunk: an instruction that stays (` `), is removed (`-`) or added (`+`), or a comment (`#`)."""
 
     sign: Sign
     word: int | None = None
     """The instruction; None while it is unknown, and in a comment."""
     text: str = ""
-    """The instruction's text, blanks collapsed, or what follows the `#`; empty when it is missing."""
+    """The instruction's text, with single blanks, or the comment behind `#`; empty when there is none."""
     number: int = field(default=0, compare=False)
-    """Line number in the text it came from, from 1; 0 when it came from nowhere."""
+    """Line number in the patch file, from 1; 0 for a line that was not read from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """Neighbouring words of which some change, from `site` on: symbol, symbol+0x18, section:0x10, address."""
+    """Consecutive words, of which some change. `site` is the first: symbol, symbol+0x18, section:0x10 or an address."""
 
     site: str
     lines: tuple[Line, ...]
@@ -65,12 +65,12 @@ class Hunk:
 
     @property
     def old(self) -> list[Line]:
-        """The lines that stand there before: context and `-`."""
+        """The lines before the patch: context and `-`."""
         return [line for line in self.lines if line.sign in " -"]
 
     @property
     def new(self) -> list[Line]:
-        """The lines that stand there afterwards: context, `+`, and a NOP for each `-` without a `+`.
+        """The lines after the patch: context, `+`, and a NOP for each `-` without a `+`.
 
         PatchFormatError where a run of changed lines has more `+` than `-`.
         """
@@ -94,7 +94,7 @@ class Hunk:
         return lines
 
     def _padding(self, missing: int, lines: Sequence[Line], last: Line | None) -> list[Line]:
-        """NOPs for the `-` of a run that no `+` replaces; negative is how many `+` have no room."""
+        """`missing` NOPs, for `-` lines without a `+` line. PatchFormatError for a negative number: too many `+`."""
         if missing < 0:
             raise PatchFormatError(
                 f"{-missing} new instructions more than there are old ones to replace at {self.site}, and detours are"
@@ -116,23 +116,23 @@ class AsmDiff:
     hunks: tuple[Hunk, ...]
     description: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    """Names and values in their order; the name `#` is a comment among them."""
+    """Names and values in their order. The name `#` means a comment between headers."""
     comments: tuple[str, ...] = ()
     """Comment lines behind the last hunk, without their `#`."""
 
     def header(self, name: str) -> str:
-        """The value of a header; empty when it is not there."""
+        """The value of a header; empty when there is no such header."""
         return next((value for found, value in self.headers if found == name), "")
 
     @property
     def build_id(self) -> str:
-        """The build that the words come from, in lower-case hex; empty when the patch does not say."""
+        """The build id of the words, in lower-case hex; empty when the patch has none."""
         return self.header(BUILD_ID)
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's cycle collector from looking at a large patch again and again as it grows; it has no cycles."""
+    """Switch Python's cycle collector off: a patch has no cycles, and a large one would be searched again and again."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -144,10 +144,14 @@ def collector_paused() -> Iterator[None]:
 
 @collector_paused()
 def parse(text: str) -> AsmDiff:
-    """The patch that a text says. PatchFormatError with line and column where it is none.
+    """Read a patch. Lines may end in LF or CRLF.
 
-    Line ends may be LF or CRLF. Refused: a text without hunks, two hunks that overlap as far as their sites tell, a
-    hunk that changes nothing, control characters, one header twice, a known header in the prose.
+    PatchFormatError, with line and column, for a text that does not follow the grammar. Also for
+
+    - a text without hunks, or with control characters;
+    - a hunk that changes nothing;
+    - two hunks whose sites alone show that they overlap;
+    - a header that occurs twice, or a known header in the prose.
     """
     if len(text) > MOST_BYTES or text.count("\n") > MOST_LINES:
         raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB or {MOST_LINES} lines: split it")
@@ -174,7 +178,7 @@ def decode(data: bytes) -> str:
 
 
 def to_text(diff: AsmDiff) -> str:
-    """The canonical text: `parse` takes it back to an equal patch; operands stand in a column of their own."""
+    """The canonical text of a patch, with the operands in a column. `parse` makes an equal patch of it."""
     paragraphs = []
     if diff.description:
         paragraphs.append("\n".join(diff.description))
@@ -187,10 +191,10 @@ def to_text(diff: AsmDiff) -> str:
 
 
 def reverse(diff: AsmDiff) -> AsmDiff:
-    """The patch that undoes this one. NOPs that only `new` adds are written out, or they could not be taken away.
+    """The patch that undoes this one. It has `-` lines for the NOPs that `Hunk.new` adds.
 
-    Reversed twice, a patch without such is itself, if in each run its `-` stand before its `+`, as they do in a diff.
-    PatchFormatError as `Hunk.new`.
+    Reversing twice gives the same patch if `Hunk.new` adds no NOPs, and every run of changed lines has its `-` lines
+    first, as in a diff. PatchFormatError as `Hunk.new`.
     """
     return replace(diff, hunks=tuple(_reversed(hunk) for hunk in diff.hunks))
 
@@ -204,7 +208,7 @@ def _clean(line: str, number: int) -> str:
 
 
 def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], list[str]]:
-    """Description, headers and the comments that belong to the first hunk."""
+    """The description, the headers, and the comments of the first hunk."""
     start, end = _last_paragraph(lines, len(lines))
     comments: list[str] = []
     while start < end and all(line.startswith("#") for line in lines[start:end]):
@@ -227,7 +231,7 @@ def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, s
 
 
 def _last_paragraph(lines: Sequence[str], end: int) -> tuple[int, int]:
-    """The range of the last lines before `end` that are not empty."""
+    """The range [start, end) of the last paragraph before `end`."""
     while end and not lines[end - 1]:
         end -= 1
     start = end
@@ -264,7 +268,7 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
     site, begun, changes = "", 0, False
     body: list[Line] = []
     pending: list[Line] = []
-    """Comments that may belong to this hunk or, behind an empty line, to the next."""
+    """Comments behind an empty line: they belong to this hunk if a line of it follows, else to the next hunk."""
     apart = False
 
     def close() -> None:
@@ -349,7 +353,7 @@ def _reversed(hunk: Hunk) -> Hunk:
         old = [unit for unit in units if unit[-1].sign == "-"]
         new = [unit for unit in units if unit[-1].sign == "+"]
         if len(new) > len(old):
-            hunk.new  # noqa: B018  says what is wrong
+            hunk.new  # noqa: B018  raises the error
         new += [(Line("+", gen_nop(), "nop"),)] * (len(old) - len(new))
         lines += [_turned(line, "-") for unit in new for line in unit]
         lines += [_turned(line, "+") for unit in old for line in unit]
@@ -373,7 +377,7 @@ def _turned(line: Line, sign: Sign) -> Line:
 
 
 def _require_apart(hunks: Iterable[Hunk]) -> None:
-    """Refuse hunks that overlap by what their sites say; plan.py sees the rest."""
+    """PatchFormatError for hunks that overlap by their sites alone. plan.py finds the other overlaps."""
     ranges: dict[str, list[tuple[int, int, int]]] = {}
     every = list(hunks)
     for index, hunk in enumerate(every):

@@ -1,9 +1,10 @@
-"""Two builds of a program make a patch: what changed in their functions, as an assembly diff for the older one.
+"""Two builds of a program make a patch: the changes of their functions, as an assembly diff for the older build.
 
-Read on: asmdiff.py for the patch, meaning.py for how it finds its place in yet another build.
+Read on: asmdiff.py for the patch, meaning.py for its use on yet another build.
 
-Functions are matched by name. Words are compared by meaning: what a new word refers to is looked up by name in the old
-build, and the word becomes the one that refers to it from there. Data is not compared.
+Functions are matched by name. Words are compared by meaning: if a new word refers to an address, the name of that
+address is looked up in the old build. The word in the patch refers to the address of the same name there. Data is not
+compared.
 """
 
 from __future__ import annotations
@@ -29,40 +30,45 @@ CONTEXT = 3
 """Unchanged words shown before and behind a change."""
 _LONGEST_TEXT = 200
 _COMPARED = 16
-"""Bytes that must be equal for two places without a name to be taken for the same."""
+"""Two addresses without a name count as the same if this many bytes there are equal."""
 _CLOBBERED_BY_CALLS = frozenset(f"x{number}" for number in (*range(19), 30))
 """Registers that a call may change (AAPCS64, 6.1.1)."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one build becomes the other, as far as a patch can say it."""
+    """The differences between two builds."""
 
     diff: AsmDiff
-    """Applied to OLD it gives every function that it changes the meaning that it has in NEW. May have no hunks."""
+    """A patch for OLD. Each function that it changes then does the same as in NEW. It may have no hunks."""
     not_expressed: tuple[str, ...]
-    """What differs and is not in the patch, a sentence each."""
+    """The differences that are not in the patch, a sentence each."""
 
 
 class _NotExpressedError(Exception):
-    """Why a word of NEW has no word in OLD."""
+    """No word of OLD would do the same as a word of NEW; the message says why."""
 
 
 def compare(old: Target, new: Target) -> Comparison:
-    """The patch that makes OLD's functions do what NEW's do, for functions of one name and size.
+    """The patch that makes OLD's functions do the same as NEW's, for functions of equal name and size.
 
-    A function that cannot be expressed completely is left out completely, and listed: in one build only, another
-    size, a name that stands for several, a reference to what OLD has no name for, another relocation. **Not
-    compared:** data, and code outside of functions that have a name and a size.
+    A function is left out as a whole, and listed in `not_expressed`, when
 
-    What the targets raise.
+    - it is in one build only, or has another size in the other;
+    - its name stands for several functions;
+    - it refers to an address that OLD has no name for;
+    - its relocations differ.
+
+    **Not compared:** data, and code outside of functions that have a name and a size.
+
+    Raises the errors of the two targets.
     """
     same_layout = old.symbols.ascending() == new.symbols.ascending()
     hunks: list[Hunk] = []
     missing: list[str] = []
     olds, news = _functions(old), _functions(new)
     done: dict[int, int] = {}
-    """Address in OLD -> in NEW: names may stand for one function."""
+    """Address in OLD -> address in NEW. Several names may stand for one function."""
     end = 0
     for key, of_old in olds.items():
         name, of_new = _called(key), news.get(key, [])
@@ -75,7 +81,7 @@ def compare(old: Target, new: Target) -> Comparison:
             missing.append(f"{name} has {of_old[0].size} bytes in OLD and {of_new[0].size} in NEW")
         elif done.setdefault(of_old[0].address, of_new[0].address) != of_new[0].address:
             missing.append(f"{name} is one with another function in OLD, and not in NEW")
-        elif of_old[0].address >= end:  # what lies inside another function is compared with it
+        elif of_old[0].address >= end:  # else it lies inside another function, and is compared as a part of that
             end = of_old[0].address + of_old[0].size
             try:
                 hunks += _Function(old, of_old[0], new, of_new[0]).hunks(same_layout)
@@ -92,7 +98,7 @@ def _headers(old: Target) -> tuple[tuple[str, str], ...]:
 
 
 def _functions(target: Target) -> dict[tuple[str, str], list[Symbol]]:
-    """Functions by module and name, ascending; those of one name at different places together."""
+    """Lists of functions by module and name, each in ascending order: several functions may have one name."""
     code = Ranges.of(target.code_ranges())
     functions: dict[tuple[str, str], list[Symbol]] = {}
     for symbol in target.symbols.ascending():
@@ -125,7 +131,7 @@ class _Function:
         self._new_words = from_bytes(new.read(self._there, self._size))
 
     def hunks(self, same_layout: bool) -> Iterator[Hunk]:
-        """What changes in OLD; _NotExpressedError."""
+        """The changes for OLD. _NotExpressedError when a word cannot be expressed."""
         if same_layout and self._words == self._new_words:
             return
         owned = self._owned()
@@ -146,7 +152,10 @@ class _Function:
             yield Hunk(self._site(first), tuple(self._lines(first, last, words, before, goals, set(changed))))
 
     def _owned(self) -> frozenset[int]:
-        """The words that relocations will overwrite, the same ones in both builds; they refer to nothing yet."""
+        """The numbers of the words that relocations will overwrite; these words refer to nothing yet.
+
+        _NotExpressedError when the two builds have different relocations.
+        """
         owned = set()
         for index in range(len(self._words)):
             one = self._old.relocation_at(self._here + INSN_SIZE * index)
@@ -187,7 +196,7 @@ class _Function:
             index = end
 
     def _text(self, index: int, word: int, goal: int | None) -> str:
-        """The text of a word of OLD, with the name of its goal where pages are counted."""
+        """The text of a word of OLD. A word that gives a page, or the low bits of an address, has the name in it."""
         address = self._here + INSN_SIZE * index
         text = disassemble(word, address, self._old.symbols)
         if goal is not None and _named(self._old, goal) is not None:
@@ -195,7 +204,7 @@ class _Function:
         return text if len(text) <= _LONGEST_TEXT else ""
 
     def _goal(self, index: int, goal: int, adrp: int | None) -> int:
-        """Where in OLD stands what a word of NEW refers to."""
+        """The address in OLD with the same meaning as `goal` in NEW, which the word `index` refers to."""
         if adrp is None and self._there <= goal < self._there + self._size:
             return goal - self._there + self._here
         found = _named(self._new, goal)
@@ -219,7 +228,7 @@ class _Function:
         return counterpart.address + distance
 
     def _word(self, index: int, goal: int | None) -> int:
-        """The word that does in OLD what that of NEW does there."""
+        """The word for OLD that does the same as the word `index` of NEW; it refers to `goal`, an address in OLD."""
         word, address = self._new_words[index], self._here + INSN_SIZE * index
         row, does = decode(word), effects_of(word)
         refers = reference(row) if row is not None else None
@@ -240,7 +249,7 @@ class _Function:
 
 
 def _named(target: Target, address: int) -> tuple[Symbol, int] | None:
-    """The symbol at an address that surely holds it."""
+    """The symbol that surely holds an address, and the offset in it; None when there is none."""
     found = target.symbols.lookup(address)
     if found is None or (found[1] and found[1] >= found[0].size):
         return None
@@ -255,10 +264,10 @@ def _content(target: Target, address: int) -> bytes:
 
 
 def _references(words: Sequence[int], start: int, owned: Container[int]) -> dict[int, tuple[int, int | None]]:
-    """For each word that refers to something: where that stands, and the ADRP that gives its page, if one does.
+    """The address that each word refers to, and the number of the ADRP that gives its page, if there is one.
 
-    An ADRP and the words that add the low bits to its register belong together, as far as the register is not
-    written in between, in the order of the words; what an ADRP without such refers to is not known.
+    An ADRP belongs to each later word that adds low bits to its register, unless a word between writes the register.
+    The order is that of the words, not of execution. An ADRP without such a word is left out: its address is not known.
     """
     found: dict[int, tuple[int, int | None]] = {}
     pages: dict[str, tuple[int, int]] = {}
@@ -286,7 +295,7 @@ def _references(words: Sequence[int], start: int, owned: Container[int]) -> dict
 
 
 def _with_name(word: int, address: int, name: str, target: Target) -> str | None:
-    """The text with a name for the page, or the low 12 bits, that the word gives; None when that says another word."""
+    """The text with a name for the page, or for the low 12 bits. None when that text assembles to another word."""
     text = disassemble_naming(word, address, name)
     try:
         return text if text is not None and assemble_one(text, address, target.symbols) == word else None
@@ -295,7 +304,7 @@ def _with_name(word: int, address: int, name: str, target: Target) -> str | None
 
 
 def _pieces(changed: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
-    """First and last word of each hunk: the changes with their context, those that meet together."""
+    """First and last word of each hunk: changes with their context. Changes whose context meets are one hunk."""
     first = last = -1
     for index in changed:
         if first >= 0 and index - CONTEXT > last + 1:
