@@ -1,1 +1,1 @@
-"""What Linux keeps about its own text. Read on: symbols.py for its names."""
+"""The facts that Linux keeps about its own text. Read on: symbols.py for its names."""

@@ -1,6 +1,6 @@
-"""A raw arm64 Image as a target: the file that boot loaders load, whose names and addresses are found inside it.
+"""A raw arm64 Image as a target: the file that boot loaders load. Its names and addresses are found inside it.
 
-Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../targets/file.py for how it is replaced.
+Read on: Documentation/arch/arm64/booting.rst of Linux for the header; ../targets/file.py replaces the file.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _BIG_ENDIAN = 1
 _RELATIVE = struct.pack("<Q", 1027)
 """The r_info of an R_AARCH64_RELATIVE relocation (AAELF64 5.7.15)."""
 _HEAD = 0x1000
-"""Bytes at the beginning that hold headers, and no code that a symbol could be checked by."""
+"""Bytes at the beginning of the file that hold headers: symbols cannot be checked there."""
 
 
 class _Layout(NamedTuple):
-    """What the kernel's own tables say: where the file's first byte is linked to, its symbols, its code."""
+    """The facts in the kernel's own tables: the link address of the file's first byte, its symbols, its code."""
 
     start: int
     symbols: list[KernelSymbol]
@@ -41,19 +41,20 @@ class _Layout(NamedTuple):
 class KernelImage(FileTarget):
     """The code in an uncompressed arm64 Linux Image; little-endian kernels only.
 
-    Addresses are those that the kernel was linked to, as System.map has them, where the Image tells: by the base of its
-    kallsyms tables, or by the relocation that fills that in at boot. Otherwise (no kallsyms, or the newest layout,
-    which holds no absolute address) an address is an offset in the file (bytes).
+    Addresses are the link addresses, as in System.map, if the Image has them: in the base of its kallsyms tables, or in
+    the relocation that fills in this base at boot. Otherwise an address is an offset in the file (bytes). That is so
+    without kallsyms tables, and with the newest layout, which holds no absolute address.
 
-    Names come from the kallsyms tables inside, after they were checked against the code; a kernel without them has no
-    names. Code is what lies from _stext to _etext and from _sinittext to _einittext; without names, the whole file.
+    Names come from the kallsyms tables in the file, after a check against the code. A kernel without the tables has no
+    names. Its code lies from _stext to _etext and from _sinittext to _einittext; without names, it is the whole file.
 
-    `write` changes a copy in memory; `publish` replaces the file. What the kernel itself changes while it boots
-    (alternatives, jump labels, ftrace sites) may overwrite a patch, which nothing here notices; a signature for Secure
-    Boot does not hold any more afterwards.
+    `write` changes a copy in memory; `publish` replaces the file.
 
-    Raises TargetError when the path cannot be opened, FormatError when it is not such an Image, is truncated, or has
-    more than 1 GiB.
+    Not guaranteed: the booting kernel changes its own text (alternatives, jump labels, ftrace sites), and may overwrite
+    a patch. Nothing here notices this. A signature for Secure Boot is not valid for the patched file.
+
+    TargetError when the file cannot be opened. FormatError when it is not such an Image, is truncated, or has more than
+    1 GiB.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -63,25 +64,25 @@ class KernelImage(FileTarget):
         self._data = self._original
 
     def own_modules(self) -> Iterable[Module]:
-        """The one kernel that the file is. It has no slide, since these are its addresses."""
+        """One module: the kernel. It has no slide, since KASLR does not move a file."""
         layout, release = self._layout, notes.release_of(self._original)
         table, build_id = SymbolTable(lambda: sized(layout.symbols)), notes.build_id_of(self._original)
         return [Module(KERNEL, table, build_id, release, code=Ranges.of(layout.code), file=self.location)]
 
     def kernel_symbols(self) -> list[KernelSymbol]:
-        """All names inside, ascending by address, with nm's letter of each; empty when the kernel carries none."""
+        """All names in the file with nm's letter for each, ascending by address; empty when there are none."""
         return list(self._layout.symbols)
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes as last written, published or not; MappingError when one of them is not in the file."""
+        """`size` bytes as last written, even if not published. MappingError when one of them is not in the file."""
         self._require_open()
         offset = self._offset(address, size)
         return bytes(self._data[offset : offset + size])
 
     def write(self, address: int, data: bytes) -> None:
-        """Put bytes into the copy in memory; nothing on disk changes before `publish`.
+        """Change bytes of the copy in memory; the file on disk does not change before `publish`.
 
-        MappingError when they are not all code, WriteError when the file on disk could not be replaced.
+        MappingError when not all of these addresses are code. WriteError when the file could not be replaced later.
         """
         self._require_open()
         offset = self._offset(address, len(data))
@@ -106,18 +107,18 @@ class KernelImage(FileTarget):
 
 
 def open_image(path: str, *, drop_relocations: bool = False) -> KernelImage:
-    """As `KernelImage`; it has no relocations to drop."""
+    """As `KernelImage`. `drop_relocations` does nothing: an Image has no relocations to drop."""
     return KernelImage(path)
 
 
 def require_image(head: bytes, size: int, name: str) -> None:
-    """FormatError unless a file of `size` bytes that begins so is a raw arm64 Image, and all of it."""
+    """FormatError unless a file of `size` bytes with this head is a raw arm64 Image, and not truncated."""
     if len(head) < 64 or not notes.is_image(head):
         raise FormatError(f"{name} is not a raw arm64 Image: ARM\\x64 does not stand at 0x38")
     _, _, _, image_size, flags = struct.unpack_from("<IIQQQ", head)
     if flags & _BIG_ENDIAN:
         raise FormatError(f"{name} is a big-endian kernel, whose tables cannot be read")
-    # 0 before 3.17. It counts what the kernel clears at its end, so the file is shorter.
+    # image_size is 0 before 3.17. It counts the memory that the kernel clears at its end: the file is shorter.
     if image_size > _MOST_BYTES or (image_size and image_size < size // 2):
         raise FormatError(f"{name} is not a sound Image: its header speaks of {image_size} bytes, the file has {size}")
     end = max((at + length for at, length in _sections(head)), default=0)
@@ -126,7 +127,7 @@ def require_image(head: bytes, size: int, name: str) -> None:
 
 
 def _sections(head: bytes) -> Iterator[tuple[int, int]]:
-    """(offset, bytes) in the file of each section of the PE header that an Image with an EFI stub has."""
+    """(offset, bytes) in the file of each section in the PE header; only an Image with an EFI stub has the header."""
     (pe,) = struct.unpack_from("<I", head, 60)
     if head[:2] != b"MZ" or head[pe : pe + 4] != b"PE\0\0" or pe + 24 > len(head):
         return
@@ -139,11 +140,11 @@ def _sections(head: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _place(data: bytes, tables: Kallsyms, what: str) -> _Layout:
-    """The symbols at the addresses that the file is linked to; FormatError when they do not fit its code."""
+    """The symbols at their link addresses. FormatError when they do not fit the code of the file."""
     import numpy
 
     starts = [symbol.address for symbol in tables.symbols if symbol.is_text and symbol.address >= tables.base]
-    # The text stands before the read-only data, which holds the tables.
+    # The text comes before the read-only data, which holds the tables.
     windows = placement.spots(_HEAD, tables.token_table * 3 // 4)
     called = [placement.calls(data[at : at + placement.SPOT], at) for at in windows]
     shift = placement.find_shift(starts, numpy.concatenate(called), what)
@@ -170,7 +171,8 @@ def _place(data: bytes, tables: Kallsyms, what: str) -> _Layout:
 def _linked_to(data: bytes, base_at: int, first: int) -> int:
     """The address of the file's first byte, by the relocation of kallsyms_relative_base; 0 when there is none.
 
-    That has the value of the first symbol, which stands at `first`: only there place and value differ just so.
+    The value of this relocation is the address of the first symbol, which lies at the offset `first`. Its place is the
+    address of `base_at`. So both give the same start of the file, unlike those of another relocation.
     """
     found = data.find(_RELATIVE)
     while found >= 0:
@@ -188,9 +190,9 @@ def _linked_to(data: bytes, base_at: int, first: int) -> int:
 
 
 def sized(symbols: Sequence[KernelSymbol]) -> list[Symbol]:
-    """Symbols as a table takes them, each reaching to the next address that has one in the same module.
+    """Symbols with sizes: each reaches to the next address with a symbol of the same module.
 
-    So kallsyms_lookup_size_offset() counts too: padding behind a function is part of it. The last has no size.
+    kallsyms_lookup_size_offset() does the same: padding behind a function is part of it. The last symbol has size 0.
     """
     found = []
     following: dict[str, tuple[int, int]] = {}

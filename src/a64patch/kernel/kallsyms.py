@@ -1,7 +1,8 @@
 """The names that a Linux kernel carries inside itself, found by content and decoded: every layout since 2.6.
 
 Reads untrusted bytes: of an Image file, or of the memory of a machine.
-Read on: scripts/kallsyms.c (write_src) and kernel/kallsyms.c of Linux wrote and read the format; symbols.py uses this.
+Read on: Linux writes the format in scripts/kallsyms.c (write_src), and reads it in kernel/kallsyms.c; symbols.py uses
+this file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from a64patch.errors import FormatError
 
 MOST_SYMBOLS = 1 << 20
 REACH = 1 << 24
-"""Bytes before and after the token table within which the other tables stand."""
+"""The other tables are at most this many bytes before or after the token table."""
 
 _LONGEST_NAME = 512
 """KSYM_NAME_LEN (b8a94bfb3395, in 6.1; 128 before)."""
@@ -40,29 +41,29 @@ class KernelSymbol(NamedTuple):
     type: str
     name: str
     module: str = ""
-    """The module that it is part of; kallsyms tables name no modules."""
+    """The module of the symbol; empty in kallsyms tables, which name no modules."""
 
     @property
     def is_text(self) -> bool:
-        """It names code; `w` may be weak data as well, as nm has it."""
+        """Whether it names code. True for nm's `w` too, which may also be weak data."""
         return self.type in "tTwW"
 
 
 class Kallsyms(NamedTuple):
-    """What was decoded."""
+    """The decoded tables."""
 
     symbols: list[KernelSymbol]
     """Ascending by address."""
     token_table: int
-    """Offset of kallsyms_token_table in the bytes that were given."""
+    """Offset of kallsyms_token_table in the given bytes."""
     base: int
-    """kallsyms_relative_base, which is in `symbols` already; 0 where the layout has none, or nothing filled it in."""
+    """kallsyms_relative_base, already added in `symbols`; 0 if the layout has none, or nothing has filled it in."""
     base_at: int
-    """Where `base` stands in the bytes that were given; -1 where the layout has none."""
+    """Offset of `base` in the given bytes; -1 if the layout has none."""
 
 
 class _Steps:
-    """Bounds how many names are looked at in all: bytes made for it could send the search in circles."""
+    """A bound on the number of names looked at: a file made for it could keep the search busy without end."""
 
     def __init__(self) -> None:
         self._left = _MOST_STEPS
@@ -74,18 +75,19 @@ class _Steps:
 
 
 class _Names(NamedTuple):
-    """Where the names stand. `count_at` is where num_syms does."""
+    """The places of the names."""
 
     count_at: int
+    """Offset of num_syms."""
     entries: list[tuple[int, int]]
     """(offset, length) of the token codes of each symbol."""
 
 
 def find_token_tables(data: bytes | bytearray, start: int = 0) -> Iterator[tuple[int, int]]:
-    """(offset of kallsyms_token_table, offset of kallsyms_token_index) wherever the two agree, from `start` on.
+    """(offset of kallsyms_token_table, offset of kallsyms_token_index) of each pair of tables that agree.
 
-    The ten digits are in some name of every kernel, so their tokens stand for themselves, one after the other. Tables
-    that begin before `start` are found when their digits do not.
+    The ten digits occur in names of every kernel, so each digit has a token for itself, one after the other. The search
+    is for these tokens, from `start` on: the table may begin before `start`.
     """
     found = data.find(_DIGITS, start)
     for _ in range(_MOST_DIGITS):
@@ -119,15 +121,19 @@ def _index_of(data: bytes | bytearray, digits: int) -> tuple[int, int] | None:
 
 
 def decode(data: bytes, address: int = 0) -> Kallsyms:
-    """The symbols of the kernel whose read-only data is in `data`, which stands at `address`.
+    """The symbols of a kernel whose read-only data is in `data`. `data` lies at `address`.
 
-    Read in this order: num_syms, names and markers before the token table (all layouts; 404bad70fcf7, in 6.4, moved
-    only what follows), then the addresses: before them, u64 each or, since 4.6 (2213e9a66bb8), s32 to a base that
-    follows; after the token index, the same; or there, each relative to its own place. Where symbols of each CPU are
-    absolute, negative offsets count down from the base. All is little-endian.
+    All numbers are little-endian. In all layouts num_syms, names and markers are before the token table. The addresses
+    are in one of these places (404bad70fcf7, in 6.4, moved them):
 
-    FormatError when there are no such tables, fewer than 257 symbols or more than 2**20, or they contradict
-    themselves. That they belong to the code that is executed is not checked here: see placement.py.
+    - before num_syms, as u64, or since 4.6 (2213e9a66bb8) as s32 relative to a base behind them;
+    - after the token index, in the same two forms;
+    - after the token index, each relative to its own place.
+
+    If the symbols of each CPU are absolute, negative offsets count down from the base.
+
+    FormatError when there are no such tables, when they have fewer than 257 or more than 2**20 symbols, or when they
+    contradict themselves. Not checked: that the symbols belong to the code. placement.py checks this.
     """
     problem = "no kallsyms tables were found: the kernel was built without them, or this is not all of it"
     steps = _Steps()
@@ -162,7 +168,7 @@ def _find_names(data: bytes, table: int, steps: _Steps) -> _Names | None:
 
 
 def _marker_runs(data: bytes, table: int, width: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of everything before the token table that looks like markers: 0, then ascending as names do."""
+    """(offset, length) of each run before the token table that looks like markers: 0, then ascending in small steps."""
     start = max(0, table - REACH) // width * width
     values = memoryview(data)[start : table // width * width].cast("I" if width == 4 else "Q")
     count = len(values)
@@ -179,7 +185,7 @@ def _marker_runs(data: bytes, table: int, width: int) -> Iterator[tuple[int, int
 
 
 def _names_before(data: bytes, place: int, markers: Sequence[int], steps: _Steps) -> _Names | None:
-    """The names that end at `place`, where the markers begin; the number of them stands before the names."""
+    """The names that end at `place`, where the markers begin. Before the names is their number."""
     start = max(0, place - markers[-1] - _LONGEST_BLOCK - 8) // 4 * 4
     numbers = memoryview(data)[start : place // 4 * 4].cast("I")
     least, most = _BLOCK, _BLOCK * len(markers)
@@ -197,7 +203,10 @@ def _names_before(data: bytes, place: int, markers: Sequence[int], steps: _Steps
 def _walk(
     data: bytes, start: int, end: int, count: int, markers: Sequence[int], steps: _Steps
 ) -> list[tuple[int, int]] | None:
-    """Where each of `count` names stands, if they agree with the markers and end at `end`, padding aside."""
+    """(offset, length) of each of `count` names; None unless they agree with the markers and reach to `end`.
+
+    Up to 7 zeros before `end` are padding.
+    """
     entries = []
     place = start
     for number in range(count):
@@ -220,10 +229,10 @@ def _walk(
 
 
 def _find_addresses(data: bytes, address: int, names: _Names, after: int) -> tuple[list[int], int, int] | None:
-    """(addresses, base, where the base stands): the first layout in which they ascend within 4 GiB."""
+    """(addresses, base, offset of the base), by the first layout in which the addresses ascend within 4 GiB."""
     count = len(names.entries)
     whole = -(-4 * count // 8) * 8
-    # (where the numbers begin, where the base stands)
+    # (offset of the numbers, offset of the base)
     relative = [(names.count_at - 8 - whole, names.count_at - 8), (after, after + whole), (after, after + 4 * count)]
     for place, base_at in relative:
         if place < 0 or max(place + 4 * count, base_at + 8) > len(data):
@@ -239,7 +248,7 @@ def _find_addresses(data: bytes, address: int, names: _Names, after: int) -> tup
     for place in (names.count_at - 8 * count, after):
         if 0 <= place <= len(data) - 8 * count:
             absolute = list(struct.unpack_from(f"<{count}Q", data, place))
-            # Symbols of each CPU are small numbers there.
+            # In this layout symbols of each CPU are small numbers.
             if absolute[-1] >> 48 == 0xFFFF and _ascend(absolute[_small(absolute) :]):
                 return absolute, 0, -1
     if after + 4 * count <= len(data):

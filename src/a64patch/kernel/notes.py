@@ -1,7 +1,7 @@
-"""Whether bytes are a kernel's, and which build it is: its header, its banner and its build id.
+"""Recognises a kernel and its build in bytes: by its header, its banner and its build id.
 
 Reads untrusted bytes, of an Image file or of the memory of a machine.
-Read on: image.py and symbols.py fill in a target's identity with it.
+Read on: image.py and symbols.py use it for a target's identity.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from a64patch.ranges import Ranges
 
 _BANNER = re.compile(rb"Linux version ([0-9][!-~]{0,63}) \(")
-"""linux_banner (init/version-timestamp.c); linux_proc_banner has %s there."""
+"""linux_banner (init/version-timestamp.c). linux_proc_banner does not match: it has %s for the release."""
 
 _BUILD_ID = re.compile(rb"\x04\0\0\0([\x08-\x40])\0\0\0\x03\0\0\0GNU\0")
 """An Elf64_Nhdr of type NT_GNU_BUILD_ID with its name."""
@@ -28,15 +28,15 @@ def is_image(head: bytes) -> bool:
 
 
 def release_of(data: bytes) -> str:
-    """`Linux 6.1.0-56-arm64`, by the first linux_banner in these bytes; empty when there is none."""
+    """The release in the first linux_banner, as `Linux 6.1.0-56-arm64`; empty when there is no banner."""
     match = _BANNER.search(data)
     return f"Linux {match[1].decode()}" if match else ""
 
 
 def build_id_of(data: bytes) -> str:
-    """The kernel's build id in hex; empty when these bytes hold none, or several that might be it.
+    """The kernel's build id in hex; empty when `data` holds none, or several candidates.
 
-    Those of the programs that a kernel carries (its vDSOs) are not it. `data` begins on a page.
+    The build ids of programs inside the kernel (its vDSOs) are no candidates. `data` must begin on a page.
     """
     programs = Ranges.of(_programs(data))
     found = {
@@ -48,7 +48,7 @@ def build_id_of(data: bytes) -> str:
 
 
 def _programs(data: bytes) -> list[tuple[int, int]]:
-    """Where ELF files stand on whole pages: their section headers come last."""
+    """The ranges of ELF files that begin on a page. Each ends with its section headers."""
     found: list[tuple[int, int]] = []
     for match in re.finditer(rb"\x7fELF[\x01\x02]\x01\x01", data):
         if match.start() % _PAGE or match.start() + 64 > len(data) or len(found) >= _MOST_PROGRAMS:

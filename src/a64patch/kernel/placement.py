@@ -1,10 +1,10 @@
-"""Where symbols lie against the code that is really there: found from the code, and refused when they do not fit it.
+"""Finds the place of a table of symbols by the code in the target, and refuses symbols that do not fit the code.
 
 Needs numpy when it is used.
-Read on: symbols.py asks here before it lets a table be used; ../a64/references.py reads the branches.
+Read on: symbols.py asks here before it uses a table; ../a64/references.py reads the branches.
 
-A call goes to the address of a symbol: in the right place nearly all do, in a wrong one nearly none. So nothing is
-believed because of its name, and what the kernel changes in its text while it boots does not matter.
+A call goes to the address of a symbol. With the symbols in the right place nearly all calls do so, in a wrong place
+nearly none. So the name of a file proves nothing, and changes of the booting kernel to its own text do no harm.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     Calls = NDArray[numpy.uint64]
 
 GRANULE = 4096
-"""Bytes: kernels are moved by multiples of a page at least (Documentation/arch/arm64/booting.rst)."""
+"""Bytes: a kernel is moved by a multiple of a page at least (Documentation/arch/arm64/booting.rst)."""
 
 ADDRESSES = 1 << 64
-"""Addresses wrap around there, and so does what is added to them."""
+"""Addresses, and sums with addresses, are modulo this number."""
 
 SPOT = 4096
-"""Bytes of text that are looked at in one place."""
+"""Bytes of text that are read at one place."""
 
 _SPOTS = 32
 _FEWEST_CALLS = 32
@@ -39,18 +39,18 @@ _SHARE = 0.9
 _SHARE_OF_SPOT = 0.6
 
 Reader = Callable[[int, int], bytes]
-"""(address, size) -> bytes; TargetError where nothing can be read."""
+"""(address, size) -> bytes; TargetError when they cannot be read."""
 
 
 def calls(code: bytes, address: int) -> Calls:
-    """The addresses that the BL instructions call in `code`, which stands at `address`."""
+    """The addresses that the BL instructions in `code` call. `code` lies at `address`."""
     words = as_array(code[: len(code) // 4 * 4])
     targets, _ = branch_targets(words, address)
     return targets[is_bl(words)]
 
 
 def looks_like_code(data: bytes) -> bool:
-    """Whether nine in ten words are instructions, as in text (there nearly all are) but hardly in tables or names."""
+    """Whether nine in ten words are instructions. Text has more than that; tables and names hardly do."""
     words = as_array(data[: len(data) // 4 * 4])
     return len(words) > 0 and bool(
         ((classify(words) >= 0) & (words != 0)).mean() > _SHARE
@@ -58,10 +58,12 @@ def looks_like_code(data: bytes) -> bool:
 
 
 def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
-    """Bytes to add to `starts`, where functions begin, modulo 2**64, so that the called addresses are among them.
+    """The number of bytes to add to `starts`, the functions' addresses, so that the calls go to functions.
 
-    FormatError, which calls the symbols `what`, when fewer than nine in ten calls agree on one shift, or there are too
-    few calls to tell. The shift is a multiple of 4096, and may be negative.
+    The shift is a multiple of 4096, and may be negative; sums are modulo 2**64.
+
+    FormatError when fewer than nine in ten calls agree on one shift, or when there are fewer than 32 calls. `what` is
+    the name of the symbols in the message.
     """
     import numpy
 
@@ -86,10 +88,10 @@ def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
 
 
 def require_fit(read: Reader, starts: Iterable[int], start: int, end: int, what: str) -> None:
-    """FormatError unless calls in 32 spots all over the text [start, end) go to `starts`.
+    """FormatError unless the calls in 32 spots all over the text [start, end) go to `starts`.
 
-    Nine in ten of all calls that stay in the text must, and six in ten of each spot with more than seven: code that was
-    built anew fits at its beginning and no further.
+    Only calls that stay in the text count. Nine in ten of all calls must go to `starts`, and six in ten in each spot
+    with more than seven calls: another build may fit at the beginning of its text, but not further on.
     """
     import numpy
 
@@ -115,9 +117,9 @@ def require_fit(read: Reader, starts: Iterable[int], start: int, end: int, what:
 
 
 def fits_somewhat(read: Reader, starts: Iterable[int], start: int, end: int) -> bool:
-    """Whether the text [start, end) of a module can be read and calls inside it go to `starts`.
+    """Whether the text [start, end) of a module can be read, and half of the calls inside it go to `starts`.
 
-    Weaker than `require_fit`: a module may have few such calls, or none; half of them must fit.
+    Weaker than `require_fit`: a module may have few such calls, or none.
     """
     import numpy
 

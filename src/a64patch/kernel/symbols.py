@@ -1,6 +1,6 @@
 """Names for a kernel: from System.map, a saved /proc/kallsyms, a vmlinux, an Image, or its own memory.
 
-Read on: placement.py, which checks each source against the code; kallsyms.py for what a kernel carries inside itself.
+Read on: placement.py, which checks each source against the code; kallsyms.py for the tables inside a kernel.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from a64patch.targets.replace import FileOnDisk
 from a64patch.targets.symbols import Symbol, SymbolTable
 
 LIVE = "kallsyms"
-"""The source that means: the tables in the memory of the kernel itself."""
+"""As a source, this word means the tables in the memory of the kernel itself."""
 
 LINKED_TO = (0xFFFF800080000000, 0xFFFF800008000000, 0xFFFF800010000000, 0xFFFFFFC008000000, 0xFFFFFFC080000000)
-"""Where kernels without KASLR stand: 4 KiB pages, 48 or 39 bits, since 5.4 (KIMAGE_VADDR in asm/memory.h)."""
+"""Addresses of kernels without KASLR: 4 KiB pages, 48 or 39 bits, since 5.4 (KIMAGE_VADDR in asm/memory.h)."""
 
 _MOST_LISTING_BYTES = 1 << 28
 _MOST_LISTED = 4 * MOST_SYMBOLS
@@ -37,7 +37,7 @@ _LABEL = rb"\.L[0-9]{1,20}[\x01\x02][0-9]{1,20}"
 """A label `1:` or `1$:` of assembly code, as GNU as writes it down ("Symbol Names" in its manual)."""
 _LINE = re.compile(rb"([0-9a-fA-F]{8,16}) ([!-~]) ([!-~]{1,1024}|" + _LABEL + rb")(?:[ \t]+\[([!-Z^-~]{1,64})\])?\s*")
 _MADE_AT_RUN_TIME = re.compile(r"bpf|ftrace|kprobe|__builtin__\w+")
-"""What /proc/kallsyms lists as modules and are none: names of code that comes and goes."""
+"""/proc/kallsyms lists these as modules, but they are none: they name code that is made at run time."""
 
 _NAMES_NOTHING = re.compile(rb"\$[xd](?:\..*)?|" + _LABEL)
 
@@ -55,7 +55,7 @@ _WINDOW = 1 << 15
 
 
 class Source(NamedTuple):
-    """Symbols as somebody wrote them down, at the addresses that stood there."""
+    """The symbols of a file, at the addresses in the file."""
 
     name: str
     symbols: list[KernelSymbol]
@@ -65,8 +65,11 @@ class Source(NamedTuple):
 def read_source(path: str | os.PathLike[str]) -> Source:
     """The symbols in a file: System.map, a saved /proc/kallsyms, a vmlinux with symbols, a raw Image.
 
-    FormatError when it is none of these, or one that cannot be meant: all addresses zero, no _stext and _etext, more
-    than 256 MiB of text. TargetError when it cannot be read.
+    TargetError when the file cannot be read. FormatError when it is none of these, or when
+
+    - all its addresses are zero;
+    - it has no _stext or no _etext;
+    - it is a list of more than 256 MiB.
     """
     file = FileOnDisk(os.fspath(path))
     head = file.head(64)
@@ -90,7 +93,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
 
 
 def names_a_kernel(source: str | os.PathLike[str]) -> bool:
-    """Whether a source of symbols is for `attach`: all but ELF files without _stext and _etext, such as firmware's."""
+    """Whether a source of symbols is for `attach`: all but ELF files without _stext and _etext, such as firmware."""
     if source == LIVE:
         return True
     file = FileOnDisk(os.fspath(source))
@@ -100,9 +103,13 @@ def names_a_kernel(source: str | os.PathLike[str]) -> bool:
 def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
     """The lines `ADDRESS TYPE NAME [MODULE]` of System.map or /proc/kallsyms, ascending by address.
 
-    Left out: names of code made at run time (bpf, ftrace, kprobes); the mapping symbols $x and $d of modules
-    (AAELF64 5.5.5), which say where code begins, not whose; and the numbered labels of assembly code in modules.
-    FormatError at the first line that is none of these, for more than 4 million lines, and where every address is zero.
+    Left out are
+
+    - names of code made at run time (bpf, ftrace, kprobes);
+    - the mapping symbols $x and $d of modules (AAELF64 5.5.5): they mark the start of code, and name no function;
+    - the numbered labels of assembly code in modules.
+
+    FormatError at the first line of another form, for more than 4 million lines, and when every address is zero.
     """
     found = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -122,20 +129,24 @@ def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
 
 
 def attach(target: Target, source: str | os.PathLike[str] | None = None) -> SymbolTable:
-    """Give a target that holds a Linux kernel its names, checked against its code; the table is also returned.
+    """Give a target that holds a Linux kernel its names, checked against its code. Returns the table.
 
-    `source` is the path of a file as `read_source` takes it, or "kallsyms" for the tables that the target's memory
-    holds; None leaves the names that the target brought along. Addresses in the file are moved by what KASLR moved the
-    kernel by: that is found out from the code. Modules are not moved by it, so a file that names modules must be from
-    this boot.
+    `source` is
 
-    A file gets other names for its own build. A live target is told of the kernel: its names, base (the slide in
-    bytes), build id, release and code, which is what lies from _stext to _etext. If the source names loaded modules, as
-    /proc/kallsyms does, it is told of each, whose code is taken to be the pages from its first to its last text symbol:
-    nothing says where it ends exactly. Then nothing may be written but that code and the kernel's.
+    - the path of a file for `read_source`;
+    - "kallsyms", for the tables in the memory of the target;
+    - None, to keep the names that the target has.
 
-    FormatError for a source that does not belong to this kernel or cannot be read, SymbolError when no CPU was seen
-    to execute the kernel and it does not stand where kernels without KASLR do. Reads only.
+    KASLR may have moved the kernel: the distance is found from the code, and added to the addresses of the file.
+    Modules do not move with the kernel, so a file that names modules must be from this boot.
+
+    A file as target only gets the names. A live target gets a module for the kernel, with names, base (the slide in
+    bytes), build id and release. Its code lies from _stext to _etext. If the source names loaded modules, as
+    /proc/kallsyms does, the target gets a module for each. The code of such a module is taken to be the pages from its
+    first to its last text symbol, since its exact end is not known. Only code of these modules may be written then.
+
+    Only reads memory. FormatError for a source that does not belong to this kernel. SymbolError when no CPU was seen to
+    execute the kernel, and it is not at an address of kernels without KASLR either. Else as `read_source`.
     """
     if source is None or (source == LIVE and isinstance(target, KernelImage)):
         return target.symbols
@@ -166,10 +177,11 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
 
 
 def _incarnation(target: Target, symbols: Sequence[KernelSymbol]) -> str:
-    """Which boot this is: where KASLR put the kernel, and what it filled with random bytes, once in each boot.
+    """Facts that differ from boot to boot: the address of the kernel, and variables with random bytes.
 
-    Those are zero until then, and not told. sysctl_bootid (drivers/char/random.c) is filled when somebody first reads
-    /proc/sys/kernel/random/boot_id, ptr_key (lib/vsprintf.c) as soon as there are random numbers.
+    The kernel fills each variable once in a boot; it is left out while it is zero. sysctl_bootid
+    (drivers/char/random.c) is filled by the first read of /proc/sys/kernel/random/boot_id, ptr_key (lib/vsprintf.c) as
+    soon as there are random numbers.
     """
     found = [f"_stext={_bounds(symbols, '')[0]:#x}"]
     for name in ("sysctl_bootid", "ptr_key"):
@@ -185,10 +197,10 @@ def _table(symbols: Sequence[Symbol]) -> SymbolTable:
 
 
 def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol]:
-    """The kallsyms tables in the memory of a kernel, decoded and checked against its text; modules have none there.
+    """The kallsyms tables in the memory of a kernel, decoded and checked against its text. They name no modules.
 
-    Looks upwards from where CPUs execute the kernel (`hints` go first), since read-only data follows the text; up to
-    128 MiB are read. Errors as `attach`.
+    The search goes upwards from addresses where CPUs execute the kernel, since read-only data follows the text. It
+    reads up to 128 MiB for each address. `hints` are tried first. Errors as `attach`.
     """
     return _live(target, hints).symbols
 
@@ -223,7 +235,7 @@ def _live(target: Target, hints: Iterable[int] = ()) -> _Live:
 
 
 def _after_text(target: Target, start: int) -> int:
-    """An address near the end of the text that `start` lies in: read-only data begins no earlier."""
+    """An address near the end of the text around `start`. Read-only data does not begin before it."""
     for address in range(start, min(start + _MOST_KERNEL, 1 << 64), _PIECE):
         probes = [(place, _PROBE) for place in range(address, address + _PIECE, _SMALLEST_PIECE)]
         try:
@@ -235,7 +247,7 @@ def _after_text(target: Target, start: int) -> int:
 
 
 def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol], str]:
-    """What was read from `start` on, the symbols in it, and why there are none."""
+    """The bytes that were read from `start` on, the symbols in them, and the reason if there are none."""
     data = bytearray()
     symbols: list[KernelSymbol] = []
     tables = -1
@@ -250,7 +262,7 @@ def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol],
                 symbols = decode(bytes(data), start).symbols
             except FormatError as error:  # some tables may come later
                 why = str(error)
-        # The kernel's notes come after its tables, not far.
+        # The kernel's notes are close behind its tables.
         behind = len(data) - tables
         if tables >= 0 and behind > (_BEHIND_TABLES if symbols else REACH):
             break
@@ -267,7 +279,7 @@ def _no_kernel() -> SymbolError:
 
 
 def _mapped(target: Target, start: int) -> Iterator[bytes]:
-    """What can be read from `start` on without a gap, and after gaps of up to 4 MiB, which read as zeros."""
+    """The readable bytes from `start` on. Gaps of up to 4 MiB are filled with zeros; a larger gap is the end."""
     address, gap = start, 0
     while address < min(start + _MOST_KERNEL, 1 << 64) and gap <= _WIDEST_GAP:
         piece = _readable(target, address, _PIECE)
@@ -283,7 +295,7 @@ def _mapped(target: Target, start: int) -> Iterator[bytes]:
 
 
 def _readable(target: Target, address: int, size: int) -> bytes:
-    """As much of `size` bytes as can be read from `address` on, in halves and halves of halves."""
+    """The readable bytes from `address` on, `size` at most. The end is found by halving."""
     try:
         return target.read(address, size)
     except TargetError:
@@ -294,7 +306,7 @@ def _readable(target: Target, address: int, size: int) -> bytes:
 
 
 def _kernel_addresses(target: Target, hints: Iterable[int] = ()) -> Iterator[int]:
-    """Addresses where the kernel's text may be: hints, where CPUs stand and return to, where it is linked to."""
+    """Addresses that may lie in the kernel's text: hints, PCs and return addresses of CPUs, and LINKED_TO."""
     yield from hints
     if target.capabilities.can_stop and target.capabilities.sees_pcs:
         for _ in range(_TRIES):
@@ -303,8 +315,8 @@ def _kernel_addresses(target: Target, hints: Iterable[int] = ()) -> Iterator[int
             if not states:
                 break
             addresses = [address for state in states for address in (state.pc, *state.return_addresses)]
-            # The upper half of the address space is the kernel's (TTBR1_EL1), whatever its size. What is found there
-            # may be a module or the way into the kernel: whoever asks goes on until it is the kernel.
+            # The upper half of the address space is the kernel's (TTBR1_EL1), whatever its size. Such an address may
+            # also lie in a module or in the exception vectors: the caller goes on until it finds the kernel.
             yield from dict.fromkeys(address for address in addresses if address >> 52 == 0xFFF)
             time.sleep(0.01)
     for address in LINKED_TO:
@@ -312,7 +324,7 @@ def _kernel_addresses(target: Target, hints: Iterable[int] = ()) -> Iterator[int
 
 
 def _find_place(target: Target, source: Source) -> int:
-    """What has to be added to the addresses of a source; FormatError when there is no such number."""
+    """The number of bytes to add to the addresses of a source. FormatError when no number fits."""
     identity = target.identity()
     if source.build_id and identity.build_id and source.build_id != identity.build_id:
         raise FormatError(
@@ -336,7 +348,7 @@ def _find_place(target: Target, source: Source) -> int:
 
 
 def _called(target: Target) -> Iterator[placement.Calls]:
-    """Addresses that are called by code at hand: all over a file, around each place where a CPU executes the kernel."""
+    """Addresses that code calls: code all over a file, or around each address where a CPU executes the kernel."""
     import numpy
 
     ranges = target.code_ranges()
@@ -354,7 +366,7 @@ def _called(target: Target) -> Iterator[placement.Calls]:
 
 
 def _require_modules(target: Target, source: Source, shift: int) -> None:
-    """FormatError unless the modules that a source names are where it says."""
+    """FormatError unless the modules of a source are at its addresses."""
     modules = sorted({symbol.module for symbol in source.symbols if symbol.module})
     if modules and shift:
         raise FormatError(
@@ -368,7 +380,7 @@ def _require_modules(target: Target, source: Source, shift: int) -> None:
 
 
 def _module_text(symbols: Sequence[KernelSymbol], module: str) -> tuple[int, int]:
-    """[start, end) of a module's text, in whole pages: nothing says where it ends exactly."""
+    """[start, end) of a module's text, in whole pages: its exact end is not known."""
     texts = [symbol.address for symbol in symbols if symbol.module == module and symbol.is_text]
     if not texts:
         return 0, 0
@@ -376,7 +388,7 @@ def _module_text(symbols: Sequence[KernelSymbol], module: str) -> tuple[int, int
 
 
 def _bounds(symbols: Iterable[KernelSymbol], name: str) -> tuple[int, int]:
-    """_stext and _etext, without which it is not a kernel."""
+    """The addresses of _stext and _etext. FormatError without them: it is no kernel then."""
     ends = {symbol.name: symbol.address for symbol in symbols if symbol.name in ("_stext", "_etext")}
     if len(ends) < 2 or not ends["_stext"] < ends["_etext"] <= ends["_stext"] + _MOST_KERNEL:
         raise FormatError(f"{name} does not say where a kernel's text begins and ends (_stext, _etext)")
