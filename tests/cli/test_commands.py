@@ -61,7 +61,7 @@ def test_poke_changes_exactly_the_named_bytes(run: Run, program: Path) -> None:
     assert [old for old, new in zip(before, after, strict=True) if old != new] == [0x1F, 0x20, 0x03, 0xD5]
     again = run("poke", program, "work", "b .+8", "--expect", "nop")
     assert (again.status, again.out) == (1, "")
-    assert again.err == "a64patch: already applied: the new words stand there; nothing was changed\n"
+    assert again.err == "a64patch: already applied: the target has the new words; nothing was changed\n"
     back = run("poke", program, "work", "nop", "--expect", "b work+8", "--json")
     assert json.loads(back.out)["changes"][0]["old_text"] == "b work+0x8"
     assert program.read_bytes() == before

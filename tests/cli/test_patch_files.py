@@ -89,7 +89,7 @@ def test_a_patch_lives(run: Run, patch: Path, program: Path) -> None:
     assert run("status", "-R", patch, program).out == "pair  not applied\n"
     again = run("apply", patch, program)
     assert (again.status, again.out) == (1, "")
-    assert again.err == "a64patch: already applied: the new words stand there; nothing was changed\n"
+    assert again.err == "a64patch: already applied: the target has the new words; nothing was changed\n"
     assert run("apply", "-R", patch, program).out.startswith("reversed: 1 hunk")
     assert program.read_bytes() == before
 

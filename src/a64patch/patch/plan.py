@@ -197,7 +197,7 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
         more = f" (and {len(foreign) - 1} more hunks do not fit)" if len(foreign) > 1 else ""
         raise MismatchError(f"hunk {foreign[0].hunk.site}: {foreign[0].difference}{more}; nothing was changed")
     if plan.state is State.APPLIED:
-        raise MismatchError("already applied: the new words stand there; nothing was changed")
+        raise MismatchError("already applied: the target has the new words; nothing was changed")
     if plan.state is State.FOREIGN:
         done = [hunk.hunk.site for hunk in plan.hunks if hunk.state is State.APPLIED]
         raise MismatchError(
