@@ -85,8 +85,8 @@ OPENERS: tuple[Opener, ...] = (
 
 SOURCES: tuple[Source, ...] = (
     Source(
-        "vmlinux, Image, System.map or saved /proc/kallsyms, or `kallsyms` for the tables in the memory of the Linux"
-        " kernel that runs there",
+        "vmlinux, Image, System.map or saved /proc/kallsyms, or `kallsyms` for the tables in the memory of the"
+        " running Linux kernel",
         "kernel.symbols:names_a_kernel",
         "kernel.symbols:attach",
     ),

@@ -11,8 +11,8 @@ from a64patch.cli import patching
 from a64patch.errors import MismatchError
 
 EPILOG = """\
-Every old word must stand in the target, or nothing is changed; hunks that do not fit are written to PATCH.rej.
-What was done is in the journal before it is done: see `a64patch log`, `revert` and `recover`.
+The target must have every old word; otherwise nothing is changed, and hunks that do not fit are written to PATCH.rej.
+The journal has every patch before it is applied: see `a64patch log`, `revert` and `recover`.
 examples:
   a64patch apply fix.patch ./program --dry-run
   a64patch apply fix.patch ./program

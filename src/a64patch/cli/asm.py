@@ -12,8 +12,8 @@ from a64patch.cli.text import parse_address, print_json
 from a64patch.errors import A64PatchError
 
 EPILOG = """\
-With `-` each line of standard input is an instruction, or ADDRESS<tab>TEXT; each gives one line of output, in order:
-its word, or `error: …`. The exit status is then 1 when there was an error.
+With `-` each line of standard input is an instruction, or ADDRESS<tab>TEXT. Each gives one line of output, in order:
+its word, or `error: …`. The exit status is 1 if there was an error.
 examples:
   a64patch asm 'mov x0, #1; ret'
   a64patch asm --address 0x1000 'b 0x2000'
@@ -23,7 +23,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """TEXT or -, and an address."""
     parser.add_argument("text", metavar="TEXT", help="'ASM; ASM', or - for lines on standard input")
-    parser.add_argument("--address", default="0", help="where the first instruction stands (default: 0)")
+    parser.add_argument("--address", default="0", help="address of the first instruction (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -19,9 +19,9 @@ Exit status 0: it may; 1: it may not."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """OLD and NEW as 'ASM; ASM', eight hex digits standing for a word."""
-    parser.add_argument("old", metavar="OLD", help="instructions that stand there: 'ASM; ASM' or words of 8 hex digits")
-    parser.add_argument("new", metavar="NEW", help="instructions that shall stand there")
+    """OLD and NEW: 'ASM; ASM', or eight hex digits for a word."""
+    parser.add_argument("old", metavar="OLD", help="the old instructions: 'ASM; ASM' or words of 8 hex digits")
+    parser.add_argument("new", metavar="NEW", help="the new instructions, in the same form")
     parser.add_argument(
         "--profile", default="2018", help="issue of the manual's list: 2013, 2018, 2023 or 2026 (default: 2018)"
     )

@@ -1,4 +1,4 @@
-"""What goes wrong when code is changed under executing CPUs, and what does not: four ways, counted on four CPUs.
+"""Change code under executing CPUs in four ways, and count on four CPUs which ways go wrong.
 
 Read on: ../patch/text.py, ../targets/simulator.py.
 """
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from a64patch.targets.simulator import Simulator
 
 EPILOG = """\
-Four simulated CPUs call one small function over and over while it is changed. Their caches are as the Arm manual
-allows: nobody keeps them coherent. The table counts what each call really executed; the same seed gives the same."""
+Four simulated CPUs call one small function over and over while it is changed. No hardware keeps their caches
+coherent, as the Arm manual allows. The table counts the words that each call executed. A seed always gives the same."""
 
 CPUS = 4
 BASE = 0x10000
@@ -28,7 +28,7 @@ SITE = BASE + 0x10
 
 @dataclass(frozen=True)
 class Scenario:
-    """One way to change the code, and what becomes of it."""
+    """One way to change the code, and its lesson."""
 
     title: str
     old: str
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the four scenarios and print what was counted."""
+    """Run the four scenarios and print the counts."""
     results = []
     for scenario in SCENARIOS:
         counts, changing = measure(scenario, arguments.seed)
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(scenario: Scenario, seed: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Calls of the function after the change was made, and while it was: how many ran old, torn and new words."""
+    """How many calls executed old, torn and new words: after the change, and while it was made."""
     from a64patch.a64.assembler import assemble
     from a64patch.targets.simulator import Simulator
 
@@ -151,7 +151,7 @@ def _path(words: list[int]) -> list[int]:
 
 
 def _calls(executed: list[Any]) -> list[tuple[int, int, tuple[int, ...]]]:
-    """For each call: where in the record it began and ended, and the words of the site that it executed."""
+    """For each call: the numbers of its first and last record, and the words of the site that it executed."""
     begun: dict[int, tuple[int, list[int]]] = {}
     calls = []
     for number, (_, cpu, address, word) in enumerate(executed):

@@ -1,4 +1,4 @@
-"""An assembly diff between two builds: applied to OLD, it makes its functions do what NEW's do.
+"""An assembly diff between two builds. It makes OLD's functions do the same as NEW's.
 
 Read on: ../patch/compare.py.
 """
@@ -12,8 +12,8 @@ from a64patch.cli.text import print_json
 from a64patch.openers import open_target, target_forms
 
 EPILOG = """\
-The patch goes to stdout; what differs and could not be expressed goes to stderr, a line each, and the exit status is
-then 1. Functions are compared by name, what they refer to as well; data is not compared.
+The patch goes to stdout. A difference that a patch cannot express goes to stderr, a line each, and the exit status
+is 1. Functions are matched by name, and so are the addresses that they refer to. Data is not compared.
 examples:
   a64patch diff program.old program.new > program.patch
   a64patch diff ext4.ko.old ext4.ko --json"""

@@ -12,8 +12,8 @@ from a64patch.cli.text import parse_address, parse_word, print_json
 from a64patch.errors import A64PatchError
 
 EPILOG = """\
-With `-` each line of standard input is a word, or ADDRESS<tab>WORD; each gives one line of output, in order: its text,
-or `error: …`. The exit status is then 1 when there was an error.
+With `-` each line of standard input is a word, or ADDRESS<tab>WORD. Each gives one line of output, in order: its
+text, or `error: …`. The exit status is 1 if there was an error.
 examples:
   a64patch disasm d503201f 14000002
   printf '0x1000\\t14000002\\n' | a64patch disasm -"""
@@ -22,7 +22,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Words or -, and an address."""
     parser.add_argument("words", metavar="WORD", nargs="+", help="up to eight hex digits, or - for lines on stdin")
-    parser.add_argument("--address", default="0", help="where the first word stands (default: 0)")
+    parser.add_argument("--address", default="0", help="address of the first word (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError
 
 EPILOG = """\
-While you write a patch, ???????? stands for a word: here it becomes what the text says, or what stands in TARGET.
+While you write a patch, you can put ???????? for a word. Here it becomes the word of its text, or the word in TARGET.
 examples:
   a64patch fmt draft.patch ./program > fix.patch
   a64patch fmt fix.patch"""

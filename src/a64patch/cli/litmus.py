@@ -25,7 +25,7 @@ examples:
   a64patch litmus --json MP.litmus               with the execution that shows it, or a cycle that forbids it
 For forall, Allowed means that an execution breaks it. Not modelled: faults and their handlers, page tables, tags,
 accesses of mixed size, shareability domains (NSH barriers order nothing), IC IALLU, cache maintenance by set and way.
-Exit status 0: all answered; 1: a test needs what is not modelled; 2: a file is unreadable or no litmus test."""
+Exit status 0: all answered; 1: a test is not covered by the model; 2: a file is unreadable or no litmus test."""
 
 _ANSWERED, _REFUSED, _WRONG = 0, 1, 2
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """A line for each file, also when others fail; the worst exit status."""
+    """Print a line for each file, even if others fail. Returns the worst exit status."""
     from a64patch.proof.arm_now import ArmNow
     from a64patch.proof.esop2020 import Esop2020
     from a64patch.proof.litmus import LARGEST, parse

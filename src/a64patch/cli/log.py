@@ -1,4 +1,4 @@
-"""List what was done to targets, newest last; with an ID, all that the journal knows of that entry.
+"""List the patches in the journal, newest last; with an ID, every field of this entry.
 
 Read on: ../patch/journal.py.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from a64patch.patch.journal import Entry, Journal
 
 EPILOG = """\
-open: begun, and nobody said how it ended; `a64patch recover` looks. undone: it failed, the old words stand there.
+open: begun, with no result yet; `a64patch recover` looks at it. undone: it failed, and the target has the old words.
 examples:
   a64patch log
   a64patch log 3"""
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _patch(entry: Entry, journal: Journal) -> str:
-    """The assembly diff of an entry; that of the entry which it reverts, the other way round."""
+    """The assembly diff of an entry. An entry that reverts another has the other's diff, reversed."""
     from a64patch.patch.asmdiff import parse, reverse, to_text
 
     turned = False

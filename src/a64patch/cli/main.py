@@ -25,7 +25,7 @@ COMMANDS = {
     "fmt": "print a patch with its words and texts filled in, operands aligned",
     "apply": "apply an assembly diff to a target: all of its hunks, or nothing",
     "status": "say of each hunk whether it is applied, not applied, or neither",
-    "log": "list what was done to targets",
+    "log": "list the patches in the journal",
     "revert": "undo a patch, by its number in the log",
     "recover": "clean up after patches that a crash cut off",
     "asm": "instructions to words",
@@ -57,7 +57,7 @@ _REFUSALS = (
 
 
 def _parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser of these commands; the file of each is loaded."""
+    """The parser of these commands. Loads the file of each."""
     from a64patch.openers import target_forms
 
     parser = argparse.ArgumentParser(
@@ -84,26 +84,26 @@ def _parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def exit_status(error: Exception) -> int:
-    """The exit status that an error stands for."""
+    """The exit status for an error."""
     if isinstance(error, errors.PartialPatchError) or (isinstance(error, errors.JournalError) and error.target_changed):
         return HALF_WAY
     return REFUSED if isinstance(error, _REFUSALS) else WRONG
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status. Errors go to stderr, a sentence each; no traceback reaches a user."""
+    """Run one command and return its exit status. An error is one sentence on stderr; no traceback reaches a user."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         print(f"a64patch {VERSION}")
         return DONE
     parsed = argparse.Namespace(command=None)
     try:
-        # The first argument is the command, unless it is an option or a mistake: then all commands are to be named.
+        # Load one command if the first argument names it. Otherwise the help or the error lists all commands.
         _parser(arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS).parse_args(arguments, parsed)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough; keep Python from complaining at exit.
+        # The reader of the output has closed it: keep Python from an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(parsed: argparse.Namespace) -> int:
-    """Say what Ctrl-C left: the journal knows, unless the command had said already that it was done."""
+    """Say after Ctrl-C whether the target was changed: by the journal, or by the outcome if the command had ended."""
     if parsed.command not in _WRITERS:
         print("a64patch: interrupted", file=sys.stderr)
         return WRONG
@@ -129,7 +129,7 @@ def _interrupted(parsed: argparse.Namespace) -> int:
         with Journal(parsed.journal) as journal:
             unfinished = journal.entries(EntryState.OPEN, EntryState.PARTIAL)
     except errors.A64PatchError as error:
-        print(f"a64patch: interrupted, and what was done is not known: {error}", file=sys.stderr)
+        print(f"a64patch: interrupted, and the journal cannot say what was changed: {error}", file=sys.stderr)
         return HALF_WAY
     if unfinished:
         numbers = ", ".join(str(entry.id) for entry in unfinished)

@@ -1,4 +1,4 @@
-"""What the commands on patch files share: reading one, opening its target, and a plan as people and programs read it.
+"""Shared by the commands on patch files: reading a patch, opening its target, printing a plan as text or as JSON.
 
 Read on: apply.py, status.py, fmt.py.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from a64patch.targets.base import Target
 
 _MANY = 200
-"""Changes up to which a plan is shown one by one."""
+"""At most this many changes of a plan are shown."""
 
 
 def add_patch(parser: argparse.ArgumentParser, *, optional_target: bool = False) -> None:
-    """PATCH TARGET, and how the one is compared with the other."""
+    """PATCH TARGET and its options."""
     parser.add_argument("patch", metavar="PATCH", help="an assembly diff, or - for standard input")
     add_target_arguments(parser, optional=optional_target)
 
@@ -63,14 +63,12 @@ def add_carrying_out(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--retry", type=_seconds, metavar="SECONDS", default=0.0,
-        help="how long to go on trying while a CPU is where none may be (default: 0.1)",
+        help="how long to try again while a CPU is in the way (default: 0.1)",
     )  # fmt: skip
-    parser.add_argument(
-        "--profile", default="2018", help="issue of the manual's list that auto goes by (default: 2018)"
-    )
+    parser.add_argument("--profile", default="2018", help="issue of the manual's list that auto uses (default: 2018)")
     parser.add_argument(
         "--accept", metavar="HAZARD", action="append", default=[],
-        help="go on in spite of a hazard of this name (or all); --dry-run shows which there are",
+        help="apply in spite of a hazard of this name (or all); --dry-run shows the hazards",
     )  # fmt: skip
     parser.add_argument(
         "--drop-relocations", action="store_true",
@@ -91,9 +89,9 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
 
 
 def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
-    """The patch in a file; PatchFormatError, with the file's name, where it cannot be read or is none.
+    """The patch in a file. PatchFormatError, with the file's name, when the file cannot be read or is no patch.
 
-    No more than asmdiff.MOST_BYTES are read, whatever the file is.
+    Reads asmdiff.MOST_BYTES + 1 bytes at most, even from a device.
     """
     from a64patch.patch import asmdiff
 
@@ -127,7 +125,7 @@ def working(message: str) -> Iterator[None]:
 
 
 def planned(arguments: argparse.Namespace, target: Target, diff: AsmDiff) -> Plan:
-    """The plan for a command's PATCH and TARGET; a line that is wrong is named with its file."""
+    """The plan for a command's PATCH and TARGET. A PatchFormatError names the file of the wrong line."""
     from a64patch.patch.plan import make_plan
 
     with working(f"planning {len(diff.hunks)} hunks") if len(diff.hunks) > _MANY else nullcontext():
@@ -140,7 +138,7 @@ def planned(arguments: argparse.Namespace, target: Target, diff: AsmDiff) -> Pla
 
 
 def opened(arguments: argparse.Namespace) -> Target:
-    """The TARGET of a command, opened with what its options say."""
+    """Open the TARGET of a command, with the command's options."""
     options = {"drop_relocations": True} if getattr(arguments, "drop_relocations", False) else {}
     return open_named_target(arguments, **options)
 
@@ -148,7 +146,7 @@ def opened(arguments: argparse.Namespace) -> Target:
 def carry_out(
     plan: Plan, target: Target, arguments: argparse.Namespace, *, done: str = "applied", show: bool = False
 ) -> int:
-    """Carry a plan out as the options of `add_carrying_out` say; print what was done and, with `show`, each word."""
+    """Carry a plan out by the options of `add_carrying_out`. Print the result and, with `show`, each word."""
     from a64patch.patch.hazards import NAMES
     from a64patch.patch.plan import require_acceptable
 
@@ -195,7 +193,7 @@ def carry_out(
 
 
 def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
-    """A planned hunk for programs."""
+    """A planned hunk for JSON."""
     return {
         "site": hunk.hunk.site,
         "address": f"{hunk.address:#x}",
@@ -207,7 +205,7 @@ def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
 
 
 def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
-    """A plan for programs: what `--json` prints."""
+    """A plan for JSON."""
     from a64patch.a64.disassembler import disassemble
 
     changes = []
@@ -243,7 +241,7 @@ def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
 
 
 def _site_facts(site: Site) -> dict[str, Any]:
-    """A site for programs."""
+    """A site for JSON."""
     return {
         "start": f"{site.start:#x}",
         "end": f"{site.end:#x}",
@@ -254,7 +252,7 @@ def _site_facts(site: Site) -> dict[str, Any]:
 
 
 def result_facts(entry: int, result: PatchResult) -> dict[str, Any]:
-    """What was done, for programs."""
+    """The result of a patch for JSON."""
     return {
         "entry": entry,
         "method": result.method,
@@ -267,7 +265,7 @@ def result_facts(entry: int, result: PatchResult) -> dict[str, Any]:
 
 
 def print_result(done: str, entry: int, result: PatchResult) -> None:
-    """What was done, in two lines."""
+    """Print the result of a patch in two lines."""
     stopped = ""
     if result.cpus:
         stopped = f", {_count(len(result.cpus), 'CPU')} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
@@ -276,7 +274,7 @@ def print_result(done: str, entry: int, result: PatchResult) -> None:
 
 
 def _print_plan(plan: Plan, target: Target) -> None:
-    """The plan as a table, why each word may or may not race, and the hazards."""
+    """Print the plan as a table, the reasons why words may or may not race, and the hazards."""
     from rich.console import Console
     from rich.table import Table
 
@@ -325,14 +323,14 @@ def _print_plan(plan: Plan, target: Target) -> None:
 
 
 def _offset_lines(hunks: Sequence[PlannedHunk], done: str) -> list[str]:
-    """A line for each hunk that was found elsewhere than its site says."""
+    """A line for each hunk that was found at an offset from its site."""
     return [f"hunk {hunk.hunk.site}: {done} with offset {hunk.offset:+d}" for hunk in hunks if hunk.offset]
 
 
 def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str | None:
-    """Write the hunks that do not fit to PATCH.rej, with what stands there; its name, or None when it cannot be.
+    """Write the hunks that do not fit to PATCH.rej, each with the difference. Returns the name of the file.
 
-    A patch that came through a pipe or a device has no place for it.
+    None when the file cannot be written, or when the patch came through a pipe or a device.
     """
     from a64patch.patch.asmdiff import to_text
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from a64patch.targets.base import Target
 
 EPILOG = """\
-What stands there must be said with --expect, and must be true: nothing is changed otherwise.
+--expect names the instructions at SITE before the change; if the target has others, nothing is changed.
 An instruction is text, or its word as eight hex digits.
 examples:
   a64patch poke ./program main+0x8 'mov w0, #1' --expect 'mov w0, #0'
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """TARGET SITE ASM --expect ASM."""
     add_target_arguments(parser)
     parser.add_argument("site", metavar="SITE", help="symbol, symbol+0x18, section:0x10 or an address")
-    parser.add_argument("new", metavar="ASM", help="the instructions that shall stand there: 'ASM; ASM'")
-    parser.add_argument("--expect", metavar="ASM", help="the instructions that stand there now, as many")
+    parser.add_argument("new", metavar="ASM", help="the new instructions: 'ASM; ASM'")
+    parser.add_argument("--expect", metavar="ASM", help="the old instructions, as many as new ones")
     patching.add_carrying_out(parser)
 
 
@@ -54,7 +54,7 @@ def _diff(target: Target, arguments: argparse.Namespace) -> AsmDiff:
     if arguments.expect is None:
         found = from_bytes(target.read(address, INSN_SIZE * len(new)))
         raise RequestError(
-            f"poke must be told what stands at {arguments.site} now; if you mean to replace"
+            f"poke needs the old instructions at {arguments.site}; if you mean to replace"
             f" {'; '.join(_texts(target, address, found))!r}, add --expect"
             f" {'; '.join(f'{word:08x}' for word in found)!r}"
         )

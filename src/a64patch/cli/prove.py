@@ -40,7 +40,7 @@ Exit status 0: all SAFE; 1: UNSAFE, or UNKNOWN; 2: wrong usage or unreadable inp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PATCH [TARGET], or words and a protocol; the machine; what to leave out."""
+    """PATCH [TARGET], or words and a protocol; the machine; steps to leave out."""
     parser.add_argument("patch", metavar="PATCH", nargs="?", help="an assembly diff, or - for standard input")
     add_target_arguments(parser, optional=True)
     parser.add_argument("--old", metavar="ASM", help="instead of PATCH: 'ASM; ASM' or words of 8 hex digits")
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a verdict for each distinct site; exit status 0 only when all are SAFE."""
+    """Print a verdict for each distinct site. Returns exit status 0 only if all are SAFE."""
     from a64patch.a64.cmodx import PROFILES
     from a64patch.proof.prove import Verdict, models
     from a64patch.proof.timeline import dot
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _questions(arguments: argparse.Namespace, steps: list[dict[str, str]]) -> dict[Question, list[str]]:
-    """The distinct questions, each with its places; the target's steps are put into `steps`."""
+    """The distinct questions, each with its places. Puts the target's steps into `steps`."""
     from a64patch.proof.cases import Site, machine_of
 
     if arguments.old is not None or arguments.new is not None:
@@ -120,7 +120,7 @@ def _questions(arguments: argparse.Namespace, steps: list[dict[str, str]]) -> di
             return {}
         spans = [(planned.start, planned.end) for planned in plan.sites]
         if not plan.cpus:
-            # As it will be carried out one day, where CPUs execute it.
+            # No CPU executes this target: ask for a machine where CPUs will.
             return proving.of_planned_sites(plan, target, _make(arguments, _protocol(arguments, plan.changes, spans)))
         protocol = _protocol(arguments, plan.changes, spans, plan.method)
         steps += proving.steps_on(target, protocol)
@@ -132,7 +132,7 @@ def _questions(arguments: argparse.Namespace, steps: list[dict[str, str]]) -> di
 
 
 def _without_target(arguments: argparse.Namespace, diff: AsmDiff) -> dict[Question, list[str]]:
-    """By the words of the patch, or their texts. Hunks stand far from each other: where is not known."""
+    """The questions by the words of the patch, or by their texts. Hunks get made-up addresses far from each other."""
     from a64patch.patch.plan import fill
     from a64patch.targets.section import Change
 
@@ -169,7 +169,7 @@ def _protocol(
     spans: Sequence[tuple[int, int]],
     method: Method | None = None,
 ) -> str:
-    """The one that was asked for, else what patch_text would choose on a machine that can do everything."""
+    """The user's protocol, else `method`, else the choice of patch_text on a machine that can do everything."""
     from a64patch.patch.text import method_for
     from a64patch.targets.base import Capabilities
 

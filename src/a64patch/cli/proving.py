@@ -1,4 +1,4 @@
-"""What `prove` and `apply --prove` share: the questions that a patch raises, the answers in words and for programs.
+"""Shared by `prove` and `apply --prove`: the questions that a patch raises, and the answers as text or as JSON.
 
 Read on: prove.py; ../proof/prove.py answers.
 """
@@ -43,7 +43,7 @@ def of_changes(
     describe: Callable[[int], str],
     make: Maker,
 ) -> dict[Question, list[str]]:
-    """The distinct questions of the sites in these spans, each with its places; `word_at` tells the words that stay."""
+    """The distinct questions of the sites in these spans, each with its places. `word_at` gives unchanged words."""
     from a64patch.proof.cases import Site
 
     words = {change.address: (change.old, change.new) for change in changes}
@@ -56,7 +56,7 @@ def of_changes(
 
 
 def ask(questions: dict[Question, list[str]], of: Sequence[Model]) -> list[Asked]:
-    """Prove each, MOST_QUESTIONS at most, with progress on a terminal."""
+    """Prove each question, MOST_QUESTIONS at most, with progress on a terminal."""
     from a64patch.proof.prove import prove
 
     found = []
@@ -68,7 +68,10 @@ def ask(questions: dict[Question, list[str]], of: Sequence[Model]) -> list[Asked
 
 
 def of_plan(plan: Plan, target: Target) -> list[Asked]:
-    """The proofs of what a plan would do, by its method, as this target does it; none when it would do nothing."""
+    """The proofs of a plan, by its method and the target's steps.
+
+    Empty if no CPU executes the target, or no word changes.
+    """
     from a64patch.proof.prove import models
 
     if plan.method is None or not plan.cpus:
@@ -85,9 +88,9 @@ def on_target(
     omit: Iterable[str] = (),
     executors: int | None = None,
 ) -> Maker:
-    """Questions about a protocol as the target carries it out, without the steps that it does not do.
+    """Questions about a protocol on this target, without the steps that the target does not do.
 
-    `machine` adds properties that the user knows it to have.
+    `machine` has further properties of the machine, which the user knows.
     """
     from a64patch.proof.prove import Question
     from a64patch.protocols import BROADCAST, DIC, IDC, PROTOCOLS, Doer
@@ -107,7 +110,7 @@ def on_target(
 
 
 def steps_on(target: Target, protocol: str) -> list[dict[str, str]]:
-    """Each step of a protocol, and who answers for it on the target."""
+    """Each step of a protocol, and who does it on the target."""
     from a64patch.protocols import PROTOCOLS
 
     steps = PROTOCOLS[protocol].on(target.machine())
@@ -117,7 +120,7 @@ def steps_on(target: Target, protocol: str) -> list[dict[str, str]]:
 
 
 def of_planned_sites(plan: Plan, target: Target, make: Maker) -> dict[Question, list[str]]:
-    """The distinct questions of a plan: about the very sites that would be carried out."""
+    """The distinct questions about the sites of a plan."""
     from a64patch.a64.words import from_bytes
 
     spans = [(site.start, site.end) for site in plan.sites]
@@ -140,7 +143,7 @@ def _progress(count: int) -> Iterator[Callable[[], object]]:
 
 
 def doers(steps: Sequence[dict[str, str]]) -> str:
-    """Who does which step on a target, in a line; `steps` as of `steps_on`."""
+    """A line that says who does which step on a target; `steps` is from `steps_on`."""
     by: dict[str, list[str]] = {}
     for step in steps:
         by.setdefault(step["by"], []).append(step["step"])
@@ -148,7 +151,7 @@ def doers(steps: Sequence[dict[str, str]]) -> str:
 
 
 def print_proofs(proofs: Sequence[Asked] | None, target: Target, method: str | None) -> None:
-    """What a plan says of its proofs: nothing when None, a line when there was nothing to ask."""
+    """Print the proofs of a plan. Nothing for None; a line if there was nothing to prove."""
     if proofs is None:
         return
     if proofs and method:
@@ -161,7 +164,7 @@ def print_proofs(proofs: Sequence[Asked] | None, target: Target, method: str | N
 
 
 def plan_facts(proofs: Sequence[Asked], target: Target, method: str | None) -> dict[str, Any]:
-    """The proofs of a plan for programs, and who does which step."""
+    """The proofs of a plan for JSON, and who does which step."""
     return {"proofs": [facts(asked) for asked in proofs], "steps": steps_on(target, method) if method else []}
 
 
@@ -191,7 +194,7 @@ def lines(asked: Asked) -> Iterator[str]:
 
 
 def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
-    """How it can go wrong, and what would forbid it."""
+    """The lines of a counterexample, and the steps or protocols that would forbid it."""
     from a64patch.proof.cases import instructions, machine_of, steps
     from a64patch.proof.prove import remedies
     from a64patch.proof.timeline import tell
@@ -217,7 +220,7 @@ def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
 
 
 def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:
-    """A proof for programs; with the models, the counterexample and what would forbid it too."""
+    """A proof for JSON. With the models, also the steps or protocols that would forbid the counterexample."""
     from a64patch.proof.prove import remedies
     from a64patch.proof.timeline import tell
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from a64patch.targets.base import Target
 
 EPILOG = """\
-All new words there: the patch is complete. A mixture: the old words are put back. Other words are left alone.
-Exit status 3 when an entry could not be brought to an end; --forget closes one whose target is gone for good.
+If the target has all new words, the patch is complete. If it has old and new ones, the old words are put back.
+Words that are neither are left alone.
+Exit status 3: an entry is still cut off. --forget closes an entry whose target is gone for good.
 examples:
   a64patch recover
   a64patch recover --forget 3"""
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Recover, and say what became of each entry."""
+    """Recover, and print the result for each entry."""
     from a64patch.patch.journal import EntryState, Journal
     from a64patch.patch.transaction import forget, recover
 

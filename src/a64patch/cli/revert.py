@@ -1,4 +1,4 @@
-"""Undo what `apply` or `poke` did, by its number in the journal: every word becomes what stood there before.
+"""Undo an `apply` or `poke`, by its number in the journal: put back the old word at every address.
 
 Read on: ../patch/transaction.py.
 """
@@ -12,7 +12,7 @@ from a64patch.cli.targets import add_target_options, open_location
 from a64patch.cli.text import print_json
 
 EPILOG = """\
-Only where each word is the one that was written; otherwise nothing is changed. `a64patch log` lists the numbers.
+If the target has another word than the written one anywhere, nothing is changed. `a64patch log` lists the numbers.
 examples:
   a64patch revert 3"""
 

@@ -26,7 +26,7 @@ examples:
   a64patch show gdb://localhost:1234 --target-info"""
 
 LONGEST = 64
-"""Instructions of a function that are shown when nobody says how many."""
+"""Without -n, at most this many instructions of a function are shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the instructions, or what the target is."""
+    """Print the instructions, or the facts about the target."""
     from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 
     if (arguments.site is None) != arguments.target_info:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _size(target: Target, address: int) -> int:
-    """Bytes from the address to the end of its function, of the code around it, or of what is shown at most."""
+    """Bytes from the address to the end of its function or of the code around it, LONGEST instructions at most."""
     found = target.symbols.lookup(address)
     ends = [end for start, end in target.code_ranges() if start <= address < end]
     if found is not None and found[0].size:
@@ -83,7 +83,7 @@ def _size(target: Target, address: int) -> int:
 
 
 def _show_target(target: Target, *, as_json: bool) -> int:
-    """What it is and what it can do."""
+    """Print the identity and the capabilities of a target."""
     from dataclasses import asdict
 
     identity = target.identity()

@@ -11,7 +11,7 @@ from a64patch.cli import patching
 from a64patch.cli.text import print_json
 
 EPILOG = """\
-A hunk is foreign when neither its old nor its new words stand in the target.
+A hunk is foreign when the target has neither its old nor its new words.
 examples:
   a64patch status fix.patch ./program
   a64patch status fix.patch ./other-build --fuzz --json"""

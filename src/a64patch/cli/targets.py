@@ -1,6 +1,6 @@
-"""TARGET on the command line: how it is written, which options it takes, and how it is opened.
+"""TARGET on the command line: its forms, its options, and how it is opened.
 
-Read on: show.py, poke.py; ../openers.py for all kinds there are.
+Read on: show.py, poke.py; ../openers.py for all kinds of targets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--symbols",
         metavar="FILE",
-        help=f"where names come from that the target does not bring along: {source_forms()}",
+        help=f"source of names that the target does not have itself: {source_forms()}",
     )
 
 

@@ -1,4 +1,4 @@
-"""What commands share: instructions typed by a user, words printed for one.
+"""Shared by the commands: instructions that a user types, and facts printed as JSON.
 
 Read on: show.py, poke.py.
 """
@@ -18,7 +18,10 @@ _WORD = re.compile(r"\s*([0-9a-fA-F]{8})\s*", re.ASCII)
 
 
 def words_of(text: str, address: int = 0, names: Names | None = None) -> list[int]:
-    """The words of `ASM; ASM`, the first at `address` (bytes); eight hex digits alone stand for the word itself."""
+    """The words of `ASM; ASM`, the first at `address` (bytes). Eight hex digits are a word as it is.
+
+    AssemblyError when there is no instruction.
+    """
     from a64patch.a64.assembler import assemble_one
 
     words: list[int] = []
@@ -34,21 +37,21 @@ def words_of(text: str, address: int = 0, names: Names | None = None) -> list[in
 
 
 def parse_address(text: str) -> int:
-    """An address as people type it, hexadecimal with 0x or decimal; AssemblyError when it is none."""
+    """An address, hexadecimal with 0x or decimal. AssemblyError when the text is no address."""
     if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", text.strip(), re.ASCII):
         raise AssemblyError(f"{text[:40]!r} is not an address: write 0x1000 or a decimal number")
     return int(text, 16 if "x" in text.lower() else 10)
 
 
 def parse_word(text: str) -> int:
-    """An instruction word of up to eight hex digits; AssemblyError when it is none."""
+    """An instruction word of up to eight hex digits. AssemblyError when the text is no word."""
     if not re.fullmatch(r"\s*(0[xX])?[0-9a-fA-F]{1,8}\s*", text, re.ASCII):
         raise AssemblyError(f"{text[:40]!r} is not a word: write up to eight hex digits")
     return int(text, 16)
 
 
 def print_json(facts: Any) -> None:
-    """The facts as indented JSON."""
+    """Print the facts as indented JSON."""
     import json
 
     print(json.dumps(facts, indent=2))
