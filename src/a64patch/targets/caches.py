@@ -1,6 +1,6 @@
-"""The way of a code word from a store to its execution: four layers, each of which may lag behind the one before.
+"""The way of a code word from a store to its execution: four layers, each of which may lag behind the layer before.
 
-Read on: cpu.py executes what this model says that a CPU has fetched.
+Read on: cpu.py executes the words that a CPU has fetched by this model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ WORD = 4
 
 
 class _Word:
-    """One code word whose layers differ. A time is the number of the store that a layer's value came from."""
+    """One code word whose layers differ. A layer's time is the number of the store from which its value came."""
 
     __slots__ = ("icache", "icache_time", "memory", "memory_time", "overdue", "pou", "pou_time", "view")
 
@@ -26,29 +26,29 @@ class _Word:
 
 
 class CacheModel:
-    """The incoherent instruction side of several CPUs, as hostile as the Arm ARM lets it be (B2.2.5, D7.5).
+    """The incoherent instruction side of several CPUs, as hostile as the Arm ARM allows (B2.2.5, D7.5).
 
     A code word passes through four layers:
 
-    1. *memory*, the data side, coherent among all CPUs: `store`.
-    2. the *point of unification*: reached with CTR_EL0.IDC = 1 at once, with IDC = 0 by `clean` (DC CVAU).
-    3. each CPU's *instruction cache*: follows the point of unification with CTR_EL0.DIC = 1; with DIC = 0 it keeps
-       its value until `invalidate` (IC IVAU) or `invalidate_all` (IC IALLU, IC IALLUIS), and is then refilled at once
-       with what the point of unification held when the instruction was issued.
-    4. each CPU's *view*, what it has fetched and will execute: refreshed from its instruction cache only by
-       `synchronise`, a context synchronisation event of that CPU. Once a word was invalidated (with
-       DIC = 1: once a `barrier` followed its store), an old view of it was fetched before that, and so was all that
-       comes before it in the program. So who fetches any word anew fetches such words too: without this a CPU would
-       execute first a word that was stored after the barrier and then one from before it, which the architecture
-       forbids (litmus test MP.FF+cachesync+fpo).
+    1. *memory*, the data side, coherent among all CPUs. `store` writes it.
+    2. the *point of unification*. With CTR_EL0.IDC = 1 a store reaches it at once, with IDC = 0 by `clean` (DC CVAU).
+    3. each CPU's *instruction cache*. With CTR_EL0.DIC = 1 it follows the point of unification. With DIC = 0 it keeps
+       its value until `invalidate` (IC IVAU) or `invalidate_all` (IC IALLU, IC IALLUIS). The invalidation refills the
+       cache at once, with the value of the point of unification at the moment when the instruction was issued.
+    4. each CPU's *view*: the word that the CPU has fetched and will execute. `synchronise`, a context synchronisation
+       event of the CPU, refreshes the view from the CPU's instruction cache.
 
-    What `clean` and `invalidate` do is not done before the issuing CPU's next `barrier` (DSB); until then nothing has
-    happened, and then each counts as of the moment when it was issued. So DC; DSB; IC; DSB; ISB is enough, and
-    DC; IC; DSB; ISB is not. `advance` is chance: a line evicted, a word fetched again without being asked for.
-    No layer ever goes back to an older store.
+    `clean` and `invalidate` take effect at the issuing CPU's next `barrier` (DSB), with the values of the moment when
+    they were issued. So DC; DSB; IC; DSB; ISB is enough, and DC; IC; DSB; ISB is not.
 
-    Only words whose layers differ are held: cost is proportional to them, not to the code. Where the architecture
-    leaves a choice this model makes one; it is no proof (see proof/). Addresses are bytes, values are words.
+    `advance` moves a word by chance, as when a line is evicted or a CPU fetches a word again unasked. A CPU that
+    fetches one word anew also fetches every *overdue* word anew. With DIC = 0 an invalidation makes a word overdue,
+    with DIC = 1 a `barrier` after its store. Otherwise a CPU could execute a word stored after the barrier and then
+    a word from before the barrier, which the architecture forbids (litmus test MP.FF+cachesync+fpo).
+
+    No layer ever goes back to an older store. The model holds only words whose layers differ, so its cost depends on
+    them and not on the size of the code. Where the architecture leaves a choice, this model makes one choice: a run
+    proves nothing (see proof/). Addresses are bytes, values are words.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class CacheModel:
         broadcast: bool = True,
         coherent: bool = False,
     ) -> None:
-        """`changed(cpu, address, word)` is told of every change of a view. `coherent`: every store changes all views.
+        """Call `changed(cpu, address, word)` for every change of a view. `coherent`: every store changes all views.
 
-        `line_size` in bytes, of both caches. Without `broadcast`, invalidation reaches the issuing CPU only
-        (DC CVAU acts on the point of unification, which all share).
+        `line_size` is the line size of both caches in bytes. Without `broadcast`, invalidation reaches the issuing
+        CPU only; DC CVAU acts on the point of unification, which all CPUs share.
         """
         self._cpus = cpus
         self._changed = changed
@@ -81,7 +81,7 @@ class CacheModel:
 
     @property
     def diverging(self) -> int:
-        """How many words have layers that differ."""
+        """The number of words whose layers differ."""
         return len(self._words)
 
     def layers(self, address: int) -> tuple[int, int, tuple[int, ...], tuple[int, ...]] | None:
@@ -90,7 +90,7 @@ class CacheModel:
         return None if word is None else (word.memory, word.pou, tuple(word.icache), tuple(word.view))
 
     def store(self, address: int, old: int, new: int) -> None:
-        """The word in memory has become `new`; `old` is what stood there. Writing the same value changes nothing."""
+        """The word in memory becomes `new`; before it was `old`. Writing the same value changes nothing."""
         if old == new:
             return
         if self._coherent:
@@ -107,22 +107,22 @@ class CacheModel:
         self._forget_if_equal(address, word)
 
     def clean(self, cpu: int, address: int) -> None:
-        """DC CVAU, issued by that CPU, of the line that holds the address. Done at its next `barrier`."""
+        """DC CVAU by this CPU of the line that holds the address. Takes effect at the CPU's next `barrier`."""
         for place in self._line(address):
             word = self._words.get(place)
             if word is not None:
                 self._cleans[cpu].append((place, word.memory, word.memory_time))
 
     def invalidate(self, cpu: int, address: int) -> None:
-        """IC IVAU, issued by that CPU, of the line that holds the address. Done at its next `barrier`."""
+        """IC IVAU by this CPU of the line that holds the address. Takes effect at the CPU's next `barrier`."""
         self._issue(cpu, self._line(address), self._broadcast)
 
     def invalidate_all(self, cpu: int, *, inner_shareable: bool) -> None:
-        """IC IALLUIS (`inner_shareable`) or IC IALLU, which is always local. Done at that CPU's next `barrier`."""
+        """IC IALLUIS (`inner_shareable`), or IC IALLU, which is always local. Takes effect at the next `barrier`."""
         self._issue(cpu, list(self._words), inner_shareable and self._broadcast)
 
     def barrier(self, cpu: int) -> None:
-        """DSB: what that CPU issued is done, invalidations before cleans, the worst order that it allows."""
+        """DSB: complete this CPU's maintenance, invalidations before cleans, which is the worst order allowed."""
         for cpus, place, value, time in self._refills[cpu]:
             word = self._words.get(place)
             if word is not None:
@@ -143,14 +143,14 @@ class CacheModel:
                 word.overdue = [True] * self._cpus
 
     def synchronise(self, cpu: int) -> None:
-        """A context synchronisation event: that CPU now executes what its instruction cache holds."""
+        """A context synchronisation event: the CPU now executes the words in its instruction cache."""
         for address, word in list(self._words.items()):
             self._fetch(cpu, address, word)
 
     def advance(self, cpu: int, random: Random) -> None:
-        """One word, as that CPU sees it, moves one layer on by chance; nothing when no word can.
+        """By chance, move one word one layer on for this CPU; do nothing when no word can move.
 
-        Word by word, so that of two words written together either may be seen new and the other old.
+        Words move one by one: of two words written together, a CPU may see either as new and the other as old.
         """
         moves = [
             (address, layer)

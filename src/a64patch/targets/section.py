@@ -1,11 +1,12 @@
-"""What is done to a target in one go, as one value: made before anybody stops, carried out by a protocol's steps.
+"""A section: one change to a target, as one value. It is made before any CPU stops, then carried out by a protocol.
 
-Read on: ../protocols.py has the steps, ../patch/sites.py says who must keep out, ../patch/text.py makes sections and
-tries again when somebody is in.
+Read on: ../protocols.py has the steps; ../patch/sites.py finds the addresses where no CPU may be; ../patch/text.py
+makes sections, and tries again when a CPU is at such an address.
 
-The target is asked for the operations of the protocol, in its order. Before the words are written each expected word is
-compared, after they are published each is read back. When anything fails after the first write and before the CPUs are
-let go, the old words are put back.
+`carry_out` asks the target for the operations of the protocol, in their order:
+- Before it writes, it compares every word with the expected word.
+- After it publishes, it reads every word back.
+- When an operation fails after the first write and before the CPUs are let go, it puts the old words back.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ class Change:
 
 @dataclass(frozen=True)
 class Section:
-    """The words that are written in one go, how, and who must not be there. All is computed before CPUs wait."""
+    """Words that are written together, the protocol for it, and where no CPU may be. Computed before any CPU waits."""
 
     changes: tuple[Change, ...]
-    """Every word that is written, with the word that must be there before."""
+    """Every word that is written, with its expected old word."""
     unchanged: tuple[tuple[int, int], ...] = ()
-    """(address, word): context between changed words, which must be there too and stays."""
+    """(address, word) of the words between changed words. They are compared like old words, and stay as they are."""
     publish: tuple[tuple[int, int], ...] = ()
     """The ranges [start, end) that become visible to instruction fetch."""
     keep_out: Ranges = field(default_factory=Ranges)
-    """Where no CPU may stand, and where none may return to."""
+    """The addresses where no CPU may stand and to which no CPU may return."""
     protocol: Method = "stop"
-    """By whose steps: a name in protocols.PROTOCOLS."""
+    """The name of the protocol, a key of protocols.PROTOCOLS."""
     addresses: tuple[int, ...] = field(init=False)
-    """Of all words that are read: those of `changes`, then those of `unchanged`."""
+    """The addresses of all words that are read: first from `changes`, then from `unchanged`."""
     olds: tuple[int, ...] = field(init=False)
-    """What must be at `addresses` before."""
+    """The expected word at each of `addresses` before the change."""
     news: tuple[int, ...] = field(init=False)
-    """What must be at `addresses` afterwards."""
+    """The expected word at each of `addresses` after the change."""
     reads: tuple[tuple[int, int], ...] = field(init=False)
     """(address, bytes) of each word that is read."""
     writes: tuple[tuple[int, bytes], ...] = field(init=False)
@@ -79,24 +80,24 @@ class Section:
 
 @dataclass(frozen=True)
 class Found:
-    """A CPU that was found where nobody may be."""
+    """A CPU that stands at an address in `Section.keep_out`, or will return to that address."""
 
     cpu: int
     address: int
     stands: bool
-    """It stands there; otherwise it will return there."""
+    """The CPU's PC is this address; when false, the CPU will return to it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What carrying out a section did."""
+    """The result of carrying out a section."""
 
     cpus: tuple[int, ...] = ()
     """The CPUs that were stopped."""
     window_ns: int | None = None
-    """From the moment that the last CPU had arrived until all were let go; None where no CPU was stopped."""
+    """Nanoseconds from the last CPU's arrival until all CPUs were let go; None when no CPU was stopped."""
     found: tuple[Found, ...] = ()
-    """Who was in `keep_out`. Nothing was read or written then."""
+    """The CPUs in `Section.keep_out`. When there are any, nothing was read or written."""
 
     @property
     def done(self) -> bool:
@@ -113,9 +114,9 @@ def carry_out(
 ) -> Outcome:
     """Ask the target for each operation of the section's protocol. A target may give a quicker `read` and `write`.
 
-    BusyError when not every CPU comes; MismatchError when a word is not the expected one, or is not the new one after
-    it was written; PartialPatchError when old words could not be put back; what the target raises. An error of letting
-    go goes on as it is: the words are the new ones then.
+    BusyError when not every CPU comes. MismatchError when a word differs from the expected word, or from the new word
+    after it was written. PartialPatchError when old words could not be put back. The target's own errors also pass
+    through. When letting go fails, its error passes through and the new words stay.
     """
 
     def words() -> list[int]:
@@ -162,7 +163,7 @@ def carry_out(
 
 
 def _require_written(target: Target, section: Section, words: Sequence[int]) -> None:
-    """MismatchError names the first word that is not the new one."""
+    """MismatchError for the first word that differs from the new word."""
     if tuple(words) == section.news:
         return
     address, word, new = next(
@@ -174,13 +175,13 @@ def _require_written(target: Target, section: Section, words: Sequence[int]) -> 
 
 
 def put_back(target: Target, section: Section, cause: BaseException) -> None:
-    """Restore the old word wherever another one is; PartialPatchError when that cannot be done or seen."""
+    """Restore every old word. PartialPatchError when one of them cannot be written, published or read back."""
     for change in section.changes:
         try:
             if not _holds_old(target, change):
                 target.write(change.address, to_bytes(change.old))
         except Exception:
-            continue  # seen below, where it counts
+            continue  # The check below reports this word if it is not the old word.
     try:
         target.publish_many(section.publish)
         published = True
@@ -197,7 +198,7 @@ def put_back(target: Target, section: Section, cause: BaseException) -> None:
 
 
 def require(target: Target, addresses: Sequence[int], found: Sequence[int], wanted: Sequence[int]) -> None:
-    """MismatchError names the first address whose word is not the wanted one."""
+    """MismatchError for the first address whose word differs from the wanted word."""
     if tuple(found) == tuple(wanted):
         return
     for address, word, want in zip(addresses, found, wanted, strict=True):
@@ -218,7 +219,7 @@ def _surely_old(target: Target, change: Change) -> bool:
 
 
 def _found(states: Iterable[CpuState], keep_out: Ranges) -> Iterable[Found]:
-    """The first address of each CPU at which it may not be."""
+    """For each CPU in `keep_out`, the first of its addresses there."""
     for state in states:
         for address in (state.pc, *state.return_addresses):
             if address in keep_out:
