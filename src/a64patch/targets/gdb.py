@@ -1,7 +1,7 @@
 """A target behind a GDB stub: QEMU, kgdb, gdbserver, a JTAG probe. Words are read and written while its CPUs stand.
 
-Read on: base.py for what a target is asked; lifeline.py for when the machine stands; packets.py for what is sent;
-stub.py for what each kind of stub does; rsp.py for the protocol.
+Read on: base.py for the Target protocol; lifeline.py halts the machine and lets it go; packets.py makes the packets;
+stub.py describes each kind of stub; rsp.py speaks the GDB protocol.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from a64patch.targets.stub import EXCEPTION_LINK, KERNEL_HALF, QEMU_USER, read_r
 from a64patch.targets.wire import Location, parse_location
 
 TIMEOUT = 5.0
-"""Seconds that a stub may be silent, when nobody says otherwise."""
+"""Seconds that a stub may be silent, by default."""
 
 _FRAME_TRIPS = 8
-"""Round trips for the frames of all CPUs."""
+"""Round trips spent on the frame records of all CPUs."""
 _ASSUMPTIONS = ("stops", "caches")
 
 
@@ -50,36 +50,40 @@ class _Halted:
         self._states = states
 
     def states(self) -> Sequence[CpuState]:
-        """PC and link register of each CPU, and the return addresses in the frame records on its stack's top.
+        """PC and link register of each CPU, and the return addresses in the frame records at the top of its stack.
 
-        Where the stub describes ELR_EL1 (QEMU), the address to which a CPU in the kernel returns from its exception.
+        When the stub describes ELR_EL1 (QEMU), also the exception return address of each CPU in the kernel.
         """
         return self._states()
 
 
 class GdbTarget(Target):
-    """What a GDB stub serves: a machine with all its CPUs, or one process.
+    """A machine with all its CPUs, or one process, behind a GDB stub.
 
-    **When it is halted.** A machine that runs is halted for each single operation and let go after it; inside `stop()`
-    it stays halted. One that is known to have been halted when we came is never let go. One whose stub does not tell
-    is taken for running: a QEMU from 8.1 on that somebody paused, OpenOCD, a stub of unknown kind. `leave` ("running"
-    or "halted") overrules what was found. Closing leaves it as it was found, also after a failure, as far as the stub
-    can still be reached.
+    **Halting.** Each operation halts a running machine and lets it go afterwards; inside `stop()` the machine stays
+    halted. A machine that was halted before we connected is never let go. Some stubs do not tell: a QEMU from 8.1 on
+    that somebody paused, OpenOCD, a stub of unknown kind. Their machine is taken for running. `leave` ("running" or
+    "halted") overrules all this. Closing leaves the machine as it was found, also after a failure, if the stub can
+    still be reached.
 
-    **Reading and writing.** As the stub does it. Neighbouring words share packets, and packets travel together; a gap
-    of up to 64 bytes within a page of 4 KiB is read with its neighbours, never written. Before the first write, a stub
-    that may refuse text (stub.Kind.writes_read_only) is tried: the first word is written over itself. Who makes the
-    words visible to instruction fetch depends on the stub; where that is not known, or not known to stop all CPUs,
-    CapabilityError before anything is touched, unless the user says that it does (`assume`: "caches", "stops").
+    **Reading and writing.** The stub reads and writes in its own way. Neighbouring words share packets, and packets
+    travel together. A gap of up to 64 bytes within a page of 4 KiB is read with its neighbours, never written. Some
+    stubs may refuse to write to text (stub.Kind.writes_read_only): before the first write to such a stub, the first
+    word is written over itself as a test.
 
-    **A connection that is lost** makes the operation fail with ReadError or WriteError. The next operation connects
-    again, tries that for `timeout` seconds, at most 16 times in the target's life, and only to the same kind of stub
-    with the same CPUs, in whose memory each word that was written here is the one that was read before or the one
-    that was written. So the caller can look, and put back.
+    CapabilityError, before anything is touched, for:
+    - a write, unless the stub is known to make written words visible to instruction fetch, or the user says so
+      (`assume`: "caches");
+    - a stop or a kick, unless the stub is known to stop all CPUs, or the user says so (`assume`: "stops").
 
-    A stub knows neither what is code nor which builds there are: `modules`, or `knowing` later, say what others know.
-    They do not limit what may be written, since there may be other code: all that the stub takes may be, unless
-    `knowing` was told a limit.
+    **A lost connection** makes the operation fail with ReadError or WriteError. The next operation connects again
+    and tries for `timeout` seconds, at most 16 times in the target's life. It accepts only the same kind of stub with
+    the same CPUs. Each word written here must be in memory as it was read before or as it was written. So the caller
+    can read the words and put them back.
+
+    A stub does not know which addresses are code or which builds there are: `modules`, or `knowing` later, tell the
+    target. They do not limit writes, since there may be more code: every address that the stub accepts may be written,
+    unless `knowing` was given a limit.
     """
 
     def __init__(
@@ -93,10 +97,10 @@ class GdbTarget(Target):
         assume: Sequence[str] = (),
         modules: Iterable[Module] = (),
     ) -> None:
-        """Connect, ask the stub who it is, and let its machine run on if it ran.
+        """Connect, find out the kind of stub, and let its machine run on if it ran.
 
-        CapabilityError for a stub on another machine unless `remote`, since the protocol has no authentication;
-        TargetError when it cannot be reached or makes no sense; RequestError for an argument out of its range.
+        CapabilityError for a stub on another machine unless `remote`, since the protocol has no authentication.
+        TargetError when the stub cannot be reached or makes no sense. RequestError for an argument out of its range.
         """
         if not 0.01 <= timeout <= 3600:
             raise RequestError(f"timeout={timeout} is out of range; give 0.01 to 3600 seconds")
@@ -114,7 +118,7 @@ class GdbTarget(Target):
         self._location = location
         self._assume = frozenset(assume)
         self._takes_text: bool | None = None
-        """The stub writes to text; None until that has been tried."""
+        """Whether the stub writes to text; None until this has been tried."""
         self._line = Lifeline(
             location,
             lambda address: self.symbols.describe(address),
@@ -132,24 +136,24 @@ class GdbTarget(Target):
                 self.close()
             raise
 
-    # What a target is asked
+    # The Target protocol
 
     @property
     def location(self) -> str:
-        """Where the stub listens."""
+        """The stub's address, as `open_target` takes it."""
         return self._location.text
 
     def identity(self) -> Identity:
-        """By its first module; which run of a process it is, the stub may tell as well."""
+        """The identity of the first module. The stub may add which run of a process this is."""
         found = super().identity()
         return found if found.incarnation else replace(found, incarnation=self._line.stub.incarnation)
 
     def writable(self) -> Ranges | None:
-        """What `knowing` was told, and no other limit: there may be code that nobody has told of."""
+        """The limit given to `knowing`, and no other: there may be code that `modules` does not know."""
         return self._may_write
 
     def doer(self, step: Step) -> Doer:
-        """By the kind of stub, and by what the user says that it does (`assume`)."""
+        """Who does this step, by the kind of stub and the user's `assume`."""
         kind = self._line.stub.kind
         if step.operation is Operation.LOOK:
             return Doer.US if self._sees_pcs else Doer.NOBODY
@@ -165,11 +169,11 @@ class GdbTarget(Target):
         return self.read_many([(address, size)])[0]
 
     def write(self, address: int, data: bytes) -> None:
-        """Put bytes there; WriteError when the stub refuses or the connection is lost. See the class for the rest."""
+        """Put bytes at `address`; WriteError when the stub refuses or the connection is lost. See also the class."""
         self.write_many([(address, data)])
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
-        """As `read` of each, in one halt; neighbours share packets, and all packets travel together."""
+        """As `read` of each, in one halt. Neighbours share packets, and all packets travel together."""
         return self._read_packets(self._reading(requests))
 
     def _read_packets(self, reading: Reading) -> list[bytes]:
@@ -191,9 +195,9 @@ class GdbTarget(Target):
         return result
 
     def write_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
-        """As `write` of each, in one halt. All are sent, whatever becomes of those before; the first error is raised.
+        """As `write` of each, in one halt. Sends all packets, also after a refused one, and raises the first error.
 
-        After an error any of them may have been written: look.
+        After an error any of the words may have been written: read them.
         """
         self._write_packets(self._writing(requests))
 
@@ -212,7 +216,7 @@ class GdbTarget(Target):
                 )
 
     def carry_out(self, section: Section) -> Outcome:
-        """One stop, whole, with packets that are built before the machine is halted."""
+        """Carry out the section with packets that are built before the machine is halted."""
         reading, writing = self._reading(section.reads), self._writing(section.writes)
         if section.addresses:
             self._line.want(section.addresses[0])
@@ -221,23 +225,23 @@ class GdbTarget(Target):
         )
 
     def publish(self, start: int, end: int) -> None:
-        """Nothing to do: a stub that does not do it with each write is not written to."""
+        """Nothing to do: `write` refuses a stub that does not itself publish each write."""
 
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
         """As `publish`."""
 
     def kick(self) -> None:
-        """Halt the machine and let it go: an exception return on every CPU. One that is halted gets it when let go."""
+        """Halt the machine and let it go: an exception return on every CPU. A halted machine gets it when let go."""
         self._require_stops()
         with self._line.hold("kick", TargetError):
             self._line.connection.ask(b"vMustReplyEmpty")
 
     @contextmanager
     def stop(self) -> Iterator[_Halted]:
-        """Halt the machine, and let it go when the block ends if it ran when we came, whatever happens in the block.
+        """Halt the machine. When the block ends, also by an error, let the machine go if it ran when we connected.
 
-        TargetError when it does not halt in time, or cannot be reached to let it go; the latter is a note when the
-        block ends with an error of its own.
+        TargetError when the machine does not halt in time, or cannot be reached to let it go. The second error becomes
+        a note when the block ends with an error of its own.
         """
         self._require_stops()
         with self._line.hold("stop", TargetError):
@@ -250,7 +254,8 @@ class GdbTarget(Target):
     def close(self) -> None:
         """Leave the machine as it was found, detach, and close the connection; any number of times.
 
-        When the connection is lost, one more is tried to let a machine go that ran; TargetError when that fails.
+        When the connection is lost and the machine ran, this connects once more to let the machine go; TargetError
+        when that fails.
         """
         self._line.close()
 
@@ -262,13 +267,13 @@ class GdbTarget(Target):
         except TargetError as second:
             if error is None:
                 raise
-            # What went wrong first says more, and decides what the caller does.
+            # The first error says more, and the caller decides by it.
             error.add_note(f"{str(second)[:1].upper()}{str(second)[1:]}")
 
     # For people
 
     def facts(self) -> dict[str, str]:
-        """What is known about the stub, for people. Whether it writes text is tried, with the word at a CPU's PC."""
+        """The known facts about the stub, for people. A write to text is tried with the word at a CPU's PC."""
         kind = self._line.stub.kind
         if self._takes_text is None and kind.writes_read_only is None and self._sees_pcs:
             with suppress(TargetError, CapabilityError), self._line.hold("stop", TargetError):
@@ -287,7 +292,7 @@ class GdbTarget(Target):
             "it will be left": "running" if self._line.runs or kind is QEMU_USER else "halted",
         }
 
-    # What may be done
+    # What the stub can do
 
     def _capabilities(self) -> Capabilities:
         stops = self._stops()
@@ -301,7 +306,7 @@ class GdbTarget(Target):
         )
 
     def _stops(self) -> bool:
-        # With a single thread nobody else could run on.
+        # A single thread has no other thread that could run on.
         alone = self._line.stub.kind is QEMU_USER and len(self._line.stub.threads) == 1
         return bool(self._line.stub.kind.stops_all) or alone or "stops" in self._assume
 
@@ -324,14 +329,14 @@ class GdbTarget(Target):
                 raise MappingError(f"{self.symbols.describe(address)} is not code, so it may not be written")
 
     def _require_text_taken(self, address: int) -> None:
-        """The stub writes to text; tried once, by writing the word at this address over itself."""
+        """CapabilityError unless the stub writes to text. Tried once, with the word at this address over itself."""
         kind, connection = self._line.stub.kind, self._line.connection
         if self._takes_text is not None or kind.writes_read_only is not None:
             return
         [word] = Reading([(address, INSN_SIZE)], connection.packet_size).results(connection)
         same = Writing([(address, word)], connection.packet_size, binary=self._line.stub.writes_binary)
         if refused := same.refusals(connection):
-            # Another place may do, so nothing is known yet.
+            # Another address may be writable, so nothing is known yet.
             raise CapabilityError(
                 f"the stub ({kind.name}) refuses to write to {self.symbols.describe(address)} even the word that it"
                 f" holds ({refused[0].reason}): it does not write to read-only text, so nothing was changed"
@@ -345,7 +350,10 @@ class GdbTarget(Target):
         return Reading(requests, self._line.connection.packet_size, binary=binary)
 
     def _writing(self, requests: Sequence[tuple[int, bytes]]) -> Writing:
-        """Packets that may be sent, and will be: a lost connection counts them among the words that may be there."""
+        """Packets for these writes, once they are known to be allowed.
+
+        The witnesses note the words already here: after a lost connection, any of them may be in memory.
+        """
         writing = Writing(requests, self._line.connection.packet_size, binary=self._line.stub.writes_binary)
         self._require_writable(writing.pieces)
         self._line.witnesses.note_writes(writing.pieces)
@@ -387,10 +395,11 @@ class GdbTarget(Target):
 
 
 def open_gdb(text: str, **options: Any) -> GdbTarget:
-    """The target that `gdb://HOST:PORT`, `gdb+unix:PATH` or `gdb+serial:DEVICE` means.
+    """The target at `gdb://HOST:PORT`, `gdb+unix:PATH` or `gdb+serial:DEVICE`.
 
-    Behind `?` may stand timeout=SECONDS, baud=NUMBER, leave=running or halted, assume=stops,caches. `options` as the
-    constructor's. RequestError for an unknown key or a value that is none; else as `GdbTarget`.
+    Settings behind `?`: timeout=SECONDS, baud=NUMBER, leave=running or halted, assume=stops,caches. `options` are the
+    constructor's and overrule the settings. RequestError for an unknown key or a senseless value; other errors as
+    `GdbTarget`.
     """
     location = parse_location(text)
     for key, value in location.options.items():
