@@ -1,9 +1,9 @@
 """A protocol over some sites as a program: the instructions that each CPU really executes, step by step.
 
-Read on: ../protocols.py has the steps; prove.py asks of these programs what a CPU could execute.
+Read on: ../protocols.py has the steps; prove.py searches these programs for executions that break a property.
 
-An interrupt is taken at any instruction boundary, inside the patched words too, or not at all. With BRK first, a CPU
-that meets the BRK executes a copy of the old words elsewhere.
+A CPU may take an interrupt at any instruction boundary, inside the patched words too, or never. With the protocol brk,
+a CPU that meets the BRK executes a copy of the old words elsewhere.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from a64patch.protocols import (
 MOST_EXECUTORS = 16
 MOST_SITES = 16
 MOST_WORDS = 32
-"""Of one site."""
+"""The most words of one site."""
 
 _PATCHER, _EXECUTOR, _INTERRUPT, _BREAKPOINT, _SITES, _END = 0x1000, 0x2000, 0x3000, 0x3800, 0x4000, 0xF000
 _SITE_STEP = 0x100
 _FLAG, _ACKNOWLEDGED = 0x8000, 0x8100
 BRK = assemble("brk #0x4")[0]
-"""What guards the first word meanwhile: the one of Linux's kprobes."""
+"""The word that guards the head of a site meanwhile: the BRK of Linux's kprobes."""
 
 APART, TOGETHER = 4, 64
-"""Sizes of a cache line: every word on a line of its own, or the words of a site on one."""
+"""Sizes of a cache line in bytes: each word on a line of its own, or the first 16 words of a site on one line."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Neighbouring words that are replaced as one. `head` is the one that is written first, and guarded by BRK."""
+    """Neighbouring words that are replaced together. The word at index `head` is written first, and guarded by BRK."""
 
     old: tuple[int, ...]
     new: tuple[int, ...]
@@ -66,7 +66,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Case:
-    """A program, the CPU that is watched, and how to tell from its trace what it was promised."""
+    """A program, the CPU that is watched, and the facts for judging its trace."""
 
     protocol: str
     title: str
@@ -74,16 +74,17 @@ class Case:
     subject: int
     """Number of the thread that is watched."""
     words: Mapping[int, tuple[int, int]]
-    """Old and new word of each address that changes (bytes)."""
+    """(old word, new word) by address, for each word that changes. Addresses are bytes."""
     steps: Mapping[int, Step]
-    """The step that an instruction belongs to, by its address."""
+    """The protocol step of each instruction, by the instruction's address."""
     told: tuple[str, int]
-    """When the watched CPU knows that patching is done: `read` of that value, `irq` number so many, `start`."""
+    """When the watched CPU knows that patching is done: it reads the value n from the flag (`read`, n), takes its n-th
+    interrupt (`irq`, n), or knows from the beginning (`start`, 0)."""
     checks_pcs: bool
-    """No CPU stops inside a site."""
+    """The protocol makes sure that no CPU stops inside a site."""
 
     def possible(self, trace: Trace) -> bool:
-        """Whether the protocol lets a CPU run like this: with PCs checked, none was interrupted inside a site."""
+        """Whether the protocol allows this trace: with PCs checked, no interrupt is taken inside a site."""
         return not self.checks_pcs or not any(
             event.kind == "TE" and event.order == "irq" and event.pc in window and event.pc != window.start
             for event in trace.events
@@ -91,7 +92,7 @@ class Case:
         )
 
     def done(self, trace: Trace) -> int | None:
-        """The number of instructions after which the watched CPU had been told, None when it never was."""
+        """The number of instructions after which the watched CPU had been told; None when it never was."""
         kind, number = self.told
         if kind == "start":
             return 0
@@ -105,7 +106,7 @@ class Case:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What the instructions of a step depend on."""
+    """Everything that the instructions of a step depend on."""
 
     protocol: Protocol
     sites: Sequence[tuple[int, Site]]
@@ -114,7 +115,7 @@ class _Shape:
     line: int
 
     def words(self, step: Step) -> list[tuple[int, int]]:
-        """Address (bytes) and word of all that the step's phase stores, the head of each site first."""
+        """(address in bytes, word) of each word that the step's phase stores, the head of each site first."""
         heads = {address + 4 * site.head: site.new[site.head] for address, site in self.sites}
         if step.phase == GUARD:
             return [(address, BRK) for address in heads]
@@ -130,13 +131,13 @@ class _Shape:
         """The protocol's steps on this machine, without the phases that store nothing."""
         steps = [step for step in self.protocol.on(self.machine) if not step.phase or self.words(step)]
         if BROADCAST not in self.machine and self.executors:
-            # The patcher's IC reaches its own cache only, and the program's only executor is who is watched.
+            # The patcher's IC reaches only its own cache, and the watched CPU is the program's only executor.
             steps = [step for step in steps if step.cpu != PATCHER or step.name not in ("ic", "dsb-ic")]
         return steps
 
 
 def _answer(executor: int) -> int:
-    """Where an executor says that it has come, or was interrupted."""
+    """The address where an executor stores its answer: it has come, or was interrupted."""
     return _ACKNOWLEDGED + 8 * executor
 
 
@@ -149,7 +150,7 @@ def _texts(shape: _Shape, steps: Sequence[Step]) -> Iterator[tuple[Step, str]]:
 
 
 def _text(shape: _Shape, step: Step, interrupts: int) -> str:
-    """The instructions of a step, before which so many interrupts were sent."""
+    """The instructions of a step. `interrupts` is how many interrupts were sent before its end."""
     act = step.act
     if act is Act.STORE:
         return "; ".join(
@@ -157,7 +158,7 @@ def _text(shape: _Shape, step: Step, interrupts: int) -> str:
             for address, word in shape.words(step)
         )
     if act in (Act.CLEAN, Act.INVALIDATE, Act.INVALIDATE_OWN):
-        # IC IALLU is not covered by the models: the lines that matter stand for all.
+        # The models do not cover IC IALLU: IC IVAU of each changed line takes its place.
         operation = "dc cvau" if act is Act.CLEAN else "ic ivau"
         lines = sorted({address // shape.line * shape.line for address, _ in shape.words(step)})
         return "; ".join(f"movz x1, #{line:#x}; {operation}, x1" for line in lines)
@@ -183,7 +184,7 @@ def _text(shape: _Shape, step: Step, interrupts: int) -> str:
 
 
 def machine_of(idc: bool, dic: bool, broadcast: bool = True) -> Machine:
-    """The properties of a machine."""
+    """The properties of a machine, as a set for `Protocol.on`."""
     return frozenset(name for name, has in ((IDC, idc), (DIC, dic), (BROADCAST, broadcast)) if has)
 
 
@@ -193,12 +194,12 @@ def steps(protocol: str, sites: Sequence[Site], machine: Machine = USUAL) -> lis
 
 
 def instructions(step: Step, sites: Sequence[Site], machine: Machine) -> str:
-    """What the step executes, separated by `;`; empty where that is no instruction."""
+    """The instructions of the step, separated by `;`; empty for a step without instructions."""
     return _text(_Shape(PROTOCOLS["stop"], _placed(sites), 1, machine, TOGETHER), step, 1)
 
 
 def omittable(protocol: str, sites: Sequence[Site], machine: Machine = USUAL) -> list[str]:
-    """The names of what can be left out of it, one by one."""
+    """The names of the steps that `build(omit=…)` can leave out of the protocol."""
     return [step.name for step in steps(protocol, sites, machine) if not step.essential]
 
 
@@ -217,17 +218,20 @@ def build(
     free: int = MOST_WORDS,
     enter: int = 0,
 ) -> Case:
-    """The protocol over these sites, which every executor passes once, one after the other.
+    """The protocol over these sites. Each executor passes all sites once, in order.
 
-    With no executor the patching CPU itself passes them afterwards. `idc` and `dic` are the machine's; `written_for`
-    is for which of them the maintenance was chosen, the machine's own when it is None. Without `broadcast` each CPU
-    invalidates its own instruction cache. `line` is the size of a cache
-    line in bytes (APART, TOGETHER, or larger: all sites on one). `falls_through` as in Program. Of the words that
-    change in a site only the first `free` are fetched in all their forms, the others in the old one: Program.pinned.
-    `enter` is the number of the word at which the first site is entered.
+    - `executors`: the number of other CPUs. With 0, the patching CPU itself passes the sites afterwards.
+    - `idc`, `dic`: the machine's CTR_EL0 bits.
+    - `written_for`: the (idc, dic) for which the steps of cache maintenance were chosen; None for the machine's own.
+    - `broadcast`: an IC reaches all CPUs. Without it each CPU invalidates its own instruction cache.
+    - `line`: the size of a cache line in bytes: APART, TOGETHER, or larger for all sites on one line.
+    - `omit`: names of steps to leave out, from `omittable`.
+    - `falls_through`: as in Program.
+    - `free`: in each site, only the first `free` changed words may be fetched as new. The others are in Program.pinned.
+    - `enter`: the index of the word at which a CPU enters the first site.
 
-    RequestError for an unknown protocol or step, or too many of anything; ScopeError for DIC without IDC, and for
-    several executors without broadcast.
+    RequestError for an unknown protocol or step, for no site, and for too many sites or executors. ScopeError for DIC
+    without IDC, and for several executors without broadcast.
     """
     if dic and not idc:
         raise ScopeError("DIC=1 with IDC=0 is not covered by the current axioms: they know 0/0, IDC=1, and both")
@@ -247,7 +251,8 @@ def build(
     interrupts = sum(step.act is Act.INTERRUPT for step in left)
     by_flag = any(step.act in (Act.SIGNAL, Act.READ_SIGNAL, Act.AWAIT_SIGNAL) for step in left)
     told = ("read", 1) if by_flag else ("irq", interrupts)
-    # An interrupt that only brings a CPU to the rendezvous is not what it synchronises itself by.
+    # In a protocol with interrupts but no ENTER step, the interrupt only brings a CPU to the rendezvous. Its exception
+    # entry and return then count as no context synchronisation.
     synchronises = any(step.act is Act.ENTER for step in left) or not interrupts
 
     code: dict[int, int] = {}

@@ -1,6 +1,6 @@
-"""What a proof is about: words at addresses, threads that execute them, memory that they share.
+"""The subject of a proof: words at addresses, the threads that execute them, the memory that the threads share.
 
-Read on: semantics.py says what the words do, traces.py runs one thread, search.py puts the threads together.
+Read on: semantics.py has the meaning of each word, traces.py runs one thread, search.py puts the threads together.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from dataclasses import dataclass, field
 from a64patch.errors import RequestError
 
 ELR = 32
-"""Number under which a trace keeps ELR_EL1 among the registers; 0 to 30 are X0 to X30, 31 is SP."""
+"""The number of ELR_EL1 among the registers of a trace; 0 to 30 are X0 to X30."""
 CTR = 33
-"""Number of CTR_EL0, likewise."""
+"""The number of CTR_EL0, likewise."""
 
 
 @dataclass(frozen=True)
 class Thread:
-    """One CPU: where it starts and with which registers.
+    """One CPU: its first address and its first registers.
 
-    It stops when its PC reaches an address at which the program has no word. `sync_vector` is where SVC and BRK
-    continue, `irq_vector` where an interrupt does (addresses in bytes). Without the first, such an instruction ends
-    the thread; without the second no interrupt reaches this CPU. Interrupts are open at the start, closed by
-    every exception entry and put back by ERET; MSR DAIFSet and DAIFClr (bit 1) close and open them.
+    The thread ends when its PC reaches an address without a word.
+
+    - SVC and BRK continue at `sync_vector`, an address in bytes. Without `sync_vector` they end the thread.
+    - An interrupt continues at `irq_vector`, an address in bytes. Without `irq_vector` no interrupt reaches this CPU.
+    - Interrupts are unmasked at the start. Each exception entry masks them, and ERET restores the mask. MSR DAIFSet
+      and DAIFClr with bit 1 mask and unmask them.
     """
 
     entry: int
     registers: Mapping[int, int] = field(default_factory=dict)
-    """X0 to X30 by number, SP as 31; the others are 0."""
+    """X0 to X30 by number, SP as 31; all other registers are 0."""
     name: str = ""
     sync_vector: int | None = None
     irq_vector: int | None = None
@@ -36,15 +38,16 @@ class Thread:
 
 @dataclass(frozen=True)
 class Program:
-    """Threads over one memory. Nothing is executed: the search asks what could be.
+    """Threads over one memory. Nothing is executed: the search asks which executions are possible.
 
-    `code` holds the words by address, whoever executes them, and `memory` the data by address, with their initial
-    values; both in bytes, code at multiples of 4, data at multiples of 8. No other address may be accessed. Code is
-    accessed with 4 bytes, data with 4 or 8. Which words are modified is found out from the stores.
-
-    `idc` and `dic` are CTR_EL0.IDC and .DIC: no DC, or no IC, is needed. `eis` and `eos` are SCTLR_EL1.EIS and .EOS:
-    exception entry and return are context synchronisation events (they always are without FEAT_ExS).
-    `line` is the size of a cache line in bytes: a DC or IC acts on all of it.
+    - `code` maps addresses (bytes, multiples of 4) to initial words, shared by all threads. Accesses have 4 bytes. The
+      stores in the traces tell which words are modified.
+    - `memory` maps addresses (bytes, multiples of 8) to initial data. Accesses have 4 or 8 bytes.
+    - No other address may be accessed.
+    - `idc` and `dic` are CTR_EL0.IDC and .DIC. With IDC no DC is needed, with DIC no IC.
+    - `eis` and `eos` are SCTLR_EL1.EIS and .EOS: exception entry and exception return are context synchronisation
+      events. Without FEAT_ExS they always are.
+    - `line` is the size of a cache line in bytes. A DC or IC acts on the whole line.
     """
 
     threads: tuple[Thread, ...]
@@ -56,21 +59,22 @@ class Program:
     eos: bool = True
     line: int = 4
     visits: int = 3
-    """How often a thread may execute the same address before the search gives that path up (it is counted as cut)."""
+    """How often a thread may execute the same address; a path with more visits is given up and counted as cut."""
     names: Mapping[int, str] = field(default_factory=dict)
     """Names of addresses, for people."""
     windows: tuple[range, ...] = ()
-    """Addresses of words of which only the flow of control is looked at: any word may stand there.
+    """Address ranges in which each word has only its flow of control. Any word is allowed there.
 
-    What they read, write and order is left out, so there are at least the executions that there would be with it,
-    as long as they touch nothing that the rest of the program uses. Calls and system calls return, a conditional
-    branch goes either way whatever the flags are, and what leaves the window otherwise ends the thread.
+    - A call or system call goes on with the next word. A conditional branch goes either way, whatever the flags.
+    - A word that leaves the window in another way ends the thread.
+    - The words' own reads, writes and orderings are left out. This only adds executions, as long as the words touch
+      nothing that the rest of the program uses.
     """
     falls_through: bool = False
-    """In a window every word but a BRK goes on with the next one, whatever it is: more than any real word does."""
+    """In a window every word but a BRK goes on with the next word. Real words reach the next word less often."""
 
     pinned: frozenset[int] = frozenset()
-    """Where only the executions are looked at in which a fetch gets the initial word: fewer than there are."""
+    """Addresses at which every fetch gets the initial word. This leaves out executions."""
 
     def __post_init__(self) -> None:
         if any(address % 4 for address in self.code):
@@ -87,9 +91,9 @@ class Program:
         return self.code[address] if address in self.code else self.memory[address]
 
     def line_of(self, address: int) -> int:
-        """The number of the cache line that holds the address."""
+        """The number of the cache line with this address."""
         return address // self.line
 
     def name_of(self, address: int) -> str:
-        """What people call the address: its name, or hexadecimal."""
+        """The address for people: its name, or the number in hexadecimal."""
         return self.names.get(address, f"{address:#x}")

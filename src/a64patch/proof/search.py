@@ -1,11 +1,16 @@
 """Is there an execution that does this? A backtracking search; every answer is definite.
 
-Read on: litmus.py asks for a final condition; anything else is asked through `Query`.
+Read on: litmus.py asks for a final condition; other callers ask through `Query`.
 
-The order of choices: a trace for each thread, the SGI of each interrupt, the order of the stores to each location,
-the store that each load and fetch reads, the order of cache maintenance. What follows from a choice is added to the
-order of events at once, and the choice is given up as soon as that order has a cycle. No randomness: the same
-question gives the same answer and the same witness.
+The search chooses, in this order:
+1. a trace for each thread;
+2. the SGI that causes each interrupt;
+3. the order of the stores to each location;
+4. the store that each load and fetch reads;
+5. the order of cache maintenance.
+
+Each choice adds edges to the order of events. When the order gets a cycle, the search takes back the choice. There is
+no randomness: the same question gives the same answer and the same witness.
 """
 
 from __future__ import annotations
@@ -20,16 +25,19 @@ from a64patch.proof.relations import ThreadOrder, bits, closed
 from a64patch.proof.traces import Behaviours, Event, Trace, behaviours
 
 Rows = list[int]
-"""For each event the set of those that are ordered after it, and itself."""
+"""For each event, the set of the events ordered after it, and itself."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What an execution must be like to be found. Everything that is given must hold.
+    """The conditions on an execution. The search finds only executions that satisfy all of them.
 
-    `trace(number, trace)` sees one thread alone, and is what makes a search fast; `memory` demands final values by
-    address; `execution` sees the complete execution. Set `orders` when `execution` asks `could_fetch`: then every
-    order of cache maintenance is chosen, also where nothing follows from it.
+    - `trace(number, trace)` judges one thread alone. It makes a search fast.
+    - `memory` demands final values by address.
+    - `execution` judges the complete execution.
+
+    Set `orders` when `execution` uses `could_fetch`: then the search also chooses orders of cache maintenance that have
+    no consequences in the model.
     """
 
     trace: Callable[[int, Trace], bool] | None = None
@@ -40,17 +48,17 @@ class Query:
 
 _ANYTHING = Query()
 _WORTH_A_LOOK = 8
-"""So many ways to choose the later threads make it worth while to look at the first ones alone."""
+"""With so many ways to choose the later threads, the search first checks the earlier threads alone."""
 
 
 @dataclass
 class Statistics:
-    """How much was looked at."""
+    """How much the search looked at."""
 
     traces: tuple[int, ...] = ()
-    """Of each thread."""
+    """The number of traces of each thread."""
     combinations: int = 0
-    """Choices of one trace for each thread that fit the query and each other's values."""
+    """Choices of one trace for each thread in which all satisfy the query and some trace stores each value read."""
     choices: int = 0
     cycles: int = 0
     """Choices that were given up because the order had a cycle."""
@@ -68,7 +76,8 @@ class Result:
     witness: Execution | None
     statistics: Statistics
     cycle: list[tuple[str, str, str]] = field(default_factory=list)
-    """For a forbidden one: event, relation, next event, for the most complete attempt; the last leads to the first."""
+    """When forbidden, the cycle of the most complete attempt: event, relation, next event. The last leads to the first.
+    """
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -77,8 +86,8 @@ class Result:
 def search(program: Program, model: Model, query: Query, known: Behaviours | None = None) -> Result:
     """The first consistent execution that satisfies the query, if there is one.
 
-    `known` is `behaviours(program)`, for callers that ask several questions. ScopeError when the program does
-    something that is not modelled.
+    `known` is `behaviours(program)`, for callers that ask several questions. ScopeError when the model does not cover
+    the program.
     """
     known = known or behaviours(program)
     run = _Search(program, model, query)
@@ -89,7 +98,7 @@ def search(program: Program, model: Model, query: Query, known: Behaviours | Non
 
 
 def executions(program: Program, model: Model, query: Query, known: Behaviours | None = None) -> Iterator[Execution]:
-    """All consistent executions that satisfy the query. Each is valid until the next is asked for."""
+    """All consistent executions that satisfy the query. Each is valid until the caller asks for the next."""
     yield from _Search(program, model, query).executions(known or behaviours(program))
 
 
@@ -103,7 +112,7 @@ class _Search:
         self.failure: tuple[Execution, list[Named], Named] | None = None
         self.journal: list[Named] = []
         self.free: frozenset[int] = frozenset()
-        """Addresses whose loads may read what threads store that are not chosen yet."""
+        """Addresses that threads without a chosen trace may store to; loads from them have no chosen store yet."""
         self.free_interrupts = False
 
     def executions(self, known: Behaviours) -> Iterator[Execution]:
@@ -112,8 +121,8 @@ class _Search:
             [trace for trace in traces if accept is None or accept(number, trace)]
             for number, traces in enumerate(known.traces)
         ]
-        # Those first of whom the query asks something, then those with the least choice: what is impossible for a few
-        # threads is then found out before the others multiply it.
+        # First the threads that the query restricts, then those with the fewest traces. When a few threads exclude each
+        # other, the search then finds out before the traces of the other threads multiply the work.
         count = len(candidates)
         order = sorted(
             range(count), key=lambda one: (len(candidates[one]) == len(known.traces[one]), len(candidates[one]), one)
@@ -127,12 +136,13 @@ class _Search:
             yield from self._combination(Execution(self.program, [chosen[place] for place in places]))
 
     def _possible(self, part: list[Trace], order: list[int], later: _Later) -> bool:
-        """Whether these threads alone are consistent, when the later ones may store and send what they can.
+        """Whether the traces in `part` can be consistent with some choice of the later threads' traces.
 
-        An execution of all threads is one of these, with the loads left out that may read what others store: every
-        relation of the models only grows with the events, so a cycle here is a cycle there.
+        This searches for an execution of `part` alone. It leaves open the loads and fetches from `later.stored`, and
+        the senders of all interrupts if `later.sends`. Adding events only adds pairs to the models' relations. So a
+        cycle found here also exists in every execution of all threads that contains `part`, and False is definite.
         """
-        # The depth of failures is only comparable among executions of all threads.
+        # The depths of failures can be compared only among executions of all threads.
         depth, failure, complete = self.depth, self.failure, self.statistics.complete
         self.free, self.free_interrupts = later.stored, later.sends
         query, self.query = self.query, _ANYTHING
@@ -158,7 +168,7 @@ class _Search:
                 yield from self._stores(x, start, sorted(x.writes), 0)
 
     def _add(self, x: Execution, rows: Rows, edges: Iterable[Named], depth: int) -> Rows | None:
-        """The order with these edges, or None when it has a cycle."""
+        """The order with these edges added; None when it has a cycle."""
         without = self.model.without
         for edge in edges:
             if edge[0] in without:
@@ -227,7 +237,7 @@ class _Search:
         yield from extend([], writes)
 
     def _reads(self, x: Execution, rows: Rows, readers: list[int], number: int, depth: int) -> Iterator[Execution]:
-        """Choose what each load and fetch reads."""
+        """Choose the store that each load and fetch reads."""
         if number == len(readers):
             x.chosen.clear()
             x.chosen_before.clear()
@@ -254,7 +264,7 @@ class _Search:
                 newer |= 1 << source
 
     def _coherent(self, x: Execution, read: int, place: int) -> bool:
-        """Whether a load may read the store at that place of the location's order (-1: the initial value)."""
+        """Whether a load may read the store at index `place` of the location's order (-1: the initial value)."""
         rules = self.model.coherence
         thread = x.thread[read]
         address = x.events[read].address
@@ -305,7 +315,7 @@ class _Search:
             del self.journal[mark:]
 
     def explain(self) -> list[tuple[str, str, str]]:
-        """The shortest cycle of the attempt that came furthest, by named relations."""
+        """The shortest cycle of the most complete attempt, by named relations."""
         if self.failure is None:
             return []
         x, journal, closing = self.failure
@@ -336,7 +346,7 @@ class _Search:
 
 
 def _local_rows(model: Model, trace: Trace, program: Program) -> Rows:
-    """The closed order of one thread, each event with itself; kept on the trace."""
+    """The transitively closed order of one thread, each event with itself; kept in `Trace.by_model`."""
     rows = trace.by_model.get(model)
     if rows is None:
         order = ThreadOrder(trace, program)
@@ -347,7 +357,7 @@ def _local_rows(model: Model, trace: Trace, program: Program) -> Rows:
 
 
 def _values(program: Program, events: Iterable[Event]) -> tuple[frozenset[tuple[int, int]], frozenset[tuple[int, int]]]:
-    """What a trace needs others, or itself, to have stored, and what it stores."""
+    """The (address, value) pairs that a trace reads beside initial values, and those that it stores."""
     needs = frozenset(
         (event.address, event.value)
         for event in events
@@ -359,7 +369,7 @@ def _values(program: Program, events: Iterable[Event]) -> tuple[frozenset[tuple[
 
 @dataclass(frozen=True)
 class _Later:
-    """What the threads that are not chosen yet could still do."""
+    """What the threads without a chosen trace could do: values and addresses stored, SGIs, ways to choose."""
 
     values: frozenset[tuple[int, int]]
     stored: frozenset[int]
@@ -368,7 +378,7 @@ class _Later:
 
 
 class _Tree:
-    """The ways to choose one trace for each thread such that every value that is read is stored by someone."""
+    """The ways to choose one trace for each thread in which some trace stores each value that is read."""
 
     def __init__(self, program: Program, candidates: list[list[Trace]]) -> None:
         self.options = [[(trace, *_values(program, trace.events)) for trace in traces] for traces in candidates]
@@ -383,7 +393,10 @@ class _Tree:
         self.later = later[::-1]
 
     def combinations(self, possible: Callable[[list[Trace], _Later], bool]) -> Iterator[list[Trace]]:
-        """All of them; where many are left to come, only those whose first threads are `possible` together."""
+        """All combinations, without those whose first threads are not `possible` together.
+
+        `possible` is asked when at least two threads are chosen and many choices are left.
+        """
 
         def extend(
             chosen: list[Trace], needed: frozenset[tuple[int, int]], given: frozenset[tuple[int, int]]
@@ -406,7 +419,7 @@ class _Tree:
 
 
 def _senders(x: Execution) -> Iterator[dict[int, int]]:
-    """For every interrupt taken an SGI of another thread, none twice in the same thread."""
+    """For each interrupt taken, an SGI of another thread. A thread takes each SGI at most once."""
 
     def extend(number: int, chosen: dict[int, int]) -> Iterator[dict[int, int]]:
         if number == len(x.entries):

@@ -1,9 +1,12 @@
-"""Everything that one thread could do, whatever the others do: its traces.
+"""The traces of one thread: each is one way to run the thread, whatever the other threads do.
 
-Read on: search.py chooses one trace for each thread and asks whether they fit together.
+Read on: search.py chooses one trace for each thread and checks whether they fit together.
 
-A trace guesses what each load reads, which word each fetch of a modified location gets, whether a store-exclusive
-succeeds and where an interrupt is taken. The guesses come from a domain: the values that some trace stores there.
+A trace guesses:
+- the value of each load and the word of each fetch from a modified location. The location's domain lists the guesses:
+  its initial value, and the values that some trace stores there;
+- whether a store-exclusive succeeds;
+- where an interrupt is taken.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from a64patch.proof.program import ELR, Program
 from a64patch.proof.semantics import MASK32, MASK64, SP, Operation, flow, holds, operation
 
 MOST_TRACES = 20_000
-"""Of one thread; a program with more is refused."""
+"""The most traces of one thread; a program with more is refused."""
 MOST_EVENTS = 400
-"""Of one trace."""
+"""The most events of one trace; a longer path is given up."""
 
 CTR_IDC, CTR_DIC = 1 << 28, 1 << 29
 _CTR_LINES = 0x8444C004
@@ -30,15 +33,15 @@ class Event:
     """One effect of an instruction.
 
     `kind`: R, W (explicit), F (fetch of a modified word), DC, IC, DMB, DSB, ISB, TE (exception entry), ERET, SGI.
-    The masks are sets of loads of the same trace, a bit for the index of each: on which loads the address, the data
-    or the execution of this event depends. `pick_…` are dependencies through a conditional select only.
+    `addr`, `data` and `ctrl` are sets of loads, with bit n for event n of the same trace. The event's address, data or
+    execution depends on these loads. `pick_…` hold the dependencies through the condition of a conditional select.
     """
 
     kind: str
     pc: int
-    """Address of the instruction (bytes); for an interrupt, where it would have gone on."""
+    """Address of the instruction in bytes; for an interrupt, the address of the interrupted instruction."""
     word: int
-    """The word that was executed."""
+    """The executed word."""
     address: int = -1
     value: int = 0
     order: str = ""
@@ -50,23 +53,23 @@ class Event:
     pick_data: int = 0
     pick_ctrl: int = 0
     rmw: int = -1
-    """Index of the load that this store completes."""
+    """For the store of an atomic or exclusive pair, the index of its load; -1 for any other event."""
     step: int = 0
-    """Number of the instruction in the order of execution."""
+    """The number of instructions executed up to and including this one."""
 
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """What one thread did: events in program order, the path, the registers at the end."""
+    """One run of one thread: events in program order, the path, the registers at the end."""
 
     events: tuple[Event, ...]
     path: tuple[tuple[int, int], ...]
     """Address and word of every executed instruction."""
     registers: Mapping[int, int]
     end: str
-    """`done`, or why it went no further: `svc`, `brk`, `access …`."""
+    """`done`, or why the thread ended early: `svc`, `brk`, `left` (a window), `access to …`."""
     by_model: dict[object, list[int]] = field(default_factory=dict)
-    """What a model has computed about it."""
+    """The thread's order in each model, kept by `search`."""
 
     def register(self, number: int) -> int:
         """The value of X0 to X30 at the end."""
@@ -74,7 +77,7 @@ class Trace:
 
 
 class _State:
-    """A thread half way."""
+    """The state of a thread between two instructions."""
 
     __slots__ = (
         "ctrl", "elr", "end", "events", "flags", "interrupts", "masked", "monitor", "path", "pc", "pick_ctrl",
@@ -116,7 +119,7 @@ class _State:
         return other
 
     def get(self, register: int) -> tuple[int, int, int]:
-        """Value, loads that it depends on, loads that picked it."""
+        """The register's value, the loads that it depends on, and the loads that picked it (`Event.pick_data`)."""
         return (0, 0, 0) if register == 31 else self.registers.get(register, (0, 0, 0))
 
     def put(self, register: int, value: int, data: int = 0, pick: int = 0) -> None:
@@ -125,7 +128,7 @@ class _State:
 
 
 class _Runner:
-    """Runs one thread against the domains, and notes which of them it looked at."""
+    """Runs one thread with the guesses of the domains, and notes in `used` whose domains it asked for."""
 
     def __init__(self, program: Program, number: int, domains: Domains, most_interrupts: int) -> None:
         self.program = program
@@ -157,7 +160,7 @@ class _Runner:
         return traces
 
     def _advance(self, state: _State) -> bool:
-        """Execute until the thread ends (True), is given up, or forks into `pending` (False)."""
+        """Execute the thread. True when it ends; False when it is given up or forks into `pending`."""
         while not state.end:
             if state.interrupts < self.most_interrupts and not state.masked and not state.skip_interrupt:
                 other = state.copy()
@@ -224,7 +227,7 @@ class _Runner:
         return event
 
     def _execute(self, state: _State, pc: int, word: int) -> bool:
-        """One instruction; False when the state was replaced by others in `pending`."""
+        """Execute one instruction. False when this state goes no further; its forks are in `pending`."""
         window = self.windows.get(pc)
         if window is not None:
             return self._pass(state, window, pc, word)
@@ -276,7 +279,7 @@ class _Runner:
         return True
 
     def _pass(self, state: _State, window: range, pc: int, word: int) -> bool:
-        """One instruction of a window, of which only the flow of control is looked at."""
+        """Follow the flow of control of one word in a window, and nothing else of it (Program.windows)."""
         op = flow(word)
         state.pc = pc + 4
         if op.kind == "exception":
@@ -388,7 +391,7 @@ class _Runner:
         self, state: _State, op: Operation, pc: int, word: int, address: int, value: int, addr: int, pick_addr: int
     ) -> None:
         index = len(state.events)
-        # A load after a store of the same thread carries on what the stored value depends on (lmrs).
+        # A load after a store of the same thread to the location inherits the stored value's dependencies (lmrs).
         data, pick = 1 << index, 0
         for earlier in reversed(state.events):
             if earlier.kind == "W" and earlier.address == address:
@@ -403,7 +406,7 @@ class _Runner:
             assert op.compute
             written = self._event(state, "W", pc, word, address, op.compute(value, operand) & mask, op.write_order)
             written.addr, written.pick_addr = addr, pick_addr
-            # A swap stores what it was given; the others store what they read, changed.
+            # SWP stores its operand. The other atomics store the loaded value combined with the operand.
             written.data = stored if op.name == "swp" else stored | 1 << index
             written.pick_data = stored_pick
             written.rmw = index
@@ -441,43 +444,46 @@ def _finished(state: _State) -> Trace:
 
 
 class Domains:
-    """What each location may hold, in the order in which the values were found."""
+    """The values that each location may hold, in the order in which they were found."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._stored: dict[int, list[int]] = {}
 
     def add(self, address: int, value: int) -> bool:
-        """Whether the value is new there."""
+        """Add a value to a location's domain; whether the traces that use this domain must run again."""
         known = self._stored.get(address)
         if known is None:
             known = self._stored[address] = [self._program.initial(address)]
         elif value in known:
             return False
         if value in known:
-            return address in self._program.code  # A modified word is fetched, even if it never changes.
+            return address in self._program.code  # From its first store on, a code word is fetched as a guess.
         known.append(value)
         return True
 
     def words(self, address: int) -> Sequence[int] | None:
-        """The words that a fetch may get; None when nothing stores there."""
+        """The words that a fetch from this address may get; None when no trace stores to it."""
         return self._stored.get(address)
 
     def values(self, address: int) -> Sequence[int]:
-        """The values that a load may get."""
+        """The values that a load from this address may get."""
         return self._stored.get(address) or (self._program.initial(address),)
 
 
 @dataclass
 class Behaviours:
-    """The traces of every thread, and how many paths were given up because they looped."""
+    """The traces of every thread, and the number of paths that were given up because they looped or grew too long."""
 
     traces: list[list[Trace]]
     cut: int
 
 
 def behaviours(program: Program) -> Behaviours:
-    """All traces of all threads: the least domains such that every stored value is in the domain of its location.
+    """All traces of all threads.
+
+    Each stored value joins the domain of its location. A thread runs again when a domain that it uses grows, until
+    no run finds a value that an execution could contain and a domain does not.
 
     ScopeError for an instruction that is not modelled, and for a program with too many paths.
     """
@@ -500,8 +506,9 @@ def behaviours(program: Program) -> Behaviours:
             for event in _stores(runs[number]):
                 if domains.add(event.address, event.value):
                     changed.add(event.address)
-        # A value that appears in round n takes a chain of n stores, each made from what the one before left: there
-        # are no longer chains than there are stores. A value may open the way to more stores; then it counts anew.
+        # A value first found in round n takes a chain of n stores, in which each store uses the value of the store
+        # before. No chain is longer than the number of stores in an execution, so later values cannot occur. When a
+        # value leads to more stores, the rounds are counted anew.
         stored = sum(max((_stored(trace) for trace in run), default=0) for run in runs)
         if stored > most_stored:
             most_stored, rounds = stored, 0
@@ -529,7 +536,7 @@ def _stores(traces: list[Trace]) -> Iterator[Event]:
 
 
 def _refuse_mixed_sizes(program: Program, domains: Domains, runs: list[list[Trace]]) -> None:
-    """A location is one value here, so a value of 8 bytes may not be accessed by halves."""
+    """ScopeError for a 4-byte access to a location with 8-byte values: in the model a location is one value."""
     wide = {address for address in program.memory if any(value > MASK32 for value in domains.values(address))}
     if not wide:
         return
