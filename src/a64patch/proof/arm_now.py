@@ -1,9 +1,9 @@
-"""Arm's current memory model with instruction fetch: the relations of herdtools7's aarch64.cat that matter here.
+"""Arm's current memory model with instruction fetch: the relations of herdtools7's aarch64.cat that proofs need.
 
 Read on: esop2020.py for the older and weaker model; search.py uses both.
 
-R and W are explicit loads and stores, M both, F a fetch of a word that is modified, CSE a context synchronisation
-event (ISB, exception entry, exception return). Each relation stands beside its text; `po` is program order.
+R and W are explicit loads and stores, M is either, F is a fetch of a modified word, CSE is a context synchronisation
+event (ISB, exception entry, exception return). `po` is program order. Each docstring has its relation's text.
 Sources: Arm ARM DDI 0487 B2.3 and B2.2.5, herdtools7 `herd/libdir/aarch64*.cat`; for interrupts, "Relaxed exception
 semantics for Arm-A" (arXiv 2412.15140).
 """
@@ -18,7 +18,7 @@ from a64patch.proof.relations import Edges, ThreadOrder, bits, closed, compose
 
 
 def f_ob(t: ThreadOrder) -> Edges:
-    """[F]; po; [~F]: what is fetched first takes effect first. Only fetches may overtake fetches."""
+    """[F]; po; [~F]: a fetch is before the later effects of its thread. Only fetches may overtake fetches."""
     return t.ordered(t.F, t.M | t.DC | t.IC | t.SGI)
 
 
@@ -38,7 +38,7 @@ def dsb_ob(t: ThreadOrder) -> Edges:
 def cse_ob(t: ThreadOrder) -> Edges:
     """[R]; (ctrl | pick-ctrl); [CSE]; po  |  [R]; (addr | pick-addr); [M]; po; [CSE]; po  |  DSB-ob; [CSE]; po
 
-    The only way to order a fetch after anything of its own thread.
+    Only this relation orders a fetch after another event of its own thread.
     """
     synchronised = list(t.ordered(t.cse, t.all))
     yield from compose(t.depends("ctrl", t.cse), synchronised)
@@ -86,7 +86,7 @@ def aob(t: ThreadOrder) -> Edges:
 
 
 def bob(t: ThreadOrder) -> Edges:
-    """What a barrier, an acquire or a release orders. Nothing here orders an IC or a fetch.
+    """The order from barriers, acquires and releases. Nothing here orders an IC or a fetch.
 
     [M]; po; [dmb.full]; po; [M]  |  [M]; po; [dmb.full]; po; [DC]  |  [DC]; po; [dmb.full]; po; [M|DC]
     | [R]; po; [dmb.ld]; po; [M]  |  [W]; po; [dmb.st]; po; [W]
@@ -104,7 +104,7 @@ def bob(t: ThreadOrder) -> Edges:
 
 
 def pick_lob(t: ThreadOrder) -> Edges:
-    """pick-dep; lob; [W], where lob is all of the above between M, DC and IC"""
+    """pick-dep; lob; [W], where lob is lws, dob, pob, aob and bob"""
     picks = [*t.depends("pick_addr", t.M), *t.depends("pick_data", t.W)]
     if not picks:
         return
@@ -154,7 +154,7 @@ class ArmNow(Model):
         if source >= 0:
             yield "instr-rf", source, 1 << read
         if missed and x.program.dic:
-            # DIC=1: no IC is needed, so a fetch that misses a store is before it, and so are the fetches before it.
+            # DIC=1: no IC is needed. So a fetch that misses a store is before the store, and so are earlier fetches.
             if x.program.idc:
                 yield "instr-ca", read, missed
             for earlier in x.earlier(read, "F"):
@@ -191,7 +191,7 @@ class ArmNow(Model):
                 for fetch in earlier:
                     yield "IC-ob", fetch, completed
         elif kinds == ("IC", "F"):
-            # IC before F, and F misses W: the IC did not see W, which was not yet published to it.
+            # IC before F, and F misses W: W was not yet published when the IC took effect.
             if x.program.idc:
                 if x.missed[second]:
                     yield "IC-ca", first, x.missed[second]
@@ -206,7 +206,7 @@ class ArmNow(Model):
                         yield "IC-ca", ic, 1 << second
 
     def fetch_is_past(self, x: Execution, fetch: int, write: int) -> bool:
-        """W; DC-after; [DC]; ob; [IC]; IC-after; [F], less what IDC and DIC make needless."""
+        """W; DC-after; [DC]; ob; [IC]; IC-after; [F], without DC when IDC=1 and without IC when DIC=1."""
         if write < 0:
             return False
         if x.program.dic:
@@ -218,7 +218,7 @@ class ArmNow(Model):
 
     @staticmethod
     def _completes(x: Execution, ic: int) -> bool:
-        """Whether a full DSB follows it."""
+        """Whether a full DSB follows the IC in its thread."""
         last = x.first[x.thread[ic]] + len(x.traces[x.thread[ic]].events)
         return any(x.events[index].kind == "DSB" and x.events[index].order == "sy" for index in range(ic, last))
 

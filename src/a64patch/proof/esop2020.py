@@ -2,8 +2,8 @@
 
 Read on: arm_now.py for the current model, which forbids a little more; search.py uses both.
 
-R and W are explicit loads and stores, M both, F a fetch (IF in the paper), CSE a context synchronisation event (ISB
-in the paper). Fetches of words that nothing modifies are left out; what they order in passing is said here directly.
+R and W are explicit loads and stores, M is either, F is a fetch (IF in the paper), CSE is a context synchronisation
+event (ISB in the paper). Fetches of unmodified words are left out; the relations here include the order through them.
 Sources: DOI 10.1007/978-3-030-44914-8_23; `aarch64_ifetch.cat` of rems-project (2024) for IDC and DIC; arXiv
 2412.15140 for exceptions.
 """
@@ -54,7 +54,10 @@ def bob(t: ThreadOrder) -> Edges:
 
 
 def dsb_ob(t: ThreadOrder) -> Edges:
-    """[M|barrier|DC|IC]; po; [dsb]  |  [dsb]; po; [M|barrier|DC|IC|SGI]; dsb.ld and dsb.st wait for loads, or stores"""
+    """[M|barrier|DC|IC]; po; [dsb]  |  [dsb]; po; [M|barrier|DC|IC|SGI]
+
+    dsb.ld is after earlier loads only, dsb.st after earlier stores only.
+    """
     everything = t.all & ~t.F
     dsb = t.barrier("DSB", "sy")
     yield from t.ordered(everything, dsb)
@@ -76,8 +79,9 @@ def irq_ob(t: ThreadOrder) -> Edges:
 class Esop2020(Model):
     """The axioms of the paper: internal, external and atomic, over ob = (obs | fob | dob | aob | bob | cob)+.
 
-    wco, the order of stores, DCs and ICs of a line, is chosen only where something follows from it: the order of a DC
-    with a store and with an IC. The rest of it can be any order that ob allows, and there always is one.
+    wco is the order of the stores, DCs and ICs of a line. Only the pairs whose order has consequences are chosen: a
+    publisher (DC, or IC with IDC=1) with a store, and a DC with an IC. Every other pair may have any order that ob
+    allows, and ob always allows one.
     """
 
     name = "esop"

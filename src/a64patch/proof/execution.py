@@ -1,6 +1,6 @@
-"""One candidate execution: a trace for each thread, and the choices that were made between them.
+"""One candidate execution: a trace for each thread, and the choices that join the traces.
 
-Read on: search.py fills it in; a witness is one that is complete.
+Read on: search.py makes the choices; a witness is a complete execution.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from a64patch.proof.traces import Event, Trace
 class Execution:
     """Events of all threads under one numbering, thread after thread, each in program order.
 
-    `rf` maps a load or fetch to the store that it reads, -1 for the initial value; `co` an address to its stores,
-    oldest first; `succ` a number to the set of all events that are ordered after it (ob), and itself, as a bit mask.
-    `missed[read]` is the set of stores that are newer than the one it reads. `sent_by` maps an exception entry by
-    interrupt to its SGI. `chosen[event]` is the set of events that a choice put directly after it, where cache
-    maintenance is concerned, and `chosen_before` the other way round.
+    An event is named by its number, and a set of events is a bit mask of numbers.
+
+    - `rf[read]`: the store that a load or fetch reads, -1 for the initial value.
+    - `co[address]`: the stores to an address, oldest first.
+    - `succ[event]`: all events that are ordered after the event (ob), and the event itself.
+    - `missed[read]`: the stores that are newer than the store that a load or fetch reads.
+    - `sent_by[entry]`: the SGI that causes an exception entry by interrupt.
+    - `chosen[event]`: in the chosen order of cache maintenance, the events put directly after this event.
+    - `chosen_before[event]`: likewise, the events put directly before this event.
     """
 
     def __init__(self, program: Program, traces: Sequence[Trace], numbers: Sequence[int] | None = None) -> None:
-        """Of all threads, in their order; `numbers` says which ones when there are fewer."""
+        """`traces` has one trace for each thread, in order. With fewer traces, `numbers` names their threads."""
         self.program = program
         self.numbers = tuple(range(len(traces)) if numbers is None else numbers)
         self.traces = tuple(traces)
@@ -74,11 +78,11 @@ class Execution:
         return index - self.first[self.thread[index]]
 
     def external(self, index: int, mask: int) -> int:
-        """Those of the events that are of other threads."""
+        """The events of `mask` that belong to other threads than the event `index`."""
         return mask & ~self.members[self.thread[index]]
 
     def earlier(self, index: int, kind: str, same_location: bool = False) -> list[int]:
-        """The events of that kind before it in its thread, in program order."""
+        """The events of this kind that precede the event `index` in its thread, in program order."""
         event = self.events[index]
         return [
             other
@@ -91,12 +95,12 @@ class Execution:
         return self.program.line_of(self.events[index].address)
 
     def value_at_end(self, address: int) -> int:
-        """What the location holds in the end."""
+        """The final value of the location."""
         stores = self.co.get(address)
         return self.events[stores[-1]].value if stores else self.program.initial(address)
 
     def order(self, events: Iterable[int] | None = None) -> list[int]:
-        """The events (all, or these) in one order that agrees with ob: how it may have happened, for a timeline."""
+        """The events (all, or these) in one order that agrees with ob, for a timeline."""
         chosen = list(range(len(self.events)) if events is None else events)
         return sorted(chosen, key=lambda index: (-self.succ[index].bit_count(), self.thread[index], index))
 
@@ -111,7 +115,7 @@ class Execution:
         return f"{thread}: {event.kind}{order}{place}{value}"
 
     def before(self, first: int, second: int) -> bool:
-        """Whether the one event is ordered before the other in every respect that counts (ob)."""
+        """Whether the first event is ordered before the second (ob)."""
         return first != second and bool(self.succ[first] >> second & 1)
 
     def members_of(self, mask: int) -> list[Event]:

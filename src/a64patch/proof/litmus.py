@@ -1,9 +1,9 @@
-"""Litmus tests in herd's format for AArch64: the text in, a `Program` and a question about it out.
+"""Litmus tests in herd's format for AArch64: the text in, a `Program` and a question about its final state out.
 
 Read on: search.py answers; ../cli/litmus.py prints.
 
-A test is untrusted text: its size is bounded, nothing in it is evaluated, and an error says line and column. What the
-models do not cover (faults, page tables, handlers) is refused by name with ScopeError.
+A test is untrusted text: its size is bounded, nothing in it is evaluated, and an error names line and column.
+ScopeError names a feature that the models do not cover, such as faults, page tables and handlers.
 Source of the format: herdtools7's manual, part "Writing litmus tests".
 """
 
@@ -23,7 +23,7 @@ from a64patch.proof.semantics import MASK32, MASK64
 from a64patch.proof.traces import Behaviours, Trace, behaviours
 
 LARGEST = 1 << 16
-"""Characters of one test."""
+"""The most characters of one test."""
 _MOST_THREADS = 16
 _MOST_INSTRUCTIONS = 256
 _MOST_CLAUSES = 256
@@ -44,7 +44,7 @@ _INSTRUCTIONS = frozenset({"NOP", "ISB"})
 
 @dataclass(frozen=True)
 class Literal:
-    """One equation of a final condition; `thread` is -1 for memory, where `place` is an address, else a register."""
+    """One equation of a final condition. `place` is a register of `thread`, or an address when `thread` is -1."""
 
     thread: int
     place: int
@@ -54,10 +54,10 @@ class Literal:
 
 @dataclass(frozen=True)
 class Litmus:
-    """A test: the program, and what is asked about its end.
+    """A test: the program, and a question about its final state.
 
-    `clauses` is the proposition to look for, as alternatives each of which is a list of equations that all hold.
-    With `forall` it is the negation of what the test says holds always.
+    `clauses` is the proposition that the search tries to satisfy: a list of alternatives, each a list of equations that
+    must all hold. For `forall` it is the negation of the test's proposition.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Litmus:
     """Addresses of `P0:label` and of the names of data."""
 
     def queries(self) -> list[Query]:
-        """One question for each alternative."""
+        """One query for each alternative."""
         return [_query(clause) for clause in self.clauses]
 
     def verdict(self, model: Model, known: Behaviours | None = None) -> Result:
-        """Whether some execution satisfies the proposition (for `forall`: breaks it).
+        """Whether some execution satisfies the proposition (for `forall`: breaks the test's proposition).
 
         `known` is `behaviours(self.program)`, for callers that ask several models.
         """
@@ -113,9 +113,9 @@ def _query(clause: tuple[Literal, ...]) -> Query:
 
 
 def parse(text: str, origin: str = "litmus test") -> Litmus:
-    """The test in that text. `origin` names it in errors.
+    """The test in this text. `origin` names the text in errors.
 
-    FormatError, with line and column, when the text is no such test; ScopeError when it needs what is not modelled.
+    FormatError, with line and column, when the text is no litmus test. ScopeError when the models do not cover it.
     """
     return _Parser(text, origin).parse()
 
@@ -142,7 +142,7 @@ class _Parser:
         return FormatError(f"{self.origin}:{line}:{column}: {message}")
 
     def _without_comments(self, text: str) -> str:
-        """The text with every comment made of spaces, so that positions stay; comments nest."""
+        """The text with spaces in place of every comment, so that positions stay. Comments nest."""
         if "(*" not in text:
             return text
         parts = list(text)
@@ -253,7 +253,7 @@ class _Parser:
         return {address: self._instruction(text, address, number, at) for number, address, at, text in texts}, entries
 
     def _instruction(self, text: str, address: int, thread: int, position: int) -> int:
-        # Labels become distances, so that the same text is assembled once.
+        # Labels become distances, so that `_word` assembles equal texts only once.
         found = _TARGET.fullmatch(text)
         if found:
             target = self.labels.get(f"P{thread}:{found[2]}")
@@ -267,7 +267,7 @@ class _Parser:
     # Tokens of the initial state and of the condition.
 
     def _peek(self, end: int) -> tuple[str, str, int]:
-        """Kind, text and position of the token at hand; kind is empty at the end."""
+        """Kind, text and position of the next token; kind is empty at the end."""
         found = _TOKEN.match(self.plain, self.at, end)
         if found and found.lastgroup:
             return found.lastgroup, found[found.lastgroup], found.start(found.lastgroup)
@@ -337,7 +337,7 @@ class _Parser:
         return self.labels[name]
 
     def _register(self, end: int, threads: int) -> tuple[int, int]:
-        """`0:X1`, of which the number is at hand."""
+        """Take `0:X1`; returns (thread, register)."""
         _, number, position = self._next(end)
         self._expect(end, ":")
         _, name, at = self._next(end)
@@ -382,7 +382,7 @@ class _Parser:
         return registers, memory
 
     def _type_follows(self, end: int) -> bool:
-        """Whether the name at hand is a type: what follows is neither `=` nor the end of the part."""
+        """Whether the next name is a type: a name, a number or `*` follows it."""
         saved = self.at
         self._next(end)
         kind, text, _ = self._peek(end)
@@ -424,7 +424,7 @@ class _Parser:
         return ("~" if negated else "") + quantifier, clauses
 
     def _either(self, end: int, threads: int, wanted: bool, depth: int) -> list[tuple[Literal, ...]]:
-        """A disjunction as alternatives of literals; with `wanted` false, of its negation."""
+        """A disjunction, or its negation when `wanted` is false, as alternatives of literals."""
         found = self._both(end, threads, wanted, depth)
         while self._take(end, "\\/"):
             more = self._both(end, threads, wanted, depth)

@@ -1,4 +1,4 @@
-"""What a memory model is to the search: named relations of one thread, and named edges that a choice brings.
+"""The interface of a memory model: named relations within one thread, and named edges that a choice adds.
 
 Read on: arm_now.py, esop2020.py.
 """
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from a64patch.proof.execution import Execution
 
 Named = tuple[str, int, int]
-"""Relation, event, set of the events that it is before."""
+"""(relation, event, set of the events that this event is before)."""
 
 
 class Model:
-    """A memory model. The relations of `LOCAL` hold in a thread as such; the methods give those between threads.
+    """A memory model. The relations of `LOCAL` depend on one trace only; the methods give the others.
 
-    `without` leaves relations out, to see what they are for. A model object may be used for any number of searches.
-    RequestError for a name that it does not have.
+    `without` leaves relations out, to see what depends on them. A model object may be used for any number of searches.
+    RequestError for an unknown relation in `without`.
     """
 
     name = ""
     LOCAL: Mapping[str, Callable[[ThreadOrder], Edges]] = {}
     GLOBAL: frozenset[str] = frozenset()
     COHERENCE: frozenset[str] = frozenset({"coWW", "coRW1", "coWR", "atomic"})
-    """What the search itself checks: coherence of explicit accesses in one thread, and atomicity."""
+    """The rules that the search itself checks: coherence of explicit accesses in one thread, and atomicity."""
 
     def __init__(self, without: frozenset[str] = frozenset()) -> None:
         unknown = without - self.relations()
@@ -40,11 +40,11 @@ class Model:
 
     @classmethod
     def relations(cls) -> frozenset[str]:
-        """The names of all its relations."""
+        """The names of all relations of the model."""
         return frozenset(cls.LOCAL) | cls.GLOBAL | cls.COHERENCE
 
     def local(self, order: ThreadOrder) -> Iterator[Named]:
-        """All that is ordered in one thread, whatever the others do."""
+        """The edges within one thread, whatever the other threads do."""
         for name, relation in self.LOCAL.items():
             if name not in self.without:
                 for index, targets in relation(order):
@@ -56,24 +56,27 @@ class Model:
             yield "sgi", sent, 1 << entry
 
     def coherence_edges(self, x: Execution, address: int) -> Iterator[Named]:
-        """What follows once the order of the stores to `address` is chosen."""
+        """The edges that follow when the order of the stores to `address` is chosen."""
         raise NotImplementedError
 
     def reads_edges(self, x: Execution, read: int) -> Iterator[Named]:
-        """What follows once it is chosen which store a load or fetch reads."""
+        """The edges that follow when the store that a load or fetch reads is chosen."""
         raise NotImplementedError
 
     def questions(self, x: Execution, complete: bool) -> list[tuple[int, int]]:
-        """The pairs of events whose order must still be chosen once all reads are.
+        """The pairs of events whose order must still be chosen after the reads.
 
-        Unless `complete`, pairs are left out from whose order nothing follows; any order of theirs will do.
+        Unless `complete`, this leaves out the pairs whose order adds no edges. Either order of such a pair will do.
         """
         raise NotImplementedError
 
     def order_edges(self, x: Execution, first: int, second: int) -> Iterator[Named]:
-        """What follows when such a question is answered with: the first before the second."""
+        """The edges that follow when a pair of `questions` is ordered as `first` before `second`."""
         raise NotImplementedError
 
     def fetch_is_past(self, x: Execution, fetch: int, write: int) -> bool:
-        """Whether cache maintenance keeps the fetch from a store older than `write`: co;iseq;ob, given its orders."""
+        """Whether the chosen cache maintenance publishes `write` before the fetch (co;iseq;ob).
+
+        Then the fetch cannot read a store older than `write`.
+        """
         raise NotImplementedError

@@ -1,9 +1,9 @@
-"""What must never happen while code is patched: the three properties that a proof is about.
+"""The three properties that a proof checks: each names something that must never happen while code is patched.
 
 Read on: prove.py asks the models.
 
     P1  torn: one pass through a site executes some of its old and some of its new words.
-    P2  stale: a CPU that was told that patching is done executes an old word (or the BRK that guarded it).
+    P2  stale: a CPU was told that patching is done, and then executes an old word (or the BRK that guarded it).
     P3  unpredictable: a fetch could get two words that may not replace each other under execution.
 """
 
@@ -33,7 +33,10 @@ BROKEN = {
 
 
 def torn(case: Case, trace: Trace) -> bool:
-    """Whether a pass through a site met old and new words, at different addresses. Its first word begins a new pass."""
+    """Whether one pass through a site executes old and new words at different addresses.
+
+    The first word of a site begins a new pass.
+    """
     olds: set[int] = set()
     news: set[int] = set()
     starts = {window.start for window in case.program.windows}
@@ -54,7 +57,7 @@ def torn(case: Case, trace: Trace) -> bool:
 
 
 def stale(case: Case, trace: Trace) -> bool:
-    """Whether the CPU executed a word that is not the new one after it had been told."""
+    """Whether the CPU executes another word than the new one after it was told that patching is done."""
     done = case.done(trace)
     if done is None:
         return False
@@ -62,7 +65,7 @@ def stale(case: Case, trace: Trace) -> bool:
 
 
 def may_race(case: Case, profile: str) -> bool:
-    """Whether every word that is ever stored may race with execution: then P3 holds by the manual's list alone."""
+    """Whether all words at each address may replace each other under execution: then the manual's list implies P3."""
     return all(
         bool(hotpatch_safe(one, other, profile))
         for pair in case.words.values()
@@ -74,7 +77,7 @@ def may_race(case: Case, profile: str) -> bool:
 
 
 def query(case: Case, name: str, model: Model, profile: str) -> Query:
-    """The question whether this case can break the property (or, for TOLD, whether the CPU can be told at all)."""
+    """The query for executions that break the property; for TOLD, in which the CPU learns that patching is done."""
     wanted: dict[str, Callable[[Trace], bool]] = {
         TORN: lambda trace: torn(case, trace),
         STALE: lambda trace: stale(case, trace),

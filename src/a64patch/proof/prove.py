@@ -1,8 +1,8 @@
 """Is this patch, carried out by this protocol, safe on any number of CPUs? SAFE, UNSAFE with an execution, or UNKNOWN.
 
-Read on: timeline.py tells a counterexample; docs/proof.md has the argument why one executor and two words are enough.
+Read on: timeline.py tells a counterexample; docs/proof.md argues why one executor and two words are enough.
 
-SAFE is said only when every model that was asked forbids every way to break every property.
+The answer is SAFE only when every chosen model forbids every way to break every property.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Question:
-    """One site, and how it is patched. The fields are those of `cases.build`; `profile` is of a64/cmodx.py."""
+    """Sites and how they are patched. The fields are those of `cases.build`; `profile` is one of a64/cmodx.py."""
 
     protocol: str
     sites: tuple[Site, ...]
@@ -52,9 +52,9 @@ class Question:
     profile: str = "2018"
     omit: frozenset[str] = frozenset()
     executors: int | None = None
-    """So many other CPUs and no cutoff; None asks about any number of them."""
+    """The number of other CPUs, asked about without reduction; None asks about any number of other CPUs."""
     unanswered: tuple[str, ...] = ()
-    """Steps that nobody answers for on the target: they may be done or not."""
+    """Steps that the target may do or not: nobody answers for them."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class Counterexample:
 
 @dataclass
 class Proof:
-    """What was found out about a question."""
+    """The result for a question."""
 
     question: Question
     verdict: Verdict = Verdict.SAFE
     reason: str = ""
-    """Why it is UNKNOWN."""
+    """Why there is no complete answer: then the verdict is UNKNOWN, or UNSAFE if a counterexample was found."""
     broken: dict[str, set[str]] = field(default_factory=dict)
-    """By property, the names of the models that allow it to be broken."""
+    """For each broken property, the names of the models that allow it to be broken."""
     counterexample: Counterexample | None = None
     programs: int = 0
     searches: int = 0
@@ -84,17 +84,18 @@ class Proof:
 
 
 def models(which: str = "both") -> tuple[Model, ...]:
-    """`arm`, `esop` or `both`."""
+    """The models by name: `arm`, `esop` or `both`."""
     return {"arm": (ArmNow(),), "esop": (Esop2020(),), "both": (ArmNow(), Esop2020())}[which]
 
 
 def prove(
     question: Question, of: Sequence[Model] | None = None, properties: Sequence[str] = tuple(PROPERTIES)
 ) -> Proof:
-    """The answer, under these models (both when None). Deterministic.
+    """The answer under these models (both when None). Deterministic.
 
-    Each site is asked about alone: P1 is about words of one site only. RequestError for what is no question.
-    What the models do not cover, or is too large, makes the answer UNKNOWN, unless a counterexample is found.
+    For any number of CPUs, each site is asked about alone, since P1 is about the words of one site. RequestError for a
+    senseless question. When the models do not cover the question, or it is too large, the answer is UNKNOWN, unless a
+    counterexample is found.
     """
     started = time.perf_counter()
     proof = Proof(question)
@@ -118,9 +119,9 @@ def prove(
 
 
 def remedies(proof: Proof, of: Sequence[Model] | None = None) -> list[str]:
-    """What would have forbidden the counterexample: left-out steps that make it impossible, or else other protocols.
+    """The remedies for a counterexample: left-out steps to put back, or else other protocols. Each alone is enough.
 
-    Each is tried: the same question is asked with it. Any one of them is enough.
+    Each remedy is tried: with it, the question whether the same property can be broken must be SAFE.
     """
     found = proof.counterexample
     if found is None:
@@ -141,7 +142,7 @@ def _holds(question: Question, of: Sequence[Model] | None, properties: Sequence[
 
 
 class _Prover:
-    """Asks the programs of one question, and keeps what was found."""
+    """Builds and searches the programs of one question, and keeps the results in `proof`."""
 
     def __init__(self, proof: Proof, of: Sequence[Model]) -> None:
         self.proof = proof
@@ -151,11 +152,11 @@ class _Prover:
         self.asked = set[tuple[object, ...]]()
 
     def unknown(self, why: str) -> None:
-        """There is no answer, for this reason."""
+        """Note the first reason why there is no complete answer."""
         self.proof.reason = self.proof.reason or why
 
     def site(self, site: Site, properties: Sequence[str]) -> None:
-        """Any number of CPUs: reduced programs, and where one of them breaks a property, the complete site."""
+        """For any number of CPUs: search the reduced programs. When one breaks a property, search the complete site."""
         site = _headed(site)
         for name, reduced, line in _reduced(site, self.question.protocol, properties):
             for executors in (1, 0):
@@ -176,7 +177,7 @@ class _Prover:
                     self.unknown(f"{name} may be broken, but the site has too many words to ask about all of them")
 
     def unreduced(self, sites: Sequence[Site], executors: int, properties: Sequence[str]) -> None:
-        """So many CPUs, all sites, and the patching CPU itself."""
+        """For this number of other CPUs, and for the patching CPU itself: search all sites together."""
         sites = [_headed(site) for site in sites]
         for count in dict.fromkeys((executors, 0)):
             for line in (TOGETHER, APART):
@@ -187,7 +188,7 @@ class _Prover:
                         self._ask(case, name, model)
 
     def _complete(self, site: Site, executors: int, line: int, enter: int) -> Case:
-        """All words of the site; when that is too large, those runs that execute at most two new ones."""
+        """The case with all words of the site. If it is too large, only two words may be fetched as new."""
         case = self._build((site,), executors, line, enter=enter)
         try:
             self._behaviours(case)
@@ -209,13 +210,13 @@ class _Prover:
         return case
 
     def _behaviours(self, case: Case) -> Behaviours:
-        # The case is kept alive by the one that asks.
+        # The caller keeps the case alive, so its id stays its own.
         if id(case.program) not in self.known:
             self.known = {id(case.program): behaviours(case.program)}
         return self.known[id(case.program)]
 
     def _result(self, case: Case, name: str, model: Model) -> Result | None:
-        """The counterexample if there is one; None when the model forbids every one."""
+        """The search result with a counterexample; None when the model forbids every counterexample."""
         if name == UNPREDICTABLE and may_race(case, self.question.profile):
             return None
         self.proof.searches += 1
@@ -225,13 +226,13 @@ class _Prover:
         return result if result.allowed else None
 
     def _require_told(self, case: Case) -> None:
-        """A protocol that cannot finish proves nothing."""
+        """UNKNOWN when the watched CPU can never be told that patching is done: nothing is proved then."""
         for model in self.of:
             if self._result(case, TOLD, model) is None:
                 self.unknown(f"{case.title} can never be told that patching is done, under {model.name}")
 
     def _ask(self, case: Case, name: str, model: Model) -> bool:
-        """Whether the case breaks the property under the model; if so, it is noted."""
+        """Whether the case breaks the property under the model; a broken property is noted."""
         result = self._result(case, name, model)
         if result is None:
             return False
@@ -243,16 +244,17 @@ class _Prover:
 
 
 def _headed(site: Site) -> Site:
-    """The same with the first word that changes as its head."""
+    """The same site with its first changed word as the head."""
     return replace(site, head=next(n for n, word in enumerate(site.old) if word != site.new[n]))
 
 
 def _reduced(site: Site, protocol: str, properties: Sequence[str]) -> Iterator[tuple[str, Site, int]]:
-    """What to ask so that nobody has to ask the complete site: property, one or two of its words, size of a line.
+    """The smaller questions that together answer for the complete site: property, reduced site, size of a line.
 
-    P2 and P3 are about one fetch, so one word is enough; with BRK, the first word too, which guards the others. P1 is
-    about two words, in the order in which they are executed, which is the other one only where the site can loop; with
-    BRK it is asked of all words, since the guard matters to every two of them.
+    - P2 and P3 are about one fetch, so one word is enough. With the protocol brk, the first changed word comes too,
+      since it guards the others.
+    - P1 is about two words in the order of execution. A site that can loop may also execute them in the other order.
+      With the protocol brk, P1 takes all words, since the guard matters to every pair.
     """
     changed = [index for index in range(len(site.old)) if site.old[index] != site.new[index]]
     head = changed[0]
@@ -269,7 +271,7 @@ def _reduced(site: Site, protocol: str, properties: Sequence[str]) -> Iterator[t
 
 
 def _pairs(site: Site, changed: Sequence[int]) -> Iterator[Site]:
-    """Words fall through whatever they are, so one pair stands for all of those without a BRK among them."""
+    """The pairs of changed words for P1. Words fall through, so one pair without a BRK stands for all such pairs."""
     plain: Site | None = None
     loops = _loops(site)
     for one, other in combinations(changed, 2):
@@ -288,7 +290,7 @@ def _part(site: Site, *indexes: int) -> Site:
 
 
 def _loops(site: Site) -> bool:
-    """Whether some word of the site, old or new, may jump back inside it."""
+    """Whether some word of the site, old or new, may jump back inside the site."""
     return any(
         (op := flow(word)).kind in ("jump", "either", "leave") and (op.kind == "leave" or -4 * index <= op.offset <= 0)
         for words in (site.old, site.new)

@@ -1,6 +1,6 @@
 """Relations as integers used as bit sets, and the program order of one thread.
 
-Read on: arm_now.py and esop2020.py name the relations that are made of these.
+Read on: arm_now.py and esop2020.py build the named relations of the models from these.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from a64patch.proof.program import Program
 from a64patch.proof.traces import Event, Trace
 
 Edges = Iterable[tuple[int, int]]
-"""Pairs of an event and the set of events that it is before: an index, and a bit for each index."""
+"""Pairs of an event's index and the set of the events that this event is before, a bit for each index."""
 
 
 def bits(mask: int) -> Iterator[int]:
@@ -23,7 +23,7 @@ def bits(mask: int) -> Iterator[int]:
 
 
 class ThreadOrder:
-    """The events of one trace, sorted into sets, with what follows what in program order."""
+    """The events of one trace as sets by kind, and relations along program order (po)."""
 
     def __init__(self, trace: Trace, program: Program) -> None:
         self.events = trace.events
@@ -63,11 +63,11 @@ class ThreadOrder:
         self.M = self.R | self.W
 
     def after(self, index: int) -> int:
-        """The events that follow it in program order."""
+        """The events that follow the event `index` in program order."""
         return self.all >> (index + 1) << (index + 1)
 
     def barrier(self, kind: str, order: str) -> int:
-        """The barriers of that kind and strength."""
+        """The barriers of this kind (DMB, DSB) and order (sy, ld, st)."""
         return self.barriers.get((kind, order), 0)
 
     def ordered(self, before: int, after: int) -> Iterator[tuple[int, int]]:
@@ -97,7 +97,7 @@ class ThreadOrder:
                 yield index, targets
 
     def line(self, index: int) -> int:
-        """The cache line of a memory effect."""
+        """The cache line of the event's address."""
         return self.program.line_of(self.events[index].address)
 
     def same_location(self, before: int, after: int) -> Iterator[tuple[int, int]]:
@@ -109,7 +109,7 @@ class ThreadOrder:
                 yield index, targets
 
     def depends(self, kind: str, targets: int) -> Iterator[tuple[int, int]]:
-        """From each load to the events of `targets` whose dependencies of that kind (a mask of Event) name it."""
+        """From each load to the events of `targets` that depend on it. `kind` names a mask of Event, such as `addr`."""
         for index in bits(targets):
             for source in bits(getattr(self.events[index], kind)):
                 yield source, 1 << index
@@ -122,7 +122,7 @@ class ThreadOrder:
                 yield source, targets
 
     def local_reads(self, writes: int) -> Iterator[tuple[int, int]]:
-        """lmrs: from a store to the loads of the location that follow it with no other store of it between."""
+        """lmrs: from a store to later loads from its location, up to the next store there."""
         for index in bits(writes):
             address = self.events[index].address
             targets = 0
@@ -136,7 +136,7 @@ class ThreadOrder:
                 yield index, targets
 
     def rmw(self) -> Iterator[tuple[int, int]]:
-        """From the load to the store of an atomic or of a pair of exclusives."""
+        """From the load to the store, of each atomic and of each pair of exclusives."""
         for index in bits(self.W):
             if self.events[index].rmw >= 0:
                 yield self.events[index].rmw, 1 << index
@@ -167,5 +167,5 @@ def closed(size: int, edges: Edges) -> list[int]:
 
 
 def is_explicit(event: Event) -> bool:
-    """A load or store that the program asked for, not a fetch."""
+    """Whether the event is a load or store of an instruction, not a fetch."""
     return event.kind in ("R", "W")

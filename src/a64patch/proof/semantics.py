@@ -1,6 +1,6 @@
-"""What one instruction word does, as far as the proofs need it: a word in, an `Operation` out.
+"""The meaning of one instruction word, as far as the proofs need it: a word in, an `Operation` out.
 
-Read on: traces.py executes operations. A word outside this file is refused by name, never guessed at.
+Read on: traces.py executes operations. A word that this file does not know is refused by name, never guessed at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MASK32 = 0xFFFFFFFF
 MASK64 = 0xFFFFFFFFFFFFFFFF
 
 SP = 34
-"""Number of the stack pointer in operations; 31 is the zero register there."""
+"""The number of the stack pointer in operations, where 31 is the zero register."""
 
 _CTR_EL0 = (3, 3, 0, 0, 1)
 _ELR_EL1 = (3, 0, 4, 0, 1)
@@ -39,7 +39,7 @@ _ATOMICS: dict[str, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What an instruction does; `kind` says which of the other fields mean something.
+    """The effect of an instruction. `kind` tells which of the other fields are used.
 
     alu     `target` := `compute(values of sources)`; with `flags`, NZCV too
     select  `target` := `sources[0]` if `condition`, else `compute` of `sources[1]`
@@ -57,7 +57,7 @@ class Operation:
     sources: tuple[int, ...] = ()
     compute: Callable[..., int] | None = None
     flags: Callable[..., tuple[int, int]] | None = None
-    """Result and NZCV as four bits."""
+    """Returns the result, and NZCV as four bits."""
     condition: int = -1
     data: int = 31
     base: int = -1
@@ -65,7 +65,7 @@ class Operation:
     offset: int = 0
     extend: Callable[[int], int] | None = None
     writeback: int = 0
-    """Bytes added to the base register afterwards."""
+    """Bytes added to the base register after the access."""
     size: int = 8
     order: str = ""
     write_order: str = ""
@@ -90,7 +90,7 @@ def holds(condition: int, nzcv: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def operation(word: int) -> Operation:
-    """What the word does; ScopeError, naming the instruction, when no proof here can speak about it."""
+    """The operation of a word. ScopeError names an instruction that is not modelled."""
     row = decode(word)
     if row is None:
         raise ScopeError(f"the word {word:08x} is no instruction of the table: faults are not in this model")
@@ -105,10 +105,9 @@ def operation(word: int) -> Operation:
 
 @lru_cache(maxsize=4096)
 def flow(word: int) -> Operation:
-    """What the word does to the PC and nothing else: nop, jump, either (falls through or jumps), exception or leave.
+    """The word's effect on the PC, and no other: nop, jump, either (falls through or jumps), exception or leave.
 
-    Calls, system calls and whatever returns go on with the next word. Never raises: a word that the table does not
-    know leaves.
+    Calls, SVC, HVC and SMC go on with the next word. Never raises: a word outside the table leaves.
     """
     row = decode(word)
     if row is None:
@@ -148,7 +147,7 @@ def _branches(stem: str, f: dict[str, int], word: int) -> Operation | None:
 
 def _system(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation | None:
     if stem in ("dmb", "dsb") and not form:
-        # Shareability is not modelled: NSH orders nothing for other CPUs, and the rest is one domain.
+        # Shareability is not modelled: NSH orders nothing for other CPUs, and all other domains count as one.
         kind = f["crm"] & 3
         shareable = f["crm"] >> 2 != 1
         if not shareable:
@@ -281,7 +280,7 @@ def _arithmetic(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Opera
         if mode == "imm":
             constant = f["imm12"] << (12 * f["sh"])
             flags = lambda a: _add(a, constant ^ flip, int(subtract), bits)  # noqa: E731
-            # Register 31 is SP here, except where flags are set and it is the target.
+            # Register 31 is SP here. As the target of an instruction that sets flags, it is the zero register.
             return Operation(
                 "alu",
                 target=f["rd"] if sets else _stack(f["rd"]),

@@ -18,7 +18,7 @@ from a64patch.proof.traces import Event
 
 
 class _Relative:
-    """Prints targets as distances: the programs of proofs stand at addresses of their own."""
+    """Prints branch targets as distances, since a proof's program has addresses of its own."""
 
     def describe(self, address: int) -> str:
         """`.+8` for 8 bytes ahead."""
@@ -26,17 +26,17 @@ class _Relative:
         return f".{distance:+d}"
 
     def resolve(self, name: str) -> int:
-        """Nothing has a name here."""
+        """KeyError: there are no names here."""
         raise KeyError(name)
 
 
 def instruction(word: int) -> str:
-    """`d503201f nop`, branch targets as distances."""
+    """The word and its text, such as d503201f `nop`; branch targets as distances."""
     return f"{word:08x} `{disassemble(word, 0, _Relative())}`"
 
 
 def tell(found: Counterexample) -> list[str]:
-    """A line for what happens, in an order in which it may have happened; then what is wrong with it."""
+    """One line for each event, in a possible order; then the lines that say which property is broken, and how."""
     x, case = found.execution, found.case
     order = _order(x)
     number = {index: place for place, index in enumerate(order, 1)}
@@ -52,7 +52,7 @@ def tell(found: Counterexample) -> list[str]:
 
 
 def _order(x: Execution) -> list[int]:
-    """All events in an order that agrees with ob, each CPU in its own program order as far as that goes."""
+    """All events in an order that agrees with ob. Each CPU is in program order as far as ob allows."""
     left = set(range(len(x.events)))
     order: list[int] = []
     thread = 0
@@ -71,7 +71,7 @@ def _order(x: Execution) -> list[int]:
 
 
 def _waits(x: Execution, index: int, other: int) -> bool:
-    """Whether the other event comes first: by ob, or because this one is a DSB that waits for it."""
+    """Whether event `other` comes before event `index`: by ob, or because `index` is a DSB that waits for `other`."""
     event = x.events[index]
     dsb = event.kind == "DSB" and event.order == "sy" and x.events[other].kind != "F"
     return x.before(other, index) or (dsb and x.thread[other] == x.thread[index] and other < index)
@@ -156,9 +156,10 @@ def _sentence(x: Execution, case: Case, index: int, number: dict[int, int]) -> s
 
 
 def dot(found: Counterexample) -> str:
-    """The execution as a graph in the language of Graphviz: a cluster a CPU, an arrow for what came before what.
+    """The execution as a graph in the language of Graphviz: a cluster for each CPU, arrows between events.
 
-    Grey: order of the program. Green: reads from. Red: reads what was there before. Blue: interrupt.
+    Grey: program order. Green: from a store to its reader. Red: from a read to a newer store that it misses. Blue: from
+    an SGI to the interrupt.
     """
     x, case = found.execution, found.case
     number = {index: place for place, index in enumerate(_order(x), 1)}
