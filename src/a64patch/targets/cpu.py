@@ -1,7 +1,7 @@
-"""One CPU of the simulator: Unicorn, which executes what this CPU has fetched on the memory that all CPUs share.
+"""One CPU of the simulator: Unicorn executes the words that this CPU has fetched, on the memory that all CPUs share.
 
-unicorn loads when a CPU is made.
-Read on: fetched.py for what it executes; simulator.py gives it turns.
+unicorn loads when the first CPU is made.
+Read on: fetched.py holds the fetched words; simulator.py gives the CPU turns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from a64patch.targets.caches import CacheModel
 from a64patch.targets.fetched import SVC, Fetched, Trap, trap_of
 from a64patch.targets.program import PAGE, Program
 
-# Bytes: what Unicorn translates addresses by for AArch64, and what it keeps translated code of one CPU in.
+# Bytes: Unicorn's granule of address translation for AArch64, and its buffer for one CPU's translated code.
 _GRANULE = 1024
 _TRANSLATION_BYTES = 64 << 20
 
@@ -35,7 +35,7 @@ _ZERO_REGISTER = 31
 
 
 class SimulationError(TargetError):
-    """A simulated CPU cannot go on: a fault, an undefined instruction, an exception that nobody handles."""
+    """A simulated CPU cannot go on: a fault, an undefined instruction, an exception without a handler."""
 
     def __init__(self, cpu: int, pc: int, what: str) -> None:
         super().__init__(f"CPU {cpu} at {pc:#x} {what}")
@@ -46,9 +46,9 @@ class SimulationError(TargetError):
 class Cpu:
     """One CPU, at the entry of its program, all registers 0.
 
-    It carries out barriers and cache maintenance on the cache model, and tells that model what it stores to code.
-    A context synchronisation event is `synchronise(number)`, and SVC #0 is `system_call(cpu)`, both given by whoever
-    makes the CPU. Exception vectors and translation tables are not simulated.
+    The CPU carries out barriers and cache maintenance on the cache model, and tells the model of its stores to code.
+    It calls `synchronise(number)` for a context synchronisation event, and `system_call(cpu)` for SVC #0. Exception
+    vectors and translation tables are not simulated.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Cpu:
         synchronise: Callable[[int], None],
         system_call: Callable[[Cpu], None],
     ) -> None:
-        """`parking` is the address of a page that nobody uses. CapabilityError when unicorn is not installed."""
+        """`parking` is the address of an unused page. CapabilityError when unicorn is not installed."""
         self.number = number
         self.pc = program.entry
         """Between two turns, the address of the next instruction."""
         self.instructions = 0
-        """How many it has executed; a turn that ended in a SimulationError is not counted."""
+        """The number of executed instructions, without those of a turn that ended in a SimulationError."""
         self.exit_code: int | None = None
         self.halted = False
         self.parked = False
         self.kicked = False
-        """An interrupt was sent to it that it has not taken yet. These four are for the machine, which sets them."""
+        """An interrupt was sent to this CPU, and not taken yet. The simulator sets these last four attributes."""
 
         self._program = program
         self._memory = program.memory
@@ -83,9 +83,9 @@ class Cpu:
         self._system_call = system_call
         self._fetched = Fetched(program.memory, program.code)
         self._stored: dict[int, int] = {}
-        """The old words of code that this turn has stored to; what they have become is read when it matters."""
+        """The old words of the code that this turn has stored to. `_flush_stores` reads the new words."""
         self._parking = -1
-        """x0 while the rest of a turn is spent in the parking loop, else negative."""
+        """The program's x0, while the CPU spends the rest of a turn in the parking loop; else negative."""
         self._denied = ""
         """The last access that memory refused."""
         self._failure: BaseException | None = None
@@ -97,7 +97,7 @@ class Cpu:
         self._power_on()
 
     def turn(self, count: int) -> None:
-        """Execute `count` instructions, fewer when the turn is ended. SimulationError when it cannot go on."""
+        """Execute `count` instructions, fewer after `end_turn`. SimulationError when the CPU cannot go on."""
         status = self._start(self._handle, self.pc, 0, 0, count)
         self._get_register(self._handle, self._pc_register, self._value_reference)
         pc = self._value.value
@@ -121,7 +121,7 @@ class Cpu:
             self._parking = -1
 
     def end_turn(self) -> None:
-        """Inside a system call: it is the last instruction that this turn executes and counts."""
+        """End the turn after the current system call, which is the last instruction that counts."""
         self.pc = self._uc.reg_read(self._pc_register)
         self._parking = self.register(0)
         self.set_register(0, 0)
@@ -132,20 +132,20 @@ class Cpu:
         return int(self._uc.reg_read(self._registers[number]))
 
     def set_register(self, number: int, value: int) -> None:
-        """Put the low 64 bits of a value in x0 to x30, or in SP, which is number 31."""
+        """Put the low 64 bits of a value in x0 to x30, or in SP (number 31)."""
         self._uc.reg_write(self._registers[number], value & (1 << 64) - 1)
 
     def word(self, address: int) -> int:
-        """The word that it would execute at this address of the code now."""
+        """The word that this CPU would now execute at this address of the code."""
         return self._fetched.word(address)
 
     def fetch(self, address: int, word: int) -> None:
-        """From now on it executes this word there."""
+        """From now on this CPU executes this word at the address."""
         self._fetched.put(address, word)
         self._uc.ctl_remove_cache(address, address + INSN_SIZE)
 
     def watch(self, start: int, end: int, record: Callable[[Cpu, int, int], None]) -> None:
-        """Call `record(cpu, address, word)` before each instruction that it executes in [start, end)."""
+        """Call `record(cpu, address, word)` before each instruction that this CPU executes in [start, end)."""
         word = self._fetched.word
 
         def executing(uc: Any, address: int, size: int, data: Any) -> None:
@@ -155,15 +155,15 @@ class Cpu:
         self._uc.ctl_flush_tb()
 
     def close(self) -> None:
-        """Give everything back; nothing can be done afterwards."""
+        """Give everything back. The CPU is unusable afterwards."""
         self._uc = self._handle = None
         self._kept.clear()
         self._fetched.pieces.clear()
 
-    # What Unicorn asks and reports
+    # Called by Unicorn
 
     def _translate(self, uc: Any, address: int, access: int, entry: Any, _: Any) -> bool:
-        """Fill one entry of the virtual TLB: data from the shared memory, instructions from what was fetched."""
+        """Fill one entry of the virtual TLB: data from the shared memory, instructions from the fetched words."""
         unicorn = self._unicorn
         if access == unicorn.UC_MEM_FETCH:
             for start, end, offset in self._code:
@@ -179,12 +179,12 @@ class Cpu:
                 entry.perms = unicorn.UC_PROT_READ | (unicorn.UC_PROT_WRITE if may_write else 0)
                 return True
         verb, why = ("wrote", "may not be written") if storing else ("read", "is not mapped")
-        # Only the granule of translation is known here.
+        # Unicorn tells the granule, not the exact address.
         self._denied = f"{verb} {address:#x} or one of the {_GRANULE - 1} bytes behind it, which {why}"
         return False
 
     def _interrupt(self, uc: Any, exception: int, _: Any) -> None:
-        # Nothing may be raised through Unicorn; `turn` raises it.
+        # An exception may not pass through Unicorn, so `turn` raises it.
         try:
             self._take(exception)
         except BaseException as error:
@@ -235,7 +235,7 @@ class Cpu:
         return 0 if register == _ZERO_REGISTER else self.register(register)
 
     def _note_store(self, address: int, size: int) -> None:
-        # Called before the store is done; what it did is read from memory when somebody could notice it.
+        # Called before the store is done. `_flush_stores` reads the new word, before it can have an effect.
         for word in range(address & -INSN_SIZE, address + size, INSN_SIZE):
             if word not in self._stored and self._program.is_code(word, INSN_SIZE):
                 self._stored[word] = self._memory.word(word)
@@ -245,7 +245,7 @@ class Cpu:
         for word, old in stored.items():
             self._caches.store(word, old, self._memory.word(word))
 
-    # Making it
+    # Construction
 
     def _power_on(self) -> None:
         unicorn = self._unicorn = _import_unicorn()
@@ -262,7 +262,7 @@ class Cpu:
         mode = unicorn.UC_MODE_BIG_ENDIAN if self._program.big_endian else unicorn.UC_MODE_ARM
         uc: Any = unicorn.Uc(unicorn.UC_ARCH_ARM64, mode)
         self._uc = uc
-        # Called once a turn: the binding's own wrappers around the two take three times as long.
+        # These two are called once a turn: the binding's own wrappers take three times as long.
         self._handle = uc._uch
         self._start = uclib.uc_emu_start
         self._get_register = uclib.uc_reg_read
@@ -272,7 +272,7 @@ class Cpu:
         uc.ctl_set_cpu_model(arm64_const.UC_CPU_ARM64_MAX)
         # Unicorn reserves 1 GiB of addresses for each CPU's translations otherwise.
         uc.ctl_set_tcg_buffer_size(_TRANSLATION_BYTES)
-        # Only the count ends a turn; without this the address 0 would.
+        # Only the count ends a turn. By default the address 0 would end it too.
         uc.ctl_exits_enabled(True)
         uc.ctl_set_exits([])
         uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
@@ -283,7 +283,7 @@ class Cpu:
         uc.reg_write(arm64_const.UC_ARM64_REG_CPACR_EL1, 3 << 20)
 
     def _map_all(self) -> None:
-        """Give each buffer physical addresses of its own, and note how far they are from those of the program."""
+        """Give each buffer physical addresses of its own, and note their distance from the program's addresses."""
         parking = mmap.mmap(-1, PAGE)
         parking[: len(_PARKING_LOOP) * INSN_SIZE] = to_bytes(_PARKING_LOOP)
         physical = PAGE
@@ -301,7 +301,7 @@ class Cpu:
         return physical + len(buffer)
 
     def _hook_stores(self) -> None:
-        # Unicorn means physical addresses here; a store that begins before the code may reach into it.
+        # This hook takes physical addresses. A store that begins before the code may reach into it.
         for start, end in self._program.writable_code:
             for low, high, offset, _ in self._data:
                 if low < end and start < high:

@@ -1,6 +1,6 @@
 """ELF files as targets: words changed in memory, relocations dropped for them, the file replaced.
 
-Read on: base.py for the protocol; elf_image.py for what a file says; file.py for how it is replaced.
+Read on: base.py for the protocol; elf_image.py reads the contents of a file; file.py replaces the file.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ class ElfFile(FileTarget):
     """The code in an ELF file: ELFCLASS64, EM_AARCH64, either data endianness; ET_EXEC, ET_DYN or ET_REL.
 
     Addresses are the file's own virtual addresses, those of PT_LOAD segments (gABI, "Program header"). A relocatable
-    file has none yet: there an address is an offset in the file (bytes), and people write `.text:0x10`, for which
-    `symbols.spaces` holds the sections that have bytes in the file.
+    file has no virtual addresses yet: an address is an offset in the file (bytes). People write `.text:0x10`, and
+    `symbols.spaces` holds the sections for it, those with bytes in the file.
 
-    `write` changes a copy in memory; `publish` replaces the file. A process that executes the file keeps the old one.
-    Words that a relocation overwrites when the file is loaded (ET_EXEC, ET_DYN) or linked (ET_REL) are refused, unless
-    `drop_relocations`: then publishing makes those relocations R_AARCH64_NONE, and makes them what they were when their
-    words are what they were as the file was opened; `undo_aftermath` brings one back that an earlier ElfFile dropped.
+    `write` changes a copy in memory; `publish` replaces the file. A process that executes the file keeps the old file.
 
-    Raises TargetError when the path cannot be opened or is not a regular file, FormatError when it is not such an ELF
-    file, is not sound or has more than 2 GiB. Symbols and relocations are read when first asked for, so what is
-    unsound in them is a FormatError then. Works on files that may not be written, until `write`.
+    A relocation overwrites its words when the file is loaded (ET_EXEC, ET_DYN) or linked (ET_REL). So a change of such
+    a word is refused, unless `drop_relocations`: then `publish` makes the relocations of changed words R_AARCH64_NONE.
+    When the word is again as in the opened file, `publish` keeps its relocations. `undo_aftermath` restores relocations
+    that an earlier ElfFile dropped.
+
+    TargetError when the path cannot be opened or is not a regular file. FormatError when it is not such an ELF file, is
+    not sound, or has more than 2 GiB. Symbols and relocations are read at their first use, so an error in them is a
+    FormatError then. A file without write permission works until `write`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, drop_relocations: bool = False) -> None:
@@ -57,10 +59,10 @@ class ElfFile(FileTarget):
         self._touched: set[int] = set()
 
     def own_modules(self) -> Iterable[Module]:
-        """The one build that the file is. FormatError when its notes or relocation tables are not sound.
+        """The file as one build. FormatError when its notes or relocation tables are not sound.
 
-        Its code is what may be written: executable PT_LOAD segments, narrowed to SHF_EXECINSTR sections where the file
-        has section headers; in a relocatable file the SHF_EXECINSTR sections. Without headers and relocation tables.
+        Its code may be written: executable PT_LOAD segments, narrowed to SHF_EXECINSTR sections if the file has section
+        headers; in a relocatable file the SHF_EXECINSTR sections. Headers and relocation tables are not code.
         """
         image = self._image
         symbols = SymbolTable(image.symbols, image.spaces())
@@ -78,7 +80,7 @@ class ElfFile(FileTarget):
         return self._image.build_id
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes as last written, published or not; MappingError when one of them is not in the file (.bss)."""
+        """`size` bytes as last written, published or not; MappingError for a byte that is not in the file (.bss)."""
         self._require_open()
         chunks = self._chunks(address, size)
         if len(chunks) == 1:
@@ -87,7 +89,7 @@ class ElfFile(FileTarget):
         return b"".join(self._data[offset : offset + length] for offset, length in chunks)
 
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
-        """As `read` of each (address, size); requests that lie in one segment cost least."""
+        """As `read` of each (address, size). Requests within one segment cost least."""
         self._require_open()
         data, found = self._data, list[bytes]()
         start = end = offset = 0
@@ -104,10 +106,11 @@ class ElfFile(FileTarget):
     def write(self, address: int, data: bytes) -> None:
         """Put bytes into the copy in memory; nothing on disk changes before `publish`.
 
-        MappingError when they are not all code, RelocationError when a relocation owns a word that would become
-        another than it was as the file was opened, WriteError when the file on disk could not be replaced: no
-        permission, several hard links, changed since; FormatError when its relocations are not sound. Then nothing
-        was written.
+        On an error nothing was written:
+        - MappingError when not all bytes are code.
+        - RelocationError when a relocation owns a word that would differ from the opened file's word.
+        - WriteError when the file on disk could not be replaced: no permission, several hard links, changed since.
+        - FormatError when the file's relocations are not sound.
         """
         self._require_open()
         chunks = self._chunks(address, len(data))
@@ -133,9 +136,9 @@ class ElfFile(FileTarget):
             done += length
 
     def relocation_at(self, address: int) -> str | None:
-        """The relocations that own the word of code at this address, by type and symbol; None when there is none.
+        """The relocations of the code word at this address, such as `R_AARCH64_CALL26 against printk`.
 
-        `R_AARCH64_CALL26 against printk`. None too for what is not code. Says what the file said as it was opened.
+        None for a word without relocations, and for an address that is not code. Always as in the opened file.
         """
         return ", ".join(map(self._image.describe, self._image.owners(address & -INSN_SIZE))) or None
 
@@ -164,16 +167,16 @@ class ElfFile(FileTarget):
             )
 
     def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
-        """The relocations that `drop_relocations` will drop for these (address, word), as bytes of the file."""
+        """The file's bytes that change when `drop_relocations` drops the relocations of these (address, word) pairs."""
         owned = [(address, word) for address, word in changes if self._image.owners(address)]
         changed = [address for address, word in owned if self.read(address, INSN_SIZE) != to_bytes(word)]
         return self._dropping({owner for address in changed for owner in self._image.owners(address)})
 
     def undo_aftermath(self, aftermath: Sequence[Aftermath]) -> None:
-        """Put relocations back that an earlier ElfFile dropped. MismatchError where other bytes stand."""
+        """Put relocations back that an earlier ElfFile dropped. MismatchError when other bytes are in their place."""
         self._require_open()
         for each in aftermath:
-            # As they were, too: this ElfFile drops a relocation as it publishes, not in its copy.
+            # The old bytes are right too: this ElfFile drops a relocation when it publishes, not in its copy.
             if bytes(self._data[each.offset : each.offset + len(each.new)]) not in (each.new, each.old):
                 raise MismatchError(
                     f"the relocation at file offset {each.offset:#x} of {self.path} is not as it was left; nothing was"
@@ -183,7 +186,7 @@ class ElfFile(FileTarget):
             self._writable()[each.offset : each.offset + len(each.old)] = each.old
 
     def _result(self) -> bytes | bytearray:
-        """The copy in memory, without the relocations whose words are no longer what they were."""
+        """The copy in memory, with the relocations of changed words dropped."""
         dropped = {owner for word in self._touched if self._changed(word) for owner in self._image.owners(word)}
         if not dropped:
             return self._data
@@ -207,12 +210,12 @@ class ElfFile(FileTarget):
         ]
 
     def _changed(self, word: int) -> bool:
-        """Whether those of its 4 bytes that stand in the file differ from those of the file as it was opened."""
+        """Whether the word differs from the opened file. Only bytes that are in the file count."""
         places = [offset for byte in range(word, word + INSN_SIZE) for offset, _ in self._image.chunks(byte, 1) or ()]
         return any(self._data[offset] != self._image.data[offset] for offset in places)
 
 
 def _can_drop(relocation: Relocation) -> bool:
-    # What stands in a PLT table may not become R_AARCH64_NONE: glibc's elf_machine_lazy_rel() and apply_irel() stop
-    # the program at a type that they do not expect. In a RELR table nothing has a type.
+    # A relocation in a PLT table may not become R_AARCH64_NONE: glibc's elf_machine_lazy_rel() and apply_irel() stop
+    # the program at a type that they do not expect. The entries of a RELR table have no type.
     return relocation.table.type != SHT_RELR and relocation.type not in _NEVER_DROPPED

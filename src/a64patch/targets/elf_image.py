@@ -1,4 +1,4 @@
-"""What the bytes of an ELF file say: what it maps, its code, its names, its relocations. Reads, never changes.
+"""The contents of an ELF file: its segments, code, names and relocations. Reads, never changes.
 
 Reads headers and tables with `struct` from untrusted bytes.
 Read on: elf.py and program.py use it; the ELF gABI and AAELF64 (ELF for the Arm 64-bit Architecture) are the format.
@@ -35,7 +35,7 @@ DT_RELRSZ, DT_RELR, DT_RELACOUNT, DT_RELCOUNT = 35, 36, 0x6FFFFFF9, 0x6FFFFFFA
 
 R_AARCH64_JUMP_SLOT, R_AARCH64_RELATIVE, R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE = 1026, 1027, 1031, 1032
 R_AARCH64_NONE = (0, 256)
-"""AAELF64 5.7.1: 0 is the type, 256 what it was in early drafts; loaders take both."""
+"""AAELF64 5.7.1: the type is 0, and was 256 in early drafts; loaders take both."""
 
 _HEADER, _SEGMENT, _SECTION = "16sHHIQQQIHHHHHH", "IIQQQQQQ", "IIQQQQIIQQ"
 _SYMBOL, _RELA, _REL, _RELR, _DYNAMIC = "IBBHQQ", "QQq", "QQ", "Q", "QQ"
@@ -75,7 +75,7 @@ _RELOCATION_NAMES = {
     1024: "COPY GLOB_DAT JUMP_SLOT RELATIVE TLS_DTPMOD64 TLS_DTPREL64 TLS_TPREL64 TLSDESC IRELATIVE",
 }
 
-# What differs from its neighbours: ABS16, PREL16; ABS64, PREL64, GOTREL64, AUTH_ABS64; TLSDESC.
+# The types whose size differs from their neighbours': ABS16, PREL16; ABS64, PREL64, GOTREL64, AUTH_ABS64; TLSDESC.
 _RELOCATION_SIZES = {0: 0, 256: 0, 259: 2, 262: 2, 257: 8, 260: 8, 307: 8, 580: 8, R_AARCH64_TLSDESC: 16}
 
 
@@ -89,8 +89,8 @@ def relocation_name(number: int) -> str:
 
 
 def relocation_size(number: int) -> int:
-    """How many bytes a relocation of this type overwrites (AAELF64 5.7): 2, 4, 8 or 16; 0 for R_AARCH64_NONE."""
-    # Else instructions and 32-bit data up to the dynamic ones, which fill 64 bits.
+    """The number of bytes that a relocation of this type overwrites (AAELF64 5.7): 2, 4, 8 or 16; 0 for none."""
+    # All other types below 1024 are for instructions or 32-bit data. The dynamic types from 1024 on fill 64 bits.
     return _RELOCATION_SIZES.get(number, INSN_SIZE if number < 1024 else 8)
 
 
@@ -108,7 +108,7 @@ class Segment(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section header (gABI, "Sections"): its name in the table of names, offset in the file, sizes in bytes."""
+    """A section header (gABI, "Sections"). `name` is an offset in the table of names; sizes are in bytes."""
 
     name: int
     type: int
@@ -123,17 +123,17 @@ class Section(NamedTuple):
 
     @property
     def mapped(self) -> bool:
-        """It is part of the program and has bytes in the file."""
+        """The section is part of the program and has bytes in the file."""
         return bool(self.flags & SHF_ALLOC) and self.type != SHT_NOBITS
 
     @property
     def executable(self) -> bool:
-        """It is part of the program and holds instructions."""
+        """The section is part of the program and holds instructions."""
         return self.flags & (SHF_ALLOC | SHF_EXECINSTR) == SHF_ALLOC | SHF_EXECINSTR
 
 
 class Table(NamedTuple):
-    """A relocation table; `base` and `limit` are the address and size of what its relocations count in."""
+    """A relocation table. Its relocations count from the address `base`, up to `limit` bytes."""
 
     type: int
     """SHT_RELA, SHT_REL or SHT_RELR."""
@@ -142,34 +142,34 @@ class Table(NamedTuple):
     base: int
     limit: int
     symbols: int
-    """The section that holds its symbols; 0 when there is none."""
+    """The number of the section with the table's symbols; 0 for none."""
 
 
 class Relocation(NamedTuple):
-    """One entry of a relocation table. In a RELR table it may stand for many places."""
+    """One relocation. One entry of a RELR table may stand for many relocations."""
 
     table: Table
     entry: int
-    """Where it stands in the file."""
+    """The entry's offset in the file."""
     type: int
     symbol: int
-    """The number of its symbol; 0 is none."""
+    """The number of the relocation's symbol; 0 for none."""
     addend: int | None
-    """None when it is what stands at the place."""
+    """None when the addend is in the bytes that the relocation overwrites."""
 
 
 class RelativeRun(NamedTuple):
-    """The first `length` entries of a table: glibc applies them as R_AARCH64_RELATIVE without looking at their type."""
+    """The first `length` entries of a table. glibc applies them as R_AARCH64_RELATIVE, whatever their type."""
 
     offset: int
     entry_size: int
     length: int
     length_at: int
-    """Where in the file `length` stands, in 8 bytes."""
+    """The offset of `length` in the file, a number of 8 bytes."""
 
 
 class _Piece(NamedTuple):
-    """Addresses [start, end) stand in the file from `offset` on."""
+    """The bytes of the addresses [start, end) are in the file from `offset` on."""
 
     start: int
     end: int
@@ -177,7 +177,7 @@ class _Piece(NamedTuple):
 
 
 class _Strings:
-    """A string table. Counts what it gives out, so that overlapping names cannot fill the memory."""
+    """A string table. It counts the bytes of all names it returns, so that overlapping names cannot fill the memory."""
 
     def __init__(self, image: ElfImage, start: int, end: int) -> None:
         self._image, self._start, self._end = image, start, end
@@ -203,20 +203,20 @@ class _Strings:
 
 
 class ElfImage:
-    """What the bytes of an ELF file say: ELFCLASS64, EM_AARCH64, either data endianness; ET_EXEC, ET_DYN or ET_REL.
+    """The contents of an ELF file: ELFCLASS64, EM_AARCH64, either data endianness; ET_EXEC, ET_DYN or ET_REL.
 
-    Addresses are the file's own virtual addresses, those of PT_LOAD segments. A relocatable file has none yet: there an
-    address is an offset in the file (bytes). Ranges are [start, end).
+    Addresses are the file's own virtual addresses, those of PT_LOAD segments. A relocatable file has no virtual
+    addresses yet: there an address is an offset in the file (bytes). Ranges are [start, end).
 
-    Headers are read at once, all else when it is first asked for. What cannot be read, or contradicts itself, is a
-    FormatError that names the file; everything here may raise it.
+    The constructor reads the headers; all other parts are read at their first use. When a part cannot be read or
+    contradicts itself, FormatError names the file; every method may raise it.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
         self.data, self.name = data, name
         require_aarch64(data[:_HEADER_SIZE], name)
         self.order = "<" if data[5] == 1 else ">"
-        """Of the numbers in the file, as `struct` writes it. Instructions are little-endian always."""
+        """The byte order of numbers in the file, as a `struct` prefix. Instructions are always little-endian."""
         _, self.type, _, _, self.entry, *header = struct.unpack_from(self.order + _HEADER, data)
         self._segments_at, self._sections_at, _, _, segment_size, segment_count, section_size, count, names = header
         self.relocatable: bool = self.type == ET_REL
@@ -226,7 +226,7 @@ class ElfImage:
             if section_size != _SECTION_SIZE:
                 raise self.bad(f"its section headers have {section_size} bytes, not {_SECTION_SIZE}")
             first = self._section(0)
-            # gABI, "ELF header": numbers that do not fit stand in section header 0.
+            # gABI, "ELF header": section header 0 holds the numbers that do not fit.
             count = count or first.size
             names = first.link if names == SHN_XINDEX else names
             segment_count = first.info if segment_count == PN_XNUM else segment_count
@@ -252,7 +252,7 @@ class ElfImage:
         self._piece_starts = [piece.start for piece in self._pieces]
 
     def bad(self, problem: str) -> FormatError:
-        """The error that says what is wrong with this file."""
+        """A FormatError with the file's name and this problem."""
         return FormatError(f"{self.name} is not a sound ELF file: {problem}")
 
     def _require(self, offset: int, size: int, what: str) -> None:
@@ -288,7 +288,7 @@ class ElfImage:
         return self._strings[index]
 
     def section_name(self, section: Section) -> str:
-        """The name of a section; empty in a file that names none."""
+        """The name of a section; empty in a file without section names."""
         return self._strings_of(self._names).at(section.name) if self._names else ""
 
     def _map(self) -> list[_Piece]:
@@ -300,7 +300,7 @@ class ElfImage:
             end = load.address + load.file_size
             if load.file_size > load.memory_size or load.address + load.memory_size > _ADDRESSES:
                 raise self.bad(f"the segment at address {load.address:#x} has impossible sizes")
-            if not load.file_size:  # then GNU ld may write an offset beyond the end of the file
+            if not load.file_size:  # GNU ld may give such a segment an offset beyond the end of the file
                 continue
             self._require(load.offset, load.file_size, f"the segment at address {load.address:#x}")
             last = pieces[-1] if pieces else None
@@ -318,12 +318,12 @@ class ElfImage:
         return [segment for segment in self.segments if segment.type == PT_LOAD]
 
     def piece_at(self, address: int) -> tuple[int, int, int] | None:
-        """The longest range [start, end) around an address that stands in the file in one piece, and its offset."""
+        """The longest range [start, end) with the address whose bytes are contiguous in the file, and its offset."""
         index = bisect_right(self._piece_starts, address) - 1
         return self._pieces[index] if index >= 0 and address < self._pieces[index].end else None
 
     def chunks(self, address: int, size: int) -> list[tuple[int, int]] | None:
-        """The (file offset, size) that these addresses stand at, in order; None where one is not in the file."""
+        """The (file offset, size) of these addresses' bytes, in order; None when a byte is not in the file."""
         chunks = []
         while size > 0:
             piece = self.piece_at(address)
@@ -337,9 +337,9 @@ class ElfImage:
 
     @cached_property
     def executable(self) -> Ranges:
-        """The addresses that may be executed: SHF_EXECINSTR sections inside executable segments.
+        """The executable addresses: SHF_EXECINSTR sections inside executable segments.
 
-        In a file without such sections the executable segments, in one without segments (ET_REL) the sections.
+        In a file without such sections, the executable segments. In a file without segments (ET_REL), the sections.
         """
         sections = [section for section in self.sections if section.executable]
         if self.relocatable:
@@ -354,7 +354,7 @@ class ElfImage:
 
     @cached_property
     def code(self) -> Ranges:
-        """What of `executable` stands in the file, without its headers and relocation tables."""
+        """The part of `executable` with bytes in the file, without headers and relocation tables."""
         structure = Ranges.of(
             [
                 (0, _HEADER_SIZE),
@@ -380,7 +380,7 @@ class ElfImage:
 
     @cached_property
     def _dynamic(self) -> dict[int, tuple[int, int]]:
-        """PT_DYNAMIC: tag -> (value, file offset of the value). No loader reads that of a relocatable file."""
+        """PT_DYNAMIC: tag -> (value, file offset of the value). Empty for a relocatable file, which is not loaded."""
         found: dict[int, tuple[int, int]] = {}
         for segment in self.segments:
             if segment.type != PT_DYNAMIC or self.relocatable:
@@ -396,7 +396,7 @@ class ElfImage:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The relocation tables that a linker (ET_REL: those of code) or loader (all others) applies."""
+        """The relocation tables that will be applied: in ET_REL by a linker, only those of code; else by a loader."""
         tables = []
         units = {SHT_RELA: _RELA_SIZE, SHT_REL: _REL_SIZE, SHT_RELR: 8, SHT_ANDROID_RELR: 8}
         for index, section in enumerate(self.sections):
@@ -426,7 +426,7 @@ class ElfImage:
 
     @cached_property
     def dynamic_tables(self) -> list[Table]:
-        """The relocation tables that PT_DYNAMIC names (gABI, "Dynamic section"): those that a loader goes by."""
+        """The relocation tables that PT_DYNAMIC names (gABI, "Dynamic section"). A loader uses these."""
         tables = []
         plt = self._dynamic.get(DT_PLTREL, (DT_RELA, 0))[0]
         for kind, start, length in (
@@ -444,14 +444,14 @@ class ElfImage:
         return self._bounded(tables)
 
     def _bounded(self, tables: list[Table]) -> list[Table]:
-        # 8 bytes of a RELR table may stand for 63 relocations.
+        # 8 bytes of a RELR table may hold 63 relocations.
         for packed, most in ((False, _MOST_ENTRIES * _RELA_SIZE), (True, _MOST_ENTRIES)):
             if sum(table.size for table in tables if (table.type == SHT_RELR) == packed) > most:
                 raise self.bad("its relocation tables are larger than can be read")
         return tables
 
     def relative_runs(self) -> list[RelativeRun]:
-        """What DT_RELACOUNT and DT_RELCOUNT say (glibc, elf/do-rel.h)."""
+        """The runs of DT_RELACOUNT and DT_RELCOUNT (glibc, elf/do-rel.h)."""
         runs = []
         for start, tag, unit in ((DT_RELA, DT_RELACOUNT, _RELA_SIZE), (DT_REL, DT_RELCOUNT, _REL_SIZE)):
             if start in self._dynamic and tag in self._dynamic:
@@ -471,7 +471,7 @@ class ElfImage:
         return Relocation(table, entry, info & 0xFFFFFFFF, info >> 32, addend[0] if addend else None)
 
     def _places(self, table: Table) -> Iterator[tuple[int, int, int]]:
-        """(file offset of the entry, address, bytes) of what each relocation overwrites; there may be millions."""
+        """(file offset of the entry, address, number of bytes overwritten) of each relocation; maybe millions."""
         if table.type == SHT_RELR:
             yield from self._packed_places(table)
             return
@@ -514,7 +514,7 @@ class ElfImage:
                 if not low < place < high or size == 0:
                     continue
                 if not self.relocatable and table.type != SHT_RELR:
-                    if entry in seen:  # PT_DYNAMIC names what the sections name
+                    if entry in seen:  # PT_DYNAMIC names the tables of sections again
                         continue
                     seen.add(entry)
                 count += 1
@@ -530,7 +530,7 @@ class ElfImage:
         return [self._relocation(self.tables[key >> 32], key & 0xFFFFFFFF) for key in keys]
 
     def describe(self, relocation: Relocation) -> str:
-        """How people call a relocation, by type and symbol: `R_AARCH64_CALL26 against printk`."""
+        """A relocation for people, by type and symbol: `R_AARCH64_CALL26 against printk`."""
         text = relocation_name(relocation.type)
         if relocation.symbol:
             text += f" against {self._symbol_name(relocation)}"
@@ -555,10 +555,10 @@ class ElfImage:
     # Names
 
     def symbols(self, *, absolute: bool = True) -> list[Symbol]:
-        """What .symtab and .dynsym name: no section, file or mapping symbol, and nothing without an address.
+        """The symbols of .symtab and .dynsym, without section, file and mapping symbols and symbols without an address.
 
-        `absolute` ones (gABI, "Symbol table", SHN_ABS) are numbers, not places in the program; a relocatable file
-        yields none of them. There each symbol lies in its section (`module`).
+        With `absolute`, also symbols that are numbers and not addresses (gABI, "Symbol table", SHN_ABS). A relocatable
+        file gives no absolute symbols; in it `Symbol.module` is the symbol's section.
         """
         found: list[Symbol] = []
         tables = [(index, s) for index, s in enumerate(self.sections) if s.type in (SHT_SYMTAB, SHT_DYNSYM)]
@@ -577,7 +577,7 @@ class ElfImage:
                 if home in (SHN_UNDEF, SHN_COMMON) or kind in (STT_SECTION, STT_FILE, STT_TLS) or not offset:
                     continue
                 name = names.at(offset)
-                # AAELF64 5.5.5: local symbols $x and $d, with or without a suffix, say where code and data begin.
+                # AAELF64 5.5.5: local symbols $x and $d, with or without a suffix, mark the start of code and data.
                 if name[:2] in ("$x", "$d") and name[2:3] in ("", ".") and info == STB_LOCAL << 4 | STT_NOTYPE:
                     continue
                 is_function = kind in (STT_FUNC, STT_GNU_IFUNC)
@@ -603,7 +603,7 @@ class ElfImage:
         ]
 
     def _extended_index(self, table: int, number: int) -> int:
-        """The section of a symbol where 16 bits could not hold it."""
+        """The number of a symbol's section when it does not fit into 16 bits."""
         section = self._extensions.get(table)
         if section is None or 4 * (number + 1) > section.size:
             raise self.bad(f"symbol {number} has its section in a table that does not exist")
@@ -615,7 +615,7 @@ class ElfImage:
         return {section.link: section for section in self.sections if section.type == SHT_SYMTAB_SHNDX}
 
     def spaces(self) -> list[Space]:
-        """The mapped sections of a relocatable file by name; a linked file has addresses and needs none."""
+        """The mapped, named sections of a relocatable file; empty for a linked file, whose sites are addresses."""
         return [space for space in self._homes() if space is not None and space.name] if self.relocatable else []
 
     @cached_property
@@ -644,7 +644,7 @@ class ElfImage:
 
 
 def require_aarch64(head: bytes, name: str) -> None:
-    """FormatError unless the first 64 bytes of a file are the header of an ELF file that can be read here."""
+    """FormatError unless `head`, the first 64 bytes of a file, is the header of a supported ELF file."""
     if not head:
         raise FormatError(f"{name} is empty, not an ELF file")
     if head[:4] != b"\x7fELF":

@@ -1,7 +1,7 @@
 """The code as one CPU has fetched it, with stand-ins for the words that Unicorn must not execute itself.
 
-numpy loads when it is made.
-Read on: caches.py decides what a CPU has fetched; cpu.py executes it, and carries out the words that were replaced.
+numpy loads when the first `Fetched` is made.
+Read on: caches.py decides which words a CPU has fetched; cpu.py executes them, and carries out the replaced words.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from a64patch.targets.program import PAGE, Memory
 SVC = 0xD4000001
 """SVC #0."""
 _NOP = 0xD503201F
-# An SVC that no program is likely to hold; what it stands for is looked up by its address.
+# An SVC that no program is likely to have. Its address tells which word it replaces.
 _STAND_IN = SVC | 0xA64 << 5
 
 
 class Trap(Enum):
-    """What a word does that the simulator carries out itself."""
+    """The effects that the simulator carries out itself."""
 
     SYNCHRONISE = auto()
     """ISB."""
@@ -38,7 +38,7 @@ class Trap(Enum):
     INVALIDATE_OWN = auto()
     """IC IALLU."""
     NOTHING = auto()
-    """WFE, WFI and YIELD, which would hand the turn back; barriers that complete no cache maintenance."""
+    """WFE, WFI and YIELD, which would end a CPU's turn early; barriers that complete no cache maintenance."""
 
 
 # Mask and value; the first that fits decides. Arm ARM, C6.2 (ISB, DSB, WFE, …) and C5.3 (DC, IC).
@@ -52,7 +52,7 @@ _TRAPPED = (
     (0xFFFFFFFF, 0xD508711F, Trap.INVALIDATE_ALL),
     (0xFFFFFFFF, 0xD508751F, Trap.INVALIDATE_OWN),
     (0xFFFFFFE0, 0xD50B7520, Trap.INVALIDATE),
-    # What is cleaned to the point of coherency or persistence has passed the point of unification.
+    # A clean to the point of coherency or persistence also reaches the point of unification.
     *((0xFFFFFFE0, 0xD50B7020 | crm << 8, Trap.CLEAN) for crm in (10, 11, 12, 13, 14)),
     (0xFFFFFFDF, 0xD503205F, Trap.NOTHING),  # WFE, WFI
     (0xFFFFFFFF, 0xD503203F, Trap.NOTHING),  # YIELD
@@ -61,7 +61,7 @@ _TRAPPED = (
 
 
 def trap_of(word: int) -> Trap | None:
-    """What the simulator carries out for this word; None when Unicorn executes it."""
+    """The effect that the simulator carries out for this word; None for a word that Unicorn executes."""
     return next((trap for mask, value, trap in _TRAPPED if word & mask == value), None)
 
 
@@ -73,7 +73,7 @@ class Fetched:
     """
 
     def __init__(self, memory: Memory, code: Ranges) -> None:
-        """Everything fetched, as memory holds it."""
+        """All code fetched from memory as it is now."""
         import numpy
 
         self.pieces: list[tuple[int, mmap.mmap]] = []
@@ -101,11 +101,11 @@ class Fetched:
         return int.from_bytes(piece[address - start : address - start + INSN_SIZE], "little")
 
     def replaced(self, address: int) -> int | None:
-        """The word that a stand-in is for; None where the word itself is in the piece."""
+        """The word that a stand-in at this address replaces; None when the piece holds the word itself."""
         return self._replaced.get(address)
 
     def put(self, address: int, word: int) -> None:
-        """This word is fetched from now on."""
+        """Put the word that is fetched at this address from now on."""
         trap = trap_of(word)
         if trap is None:
             self._replaced.pop(address, None)

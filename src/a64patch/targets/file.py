@@ -1,6 +1,6 @@
-"""What all targets that are files have in common: nobody executes them, and publishing replaces them.
+"""The common part of all file targets: no CPU executes a file, and publishing replaces it.
 
-Read on: elf.py, ../kernel/image.py; replace.py for what happens on disk.
+Read on: elf.py, ../kernel/image.py; replace.py writes the file to disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from a64patch.targets.replace import FileOnDisk
 
 
 class _NoCpus:
-    """Nobody executes a file."""
+    """The StoppedCpus of a file, which no CPU executes."""
 
     def __init__(self) -> None:
         self.rendezvous = Rendezvous(())
@@ -25,7 +25,7 @@ class _NoCpus:
 
 
 class FileTarget(Target):
-    """A file on disk and the copy of it in memory that is written to.
+    """A file on disk, and a copy of it in memory that takes the writes.
 
     TargetError when the path cannot be opened or is no regular file, FormatError when it has more than `most` bytes.
     """
@@ -48,25 +48,25 @@ class FileTarget(Target):
         return os.path.realpath(self.path)
 
     def publish(self, start: int, end: int) -> None:
-        """Replace the file on disk by the copy in memory: all that was written, whatever the range.
+        """Replace the file on disk by the copy in memory. This publishes all writes, whatever the range.
 
-        Atomic, with mode, owner, group and extended attributes kept: `replace.FileOnDisk.replace` says what that means,
-        and which WriteErrors there are. A symbolic link stays and what it points to is replaced. When the copy equals
-        the file, nothing is replaced.
+        Atomic; mode, owner, group and extended attributes are kept. `replace.FileOnDisk.replace` has the details and
+        the WriteErrors. A symbolic link stays, and its target is replaced. When the copy equals the file, nothing is
+        replaced.
         """
         self._require_open()
         self._file.replace(self._result())
 
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """As `publish`, once for all."""
+        """As `publish`, once for all ranges."""
         self.publish(0, 0)
 
     def kick(self) -> None:
-        """Nothing to do: nobody executes a file."""
+        """Nothing to do: no CPU executes a file."""
 
     @contextmanager
     def stop(self) -> Iterator[_NoCpus]:
-        """A stop of no CPUs: everyone has arrived. Leaving it, by an exception or not, publishes nothing."""
+        """A stop of no CPUs: all have arrived. Leaving the block, by an exception or not, publishes nothing."""
         nobody = _NoCpus()
         try:
             yield nobody
@@ -74,16 +74,16 @@ class FileTarget(Target):
             nobody.rendezvous.finish()
 
     def close(self) -> None:
-        """Forget the copy in memory; what was not published is lost. Reading and writing are TargetErrors after it."""
+        """Forget the copy in memory. Unpublished writes are lost; later reads and writes raise TargetError."""
         self._closed = True
         self._data = b""
 
     def _result(self) -> bytes | bytearray:
-        """What the file becomes."""
+        """The new contents of the file."""
         return self._data
 
     def _writable(self) -> bytearray:
-        """The copy in memory, to be changed; WriteError when the file on disk could not be replaced by it."""
+        """The copy in memory, for changing it. WriteError when the file on disk cannot be replaced by the copy."""
         if not self._replaceable:
             self._file.require_replaceable()
             self._replaceable = True

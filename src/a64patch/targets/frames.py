@@ -1,6 +1,6 @@
-"""Where CPUs will return to: the frame records on their stacks, followed through whatever reads a target's memory.
+"""The return addresses of CPUs, from the frame records on their stacks.
 
-Knows no target: the caller brings the reader. Read on: gdb.py and simulator.py bring theirs.
+This file knows no target: the caller gives a function that reads memory. Read on: gdb.py and simulator.py do.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MAX_FRAMES = 64
-"""Return addresses of one CPU after which no further frame record is read."""
+"""The most return addresses of one CPU; after these no further frame record is read."""
 
 _RECORD = 16
 _RECORD_AND_TYPE = 24
 _SAVED_REGISTERS = 80
-"""Bytes below a frame record in which Linux' saved registers are looked for."""
+"""Bytes below a frame record that may hold Linux' saved registers."""
 _STACK_PIECE = 192
-"""Bytes from a frame record on that are read with it: the records of several functions."""
+"""Bytes read from a frame record upwards: the records of several functions."""
 _PAGE = 4096
 _PT_REGS = 2
 """FRAME_META_TYPE_PT_REGS of Linux since 6.13 (arch/arm64/include/asm/stacktrace/frame.h; c2c6b27b5aa1)."""
@@ -26,28 +26,27 @@ _ADDRESSES = 1 << 64
 
 
 class Piece(NamedTuple):
-    """A part of one CPU's stack that is to be read."""
+    """A part of one CPU's stack to read."""
 
     cpu: int
-    """The index of its head. One CPU may not see the stack of another."""
+    """The index of the CPU in `heads`, since a CPU may not see the stack of another CPU."""
     address: int
     size: int
     """Bytes."""
 
 
 Reader = Callable[[Sequence[Piece]], Sequence[bytes]]
-"""Gives the bytes of each piece, in order. Where not all can be read: those of its beginning, or none."""
+"""Gives the bytes of each piece, in order. For a piece that is only partly readable, its first bytes or none."""
 
 
 def follow_frames(
     heads: Sequence[int], read: Reader, *, trips: int = 2 * MAX_FRAMES, big_endian: bool = False
 ) -> list[list[int]]:
-    """The return addresses in the frame records (AAPCS64, 6.4.6) that begin at each head, which is x29 of one CPU.
+    """The return addresses in the chain of frame records (AAPCS64, 6.4.6) from each head. A head is x29 of one CPU.
 
-    A chain is followed as far as it can be read, until it has given MAX_FRAMES addresses, and through `trips` calls of
-    `read` at most; each call is for all CPUs. Where Linux was interrupted, the link register of that moment is among
-    the addresses. So is the PC from 6.13 on, where the chain of records ends there. Nothing is said about a function
-    that keeps no frame record. An address may be signed: see `without_signatures`.
+    A chain ends at the first record that cannot be read, after MAX_FRAMES addresses, or after `trips` calls of `read`.
+    Each call serves all CPUs. At an exception in Linux, the addresses include the PC and the link register of that
+    moment. A function without a frame record does not appear. An address may be signed: see `without_signatures`.
     """
     returns: list[list[int]] = [[] for _ in heads]
     walks = [_walk(head, found, ">" if big_endian else "<") for head, found in zip(heads, returns, strict=True)]
@@ -65,10 +64,10 @@ def follow_frames(
 
 
 def without_signatures(addresses: Iterable[int]) -> Iterator[int]:
-    """Each address as it is, and as it is without a pointer authentication code above 48 bits of address.
+    """Each address twice: as it is, and without a pointer authentication code above 48 bits of address.
 
-    Bit 55 says which half of the address space a signed address lies in, since the code covers all bits above it where
-    top bytes are not ignored (Arm ARM, J1.1: AddPAC() and Strip()).
+    Bit 55 says in which half of the address space a signed address lies. When top bytes are not ignored, the code
+    covers all bits above bit 55 (Arm ARM, J1.1: AddPAC() and Strip()).
     """
     high = _ADDRESSES - (1 << _ADDRESS_BITS)
     for address in addresses:
@@ -77,7 +76,7 @@ def without_signatures(addresses: Iterable[int]) -> Iterator[int]:
 
 
 def _walk(head: int, returns: list[int], order: str) -> Generator[tuple[int, int], bytes]:
-    """Yield the (address, bytes) of one stack that are needed next; add what their records return to."""
+    """Follow the chain of one CPU: yield the next (address, size) to read, add return addresses to `returns`."""
     while head and head % 8 == 0 and len(returns) < MAX_FRAMES:
         start = max(head - _SAVED_REGISTERS, 0)
         above = max(_RECORD_AND_TYPE, min(_STACK_PIECE, _PAGE - head % _PAGE))
@@ -96,12 +95,14 @@ def _walk(head: int, returns: list[int], order: str) -> Generator[tuple[int, int
 
 
 def _frame(stack: bytes, at: int, order: str) -> tuple[list[int], int]:
-    """What the frame record at this offset returns to, and the address of the next one.
+    """The return addresses of the frame record at this offset, and the address of the next record.
 
-    At an exception, Linux' entry code makes a record inside struct pt_regs (arch/arm64/include/asm/ptrace.h). Up to
-    6.12 it holds x29 and the PC of before, 48 bytes above the places that hold both once more. Since 6.13 it is empty,
-    FRAME_META_TYPE_PT_REGS follows it, and the PC is 40 bytes below. In both, x29 and x30 are 24 and 16 bytes below
-    the PC: the function may not have saved x30 yet, or may never do.
+    At an exception, Linux' entry code makes a record inside struct pt_regs (arch/arm64/include/asm/ptrace.h):
+    - Up to 6.12 the record holds the interrupted x29 and PC, and the saved PC is 48 bytes below the record.
+    - Since 6.13 the record is empty, FRAME_META_TYPE_PT_REGS follows it, and the saved PC is 40 bytes below.
+
+    In both, the saved x29 and x30 are 24 and 16 bytes below the saved PC. x30 counts as a return address, since the
+    interrupted function may not have saved it.
     """
     head, link = struct.unpack_from(f"{order}QQ", stack, at)
     for distance in (48, 40):

@@ -1,7 +1,7 @@
-"""The life of a connection to a stub: found, halted while somebody holds it, let go, connected again, left as found.
+"""A machine behind a stub: connect, halt it while a block holds it, let it go, connect again, leave it as found.
 
-Read on: gdb.py says what is done while a machine is held; stub.py how a stub is met; witnesses.py what tells that it
-is still the same machine.
+Read on: gdb.py reads and writes while a machine is held; stub.py meets a stub; witnesses.py remembers words that show
+whether it is still the same machine.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ MAX_RECONNECTS = 16
 """How often a machine's connection may be lost before the machine is given up."""
 
 _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
-"""Seconds between tries to connect again; the last one stands for all that follow."""
+"""Seconds between tries to connect again; the last value repeats."""
 _PATIENCE = 1.0
 """Seconds that a stub may be silent at first, before it is interrupted."""
 _FIRST_TRIES = 3
 _BRIEFLY = 0.5
-"""Seconds that are spent to reach a machine again which most likely runs already."""
+"""Seconds to spend on reaching a machine again that most likely runs already."""
 _VANTAGE_PAUSES = (0.001,) * 50
-"""Seconds that the machine runs on between two looks for a CPU that sees the kernel."""
+"""Seconds that the machine runs on between two searches for a CPU that sees the kernel."""
 
 
 class Lifeline:
-    """One machine behind a stub, over all connections to it. A new lifeline has it halted; see `let_go`.
+    """One machine behind a stub, over all connections to it. A new Lifeline has the machine halted; see `let_go`.
 
-    Errors are TargetError, where no other is named. `GdbTarget` says when a machine is halted, let go, and connected
-    to again.
+    Errors are TargetError unless another is named. `GdbTarget` describes when a machine is halted, let go, and
+    connected to again.
     """
 
     def __init__(
@@ -58,42 +58,42 @@ class Lifeline:
         self._reconnects = 0
         self._reconnect_seconds = 2 * timeout
         self._interest: int | None = None
-        """An address that was asked for last."""
+        """The last wanted address."""
         self._vantage = False
-        """A CPU is selected that can see it; until the machine runs again."""
+        """A CPU that can see the last wanted address is selected. False again when the machine runs."""
         self._holders = 0
-        """How many blocks now want the machine halted."""
+        """The number of `hold` blocks that now keep the machine halted."""
         self._halted = True
         self._connection, self._stub, self._found = self._first_connection()
         self._runs = {"": not self._found.stands, "running": True, "halted": False}[leave]
 
     @property
     def connection(self) -> Connection:
-        """The present one. After a reconnect it is another."""
+        """The present connection. A reconnect makes another one."""
         return self._connection
 
     @property
     def stub(self) -> Stub:
-        """What the stub said as it was first met, and its present threads."""
+        """The stub's answers at the first connection, and its present threads."""
         return self._stub
 
     @property
     def found(self) -> Found:
-        """What the machine did before we came."""
+        """The state of the machine before we connected."""
         return self._found
 
     @property
     def runs(self) -> bool:
-        """The machine runs whenever nobody wants it halted, and when we have left."""
+        """The machine is to run whenever no block holds it, and after we leave."""
         return self._runs
 
     # Halting and letting go
 
     @contextmanager
     def hold(self, what: str, failure: Callable[[str], Exception]) -> Iterator[None]:
-        """The machine halted, connected again if need be; let go when nobody holds it any more and it shall run.
+        """Keep the machine halted in the block, connecting again if need be. Afterwards `let_go`.
 
-        A connection that is lost, as this begins or in the block, raises `failure`, which says that `what` failed.
+        When the connection is lost at the beginning or in the block, raises `failure` with the text that `what` failed.
         """
         if self._closed:
             raise TargetError(f"{self._location.text} was closed: open it again")
@@ -114,7 +114,7 @@ class Lifeline:
         self.let_go()
 
     def let_go(self) -> None:
-        """Let the machine run on, connected again if need be, unless somebody holds it or it is to stay halted."""
+        """Let the machine run on, connecting again if need be, unless a block holds it or it is to stay halted."""
         if self._holders or not self._runs:
             return
         if self._connection.usable:
@@ -128,7 +128,7 @@ class Lifeline:
 
     def _halt(self) -> None:
         if self._connection.usable and not self._halted:
-            with suppress(ConnectionLostError):  # nothing was at stake yet
+            with suppress(ConnectionLostError):  # No operation has begun: connecting again is enough.
                 self._connection.look()
                 if self._connection.stops:
                     # Somebody else halted it, and will let it go.
@@ -144,17 +144,17 @@ class Lifeline:
         self._connection.resume(self._stub.resume)
         self._halted = self._vantage = False
 
-    # Which CPU is looked through; the machine is held
+    # Selecting the CPU through which the stub reads; the machine is held
 
     def want(self, address: int) -> None:
-        """The next `see` is for this address."""
+        """Name the address for the next `see`."""
         self._interest = address
 
     def see(self) -> bool:
-        """Select a CPU that sees the address that was wanted last. False when there is none, or no address.
+        """Select a CPU that sees the last wanted address. False when no CPU sees it, or no address was wanted.
 
-        A stub reads as the selected CPU would, and one that executes a user's program may not see the kernel. Where
-        none sees it, the machine runs on for some milliseconds and is looked at again, if it may run now.
+        A stub reads as the selected CPU would, and a CPU that executes a user's program may not see the kernel. When no
+        CPU sees the address and the machine may run now, it runs on for a millisecond and all CPUs are tried again.
         """
         address = self._interest
         threads = self._stub.threads
@@ -181,21 +181,21 @@ class Lifeline:
         raise AssertionError
 
     def see_again(self) -> bool:
-        """As `see`, after somebody has selected other CPUs."""
+        """As `see`, after other CPUs were selected."""
         self._vantage = False
         return self.see()
 
     def list_threads_anew(self) -> None:
-        """Ask which threads there are now, where they come and go."""
+        """Ask for the present threads again, if the kind of stub has threads that come and go."""
         if not self._stub.kind.fixed_cpus:
             self._stub.threads = list_threads(self._connection, len(self._stub.threads))
 
     # Connecting
 
     def _first_connection(self) -> tuple[Connection, Stub, Found]:
-        """As `_connect`, with what the machine did before; tried again when it is lost.
+        """As `_connect`, with the machine's state before it. Tries again when the connection is lost.
 
-        A machine that stands at a later try may have been halted by an earlier one: then only NEVER_RAN is known.
+        An earlier try may have halted a machine that a later try finds halted. So of a later try only NEVER_RAN counts.
         """
         deadline = time.monotonic() + self._timeout
         met: set[Found] = set()
@@ -220,7 +220,7 @@ class Lifeline:
         raise AssertionError
 
     def _connect(self, deadline: float, met: set[Found]) -> tuple[Connection, Stub]:
-        """A new connection to a machine that is halted; when it fails, `met` gets what that machine did before."""
+        """A new connection, with the machine halted. When it fails, `met` gets the machine's state before it."""
         wire = open_wire(self._location, deadline, remote=self._remote, baud=self._baud)
         left = max(0.01, deadline - time.monotonic())
         connection = Connection(wire, self._location.text, min(self._timeout, left))
@@ -236,7 +236,7 @@ class Lifeline:
         return connection, stub
 
     def _reconnect(self, seconds: float) -> None:
-        """Another connection to the same machine, which is halted then; TargetError when that is not to be had."""
+        """Make another connection to the same machine, and halt it; TargetError when that fails."""
         begun = time.monotonic()
         deadline = begun + min(seconds, self._reconnect_seconds)
         if self._reconnects >= MAX_RECONNECTS or deadline <= begun:
@@ -265,7 +265,7 @@ class Lifeline:
         self._reconnect_seconds = 2 * self._timeout
 
     def _require_witnesses(self, connection: Connection) -> None:
-        """The words that were read and written here before the connection was lost are those that are there now."""
+        """TargetError when a witness has a word that was neither read nor written here: it may be another machine."""
         found = Reading(self.witnesses.requests, connection.packet_size).results(connection)
         if foreign := self.witnesses.foreign(found):
             address, word = foreign
@@ -280,8 +280,9 @@ class Lifeline:
     def close(self) -> None:
         """Leave the machine as it was found, detach, and close the connection; any number of times.
 
-        A machine that was halted as we came is left so by saying nothing: all stubs that can leave it halted do.
-        When the connection is lost, one more is tried to let a machine go that ran; TargetError when that fails.
+        A machine that was halted when we connected needs no request: each stub that can leave it halted does so.
+        When the connection is lost and the machine ran, this connects once more to let the machine go; TargetError
+        when that fails.
         """
         if self._closed:
             return
@@ -297,7 +298,7 @@ class Lifeline:
     def _leave_running(self) -> None:
         with suppress(ConnectionLostError):
             if not self._halted:
-                self._halted = True  # even if nobody hears that the interrupt has worked
+                self._halted = True  # even if the reply to the interrupt is lost
                 self._connection.interrupt()
             self._say_goodbye()
             return
@@ -305,7 +306,7 @@ class Lifeline:
             self._reconnect(self._timeout)
             self._say_goodbye()
             return
-        # It was seen to take our last word, so it most likely runs; if the stub is gone, nothing can be left halted.
+        # The stub has acknowledged the resume, so the machine most likely runs. A stub that is gone leaves none halted.
         with suppress(TargetError):
             self._reconnect(min(self._timeout, _BRIEFLY))
             self._say_goodbye()
@@ -317,7 +318,7 @@ class Lifeline:
 
 @contextmanager
 def _failing(what: str, failure: Callable[[str], Exception], error: type[TargetError]) -> Iterator[None]:
-    """An error of this kind as the one that an operation fails with."""
+    """Turn an error of this kind into the operation's own error."""
     try:
         yield
     except error as caught:
@@ -325,7 +326,7 @@ def _failing(what: str, failure: Callable[[str], Exception], error: type[TargetE
 
 
 def _abandon(connection: Connection) -> bool:
-    """Let go a machine that our coming may have halted, and close. False when it could not be told to go."""
+    """Let go a machine that connecting may have halted, and close. False when the machine could not be let go."""
     let_go = connection.found is None or connection.found.stands
     if connection.usable and not let_go:
         with suppress(TargetError):

@@ -1,4 +1,4 @@
-"""What a target knows about the builds in it: a value for each, given as it is opened or told to it later.
+"""The known builds in a target: one value for each, given when the target is opened or later.
 
 Read on: base.py derives a target's names, code and identity from them; symbols.py for the names.
 """
@@ -18,33 +18,33 @@ class Module:
     """One build in a target: a program, a kernel, a loaded kernel module. Addresses are the target's (bytes)."""
 
     name: str
-    """What people call it. In a target with several, `name:symbol` is a site in any but the first."""
+    """The name for people. In every module of a target but the first, a site is written `name:symbol`."""
     symbols: SymbolTable = field(default_factory=SymbolTable)
     build_id: str = ""
-    """The descriptor of the NT_GNU_BUILD_ID note in lower-case hex; empty when it has none or that is not known."""
+    """The descriptor of the NT_GNU_BUILD_ID note in lower-case hex; empty without one, or when it is not known."""
     release: str = ""
-    """What people call this build, such as `Linux 6.1.0-56-arm64`; empty when it has no such name."""
+    """The build's name for people, such as `Linux 6.1.0-56-arm64`; empty without one."""
     base: int = 0
-    """Bytes that its symbols' addresses are moved by against the file they come from: load base, KASLR slide."""
+    """The distance in bytes from a symbol's address in its file to its address here: load base, KASLR slide."""
     code: Ranges | None = None
-    """All of its code; None when that is not known. It does not say what may be written: see `Target.writable`."""
+    """All code of the build; None when it is not known. The limit for writing is `Target.writable`."""
     file: str = ""
-    """The path of the file that says all this; empty when memory does."""
+    """The path of the file that these facts come from; empty when they come from memory."""
     incarnation: str = ""
-    """Which run of it this is, as `Identity.incarnation`."""
+    """Which run of the build this is, as `Identity.incarnation`."""
 
 
 class Modules(tuple[Module, ...]):
-    """The builds that a target knows of, the one that it is named after first. There may be others in it."""
+    """The known builds in a target; the first names the target. The target may have more builds."""
 
     @property
     def main(self) -> Module:
-        """The first; one that knows nothing when there is none."""
+        """The first module; without modules, an empty one."""
         return self[0] if self else Module("")
 
     @cached_property
     def symbols(self) -> SymbolTable:
-        """The names of all. Those of any module but the first belong to the module of its name."""
+        """The names of all modules. `Symbol.module` names the module of each, except for the first module."""
         if len(self) <= 1:
             return self.main.symbols
         return SymbolTable(self._symbols, [space for module in self for space in module.symbols.spaces])
@@ -56,7 +56,7 @@ class Modules(tuple[Module, ...]):
 
     @cached_property
     def code(self) -> Ranges:
-        """All code that is known: not all code there is, where a module does not know its own."""
+        """The known code of all modules. A module without known code adds none."""
         return Ranges.of(span for module in self for span in module.code or ())
 
     def code_with(self, address: int) -> Ranges:
@@ -64,6 +64,6 @@ class Modules(tuple[Module, ...]):
         return next((module.code for module in self if module.code and address in module.code), Ranges())
 
     def knowing(self, modules: Iterable[Module]) -> Modules:
-        """These, with others behind them; one of the same name stands where the earlier one stood."""
+        """These modules and then `modules`; a module takes the place of one with the same name."""
         found = {module.name: module for module in self}
         return Modules((found | {module.name: module for module in modules}).values())

@@ -1,6 +1,6 @@
-"""Names for a live target that is a program: those of its ELF file, if that is what runs there.
+"""Names for a live target that runs a program: those of the program's ELF file, once it is seen to be the same build.
 
-Read on: modules.py for what the target knows then; ../kernel/symbols.py does the same for a Linux kernel.
+Read on: modules.py has the values that the target is given; ../kernel/symbols.py does the same for a Linux kernel.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def is_elf(source: str | os.PathLike[str]) -> bool:
 
 
 def name_program(target: Target, source: str | os.PathLike[str]) -> None:
-    """Tell a target of the program in an ELF file, at its own addresses: names, build id and code.
+    """Tell a target the names, build id and code of the program in an ELF file, at the file's own addresses.
 
-    MismatchError unless most of 16 samples of its code stand in the target; RequestError for a target that is a file,
-    which has a program of its own; else as `ElfFile`.
+    MismatchError unless the target holds most of 16 samples of the file's code at the same addresses. RequestError for
+    a target that is a file, which has names of its own. Other errors as `ElfFile`.
     """
     path = os.fspath(source)
     if isinstance(target, FileTarget):

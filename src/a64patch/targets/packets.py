@@ -1,6 +1,6 @@
-"""Reads and writes of memory as packets: made while the machine runs, sent while it stands.
+"""Reads and writes of memory as packets: made while the machine runs, sent while it is halted.
 
-Read on: gdb.py says when; rsp.py carries packets.
+Read on: gdb.py makes and sends them; rsp.py carries packets.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from a64patch.targets.rsp import Connection, frame
 
 _PAGE = 4096
 _GAP = 64
-"""Bytes between two requests on one page that are read along with them, so that both need one packet."""
+"""The most bytes between two requests on one page for which one packet reads both requests and the gap."""
 _ADDRESSES = 1 << 64
 _READ_OVERHEAD = 16
-"""Bytes of a reply to a read beside the data, and more."""
+"""At least the bytes of a reply to a read beside the data."""
 _WRITE_OVERHEAD = 40
-"""Bytes of a write beside the data, and more: two numbers of 16 digits, a letter, two marks."""
+"""At least the bytes of a write beside the data: two numbers of 16 digits, a letter, two marks."""
 _SMALLEST_PIECE = 16
 
 Span = tuple[int, int]
@@ -29,17 +29,17 @@ Span = tuple[int, int]
 
 
 class Reading:
-    """Requests for memory as packets. Neighbouring requests share them; see _GAP."""
+    """Requests for memory as packets. Neighbouring requests share packets; see _GAP."""
 
     def __init__(self, requests: Sequence[tuple[int, int]], packet_size: int, *, binary: bool = False) -> None:
-        """For (address, bytes) each; MappingError for what no address space of 64 bits holds.
+        """`requests` are (address, size in bytes). MappingError for a request outside an address space of 64 bits.
 
-        `packet_size` in bytes is what the stub takes. `binary` asks for bytes as they are (`x`), which it may offer.
+        The stub takes packets of `packet_size` bytes. `binary` asks for raw bytes (`x`); only some stubs offer this.
         """
         for address, size in requests:
             _require_addresses(address, size)
         self.requests = list(requests)
-        """(address, bytes) of each, in order."""
+        """(address, size in bytes) of each request, in order."""
         self._most = _most(packet_size, _READ_OVERHEAD)
         self._binary = binary
         self._pieces = [piece for start, end in _merge(requests) for piece in _cut(start, end, self._most)]
@@ -47,9 +47,10 @@ class Reading:
         self._places = self._find(requests)
 
     def results(self, connection: Connection) -> list[bytes]:
-        """The bytes of each request, all packets sent together; MappingError where the stub gives none.
+        """The bytes of each request. All packets are sent together.
 
-        ConnectionLostError as the connection, and when a reply makes no sense.
+        MappingError when the stub gives no bytes for a request. ConnectionLostError as `Connection`, and when a reply
+        makes no sense.
         """
         got = self._ask(connection, self._pieces, self._frames)
         if None in got:
@@ -57,7 +58,7 @@ class Reading:
         return [b"".join((got[index] or b"")[low:high] for index, low, high in parts) for parts in self._places]
 
     def _ask_alone(self, connection: Connection) -> list[bytes]:
-        """Each request by itself: what cannot be read may be what was read along with it."""
+        """The bytes of each request, read by itself: perhaps only the gaps between requests cannot be read."""
         cuts = [_cut(address, address + size, self._most) for address, size in self.requests]
         pieces = [piece for cut in cuts for piece in cut]
         got = iter(self._ask(connection, pieces, self._build(pieces)))
@@ -70,7 +71,7 @@ class Reading:
         return results
 
     def _find(self, requests: Sequence[tuple[int, int]]) -> list[list[tuple[int, int, int]]]:
-        """For each request the pieces that hold it: which, from where, to where."""
+        """For each request, the parts of pieces that hold it: (index of the piece, first byte, end)."""
         starts = [start for start, _ in self._pieces]
         found = []
         for address, size in requests:
@@ -89,7 +90,7 @@ class Reading:
         return [frame(form % (start, end - start)) for start, end in pieces]
 
     def _ask(self, connection: Connection, pieces: Sequence[Span], frames: Sequence[bytes]) -> list[bytes | None]:
-        """The bytes of each piece; None where the stub gives none, or not all: the protocol allows it to give less."""
+        """The bytes of each piece; None when the stub gives none, or fewer, as the protocol allows."""
         found: list[bytes | None] = []
         for (start, end), reply in zip(pieces, connection.ask_built(frames), strict=True):
             if not reply or (reply[:1] == b"E" and len(reply) % 2):
@@ -108,20 +109,20 @@ class Reading:
 
 
 class Refusal(NamedTuple):
-    """A piece of a writing that the stub did not write."""
+    """A piece of a Writing that the stub did not write."""
 
     address: int
     size: int
     """Bytes."""
     reason: str
-    """What it said, for people."""
+    """The stub's reason, for people."""
 
 
 class Writing:
-    """Bytes for memory as packets. Requests that continue the one before share them."""
+    """Bytes for memory as packets. Requests that continue the request before share packets."""
 
     def __init__(self, requests: Sequence[tuple[int, bytes]], packet_size: int, *, binary: bool = False) -> None:
-        """For (address, bytes) each; else as Reading. `binary` is `X`."""
+        """`requests` are (address, bytes). `binary` sends raw bytes (`X`). The rest as `Reading`."""
         most = _most(packet_size, _WRITE_OVERHEAD)
         self.pieces: list[tuple[int, bytes]] = []
         """(address, bytes) of each packet."""
@@ -137,10 +138,10 @@ class Writing:
         self._frames = [frame(form % (at, len(data), encode(data))) for at, data in self.pieces]
 
     def refusals(self, connection: Connection) -> list[Refusal]:
-        """Send all packets, whatever becomes of those before; what the stub refused.
+        """Send all packets, also after a refused one; returns the pieces that the stub refused.
 
-        ConnectionLostError as the connection, and for a reply that is neither `OK` nor an error. After it, and after a
-        refusal, nothing is known of the words: look.
+        ConnectionLostError as `Connection`, and for a reply that is neither `OK` nor an error. After an error or a
+        refusal, any of the words may have been written: read them.
         """
         refused = []
         for (address, data), reply in zip(self.pieces, connection.ask_built(self._frames), strict=True):
@@ -152,9 +153,9 @@ class Writing:
 
 
 def read_stacks(connection: Connection, threads: Sequence[bytes], pieces: Sequence[Piece]) -> list[bytes]:
-    """As frames.Reader, each piece as the thread of its CPU sees it, all packets sent together.
+    """A `frames.Reader`: the stub reads each piece as the thread of its CPU. All packets are sent together.
 
-    Some thread is selected afterwards.
+    Afterwards any of the threads may be selected.
     """
     most = _most(connection.packet_size, _READ_OVERHEAD)
     cuts = [_cut(address, address + size, most) for _, address, size in pieces]
@@ -169,7 +170,7 @@ def read_stacks(connection: Connection, threads: Sequence[bytes], pieces: Sequen
         stack = b""
         for start, end in cut:
             part = _unhexlify(next(replies)) or b""
-            if len(stack) == start - address:  # nothing before it is missing
+            if len(stack) == start - address:  # no earlier byte is missing
                 stack += part[: end - start]
         stacks.append(stack)
     return stacks
@@ -197,7 +198,7 @@ def _cut(start: int, end: int, most: int) -> list[Span]:
 
 
 def _most(packet_size: int, overhead: int) -> int:
-    """Bytes of memory that a packet takes, two digits each."""
+    """The most bytes of memory in one packet, at two digits for each byte."""
     return max(_SMALLEST_PIECE, (packet_size - overhead) // 2 & -_SMALLEST_PIECE)
 
 
@@ -209,7 +210,7 @@ def _unhexlify(digits: bytes) -> bytes | None:
 
 
 _ERRNO = {"E01": "not permitted, or any reason", "E0d": "permission denied", "E0e": "bad address", "E14": "bad address"}
-"""What stubs mean; the numbers are hexadecimal in kgdb and gdbserver, decimal in QEMU."""
+"""The stubs' error codes. The numbers are hexadecimal in kgdb and gdbserver, decimal in QEMU."""
 
 
 def _reason(reply: bytes) -> str:

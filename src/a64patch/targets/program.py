@@ -1,6 +1,6 @@
-"""What a simulated machine starts with: memory in pieces, which of it is code, filled from words or an ELF file.
+"""The start of a simulated machine: memory filled from words or an ELF file, and the addresses of its code.
 
-Read on: simulator.py gives it CPUs.
+Read on: simulator.py adds CPUs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TOP = 1 << 64
 
 @dataclass(frozen=True)
 class Region:
-    """Whole pages of memory from `start` on, one host buffer, and what a program may do with them as data."""
+    """Whole pages of memory from `start` on, in one host buffer; whether the program may store to them."""
 
     start: int
     buffer: mmap.mmap
@@ -40,7 +40,7 @@ class Region:
 
     @property
     def end(self) -> int:
-        """The first address behind it."""
+        """The first address behind the region."""
         return self.start + len(self.buffer)
 
 
@@ -73,7 +73,7 @@ class Memory:
         return self.regions[index] if index >= 0 and address < self.regions[index].end else None
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes; MappingError where nothing is mapped."""
+        """`size` bytes; MappingError when one of them is not mapped."""
         parts = []
         end = address + size
         while address < end:
@@ -87,7 +87,7 @@ class Memory:
         return b"".join(parts)
 
     def write(self, address: int, data: bytes) -> None:
-        """Put the bytes there; MappingError, and nothing is changed, where not all of it is mapped."""
+        """Put the bytes at `address`; MappingError, and nothing is changed, unless all addresses are mapped."""
         self.read(address, len(data))
         while data:
             region = self.find(address)
@@ -98,7 +98,7 @@ class Memory:
             address, data = address + len(part), data[len(part) :]
 
     def word(self, address: int) -> int:
-        """The instruction word at a multiple of 4 that is known to be mapped."""
+        """The instruction word at a mapped multiple of 4."""
         region = self.find(address)
         assert region is not None
         offset = address - region.start
@@ -111,23 +111,23 @@ class Program:
 
     memory: Memory
     code: Ranges
-    """Where instructions are, in whole words."""
+    """The addresses of instructions, in whole words."""
     entry: int
     symbols: SymbolTable
     big_endian: bool = False
-    """Of data; instructions are little-endian always."""
+    """Whether data is big-endian. Instructions are always little-endian."""
     build_id: str = ""
     """As `ElfImage.build_id`."""
     base: int = 0
-    """Bytes that a position-independent program was moved by."""
+    """The distance in bytes by which a position-independent program was moved."""
 
     def is_code(self, address: int, size: int) -> bool:
-        """All of these bytes lie in one range of code."""
+        """Whether all these bytes lie in one range of code."""
         return any(start <= address and address + size <= end for start, end in self.code)
 
     @property
     def writable_code(self) -> list[tuple[int, int]]:
-        """The ranges of code that the program itself may store to, at least in part."""
+        """The ranges of code to which the program itself may store, at least in part."""
         writable = [(region.start, region.end) for region in self.memory.regions if region.writable]
         return [(low, high) for low, high in self.code if any(low < end and start < high for start, end in writable)]
 
@@ -142,7 +142,7 @@ def load_words(
     writable: bool = False,
     big_endian: bool = False,
 ) -> Program:
-    """Bare instruction words at `base`, entered at `entry` (default `base`), and `data` (bytes) at its addresses.
+    """Bare instruction words at `base`, entered at `entry` (default `base`), and `data`: bytes by address.
 
     `writable` lets the program store to its own code. RequestError for an entry outside the code.
     """
@@ -162,10 +162,10 @@ def load_words(
 
 
 def load_elf(path: str | Path, base: int) -> Program:
-    """A static ELF64 AArch64 executable, or a position-independent one at `base`, with its relative relocations done.
+    """A static ELF64 AArch64 executable; a position-independent one lies at `base`, with relative relocations applied.
 
-    Code is what its sections call executable, or, without sections, its executable segments. FormatError for
-    anything else, among it programs that need an interpreter; TargetError when the file cannot be read.
+    Code is the executable sections, or, without sections, the executable segments. FormatError for any other file, also
+    for a program that needs an interpreter. TargetError when the file cannot be read.
     """
     try:
         with open(path, "rb") as file:

@@ -1,6 +1,6 @@
-"""Which number a GDB stub gives a register, and where it stands in all of them: from the target description.
+"""The registers of a GDB stub, by number and by offset in the reply to `g`, from its target description.
 
-Reads XML from an untrusted stub: bounded, no entities, nothing fetched but from that stub.
+Reads XML from an untrusted stub: its size is bounded, entities are refused, and all documents come from the stub.
 Read on: gdb.py; "Target Descriptions" in the GDB manual is the format.
 """
 
@@ -29,7 +29,7 @@ class Register(NamedTuple):
 
 @dataclass
 class Registers:
-    """The registers that a stub described, by name."""
+    """The registers that a stub describes, by name."""
 
     architecture: str = ""
     """`aarch64`; empty when the stub does not tell."""
@@ -40,7 +40,7 @@ class Registers:
 
 
 def default_registers() -> Registers:
-    """What stubs without a description mean: x0 to x30, sp and pc of 8 bytes, cpsr of 4 (GDB's aarch64-core.xml)."""
+    """The registers of a stub without a description: x0 to x30, sp and pc of 8 bytes, cpsr of 4 (aarch64-core.xml)."""
     registers = Registers()
     for number, name in enumerate([*(f"x{index}" for index in range(31)), "sp", "pc", "cpsr"]):
         registers._add(name, number, 32 if name == "cpsr" else 64, number * 8)
@@ -48,11 +48,11 @@ def default_registers() -> Registers:
 
 
 def read_description(fetch: Callable[[str], bytes], wanted: Iterable[str] = ()) -> Registers:
-    """The registers of `target.xml` and the documents that it includes, each got by `fetch(name)`.
+    """The registers of `target.xml` and its included documents. `fetch(name)` gets each document.
 
-    Reading ends when all `wanted` names are known, if any are. `offset` is right if numbers ascend, as they do in
-    every description of GDB and QEMU. FormatError when a document is not well-formed, declares entities, or includes
-    more than 64 documents in all.
+    With `wanted` names, reading ends when all of them are known. `Register.offset` is right if the numbers ascend, as
+    they do in every description of GDB and QEMU. FormatError when a document is not well-formed, declares entities, or
+    is included twice, and for more than 64 documents in all.
     """
     reader = _Reader(fetch, set(wanted))
     reader.read("target.xml")

@@ -1,7 +1,7 @@
-"""A file on disk as it was when it was opened, and its atomic replacement: mode, owner and attributes kept.
+"""A file on disk as it was when it was opened, and its atomic replacement with mode, owner and attributes kept.
 
-What the bytes mean is not its business.
-Read on: elf.py, which patches such a file; rename(2), xattr(7) and acl(5) for what is kept and how.
+This file does not interpret the bytes.
+Read on: elf.py patches such a file; rename(2), xattr(7) and acl(5) describe the kept attributes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class _Identity(NamedTuple):
 
 
 class FileOnDisk:
-    """A regular file: its bytes, and others in their place.
+    """A regular file: read its bytes, and replace the file by one with other bytes.
 
-    Reading and replacing fail when somebody else changed or replaced the file since. Symbolic links are followed once,
-    here. TargetError when there is no such file, or it is not a regular one: that is not even opened.
+    Reading and replacing fail when another process has changed or replaced the file since. Symbolic links are followed
+    once, by the constructor. TargetError when there is no such file, or it is no regular file; such a file is not even
+    opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,16 +52,16 @@ class FileOnDisk:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return self._identity.size
 
     def head(self, size: int) -> bytes:
-        """Its first `size` bytes, fewer where it ends; TargetError when they cannot be read."""
+        """The first `size` bytes, fewer in a shorter file; TargetError when they cannot be read."""
         return self._read(size)
 
     @cached_property
     def content(self) -> bytes:
-        """All its bytes; TargetError when they cannot be read."""
+        """All bytes; TargetError when they cannot be read."""
         data = self._read(self.size + 1)
         if len(data) != self.size:
             raise self._changed()
@@ -85,7 +86,7 @@ class FileOnDisk:
         return b"".join(blocks)
 
     def require_replaceable(self) -> None:
-        """WriteError, with what to do, when the file is not ours to replace: permissions, hard links, changed since."""
+        """WriteError, with advice, when we may not replace the file: permissions, hard links, changed since."""
         folder = os.path.dirname(self._real_path)
         try:
             status = os.stat(self._real_path, follow_symlinks=False)
@@ -104,15 +105,15 @@ class FileOnDisk:
             raise WriteError(f"{self.path} cannot be replaced: its directory {folder} may not be written by you")
 
     def replace(self, data: bytes | bytearray) -> None:
-        """Put a file with these bytes in its place, unless they are its content; from then on this is that file.
+        """Replace the file by a file with these bytes, unless it has them already. Afterwards this is the new file.
 
-        Atomic: whoever opens the path gets the old file or the new one, also after a crash or a loss of power. Mode,
-        owner, group and extended attributes are kept; inode number and times are new.
+        Atomic: opening the path gives the old file or the new one, also after a crash or a loss of power. Mode, owner,
+        group and extended attributes are kept; inode number and times are new.
 
-        WriteError as `require_replaceable`, or when there is no space. The file is then whole and unchanged and no
-        temporary file is left; the error says so if only synchronising the directory failed, after the replacement.
-        A killed process may leave a temporary file `.a64patch-…` beside it. Two processes that replace one file at the
-        same moment are not kept apart.
+        WriteError as `require_replaceable`, or when there is no space. The file is then whole and unchanged, and no
+        temporary file is left. One WriteError is different, and says so: the file was replaced, but its directory was
+        not synchronised. A killed process may leave a temporary file `.a64patch-…` beside the file. Two processes that
+        replace one file at the same moment are not kept apart.
         """
         if data == self.content and not self._unsure:
             return
@@ -125,7 +126,7 @@ class FileOnDisk:
         except OSError as error:
             raise self._cannot_replace(error) from error
         try:
-            # Ctrl-C may come between the replacement and our knowing of it; what stands there is found out next time.
+            # Ctrl-C may come between the replacement and our note of it. The next call then finds out which file it is.
             unsure, self._unsure = self._unsure, True
             try:
                 status = self._write_beside(folder, name, temporary, data)
@@ -147,7 +148,7 @@ class FileOnDisk:
             os.close(folder)
 
     def _write_beside(self, folder: int, name: str, temporary: str, data: bytes) -> os.stat_result:
-        """Make `temporary` the file `name`, with new contents. Returns the status of what then stands there."""
+        """Write `data` to `temporary` and rename it to `name`. Returns the status of the new file."""
         old = new = -1
         try:
             old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
@@ -185,9 +186,9 @@ class FileOnDisk:
 
 
 def _copy_attributes(old: int, new: int) -> None:
-    """Owner, group, extended attributes (access control lists among them) and mode; in this order.
+    """Copy owner, group, extended attributes (also access control lists) and mode, in this order.
 
-    A change of owner takes set-user-ID and file capabilities away, so they come after it.
+    A change of owner removes set-user-ID and file capabilities, so these come after it.
     """
     status, made = os.fstat(old), os.fstat(new)
     if (status.st_uid, status.st_gid) != (made.st_uid, made.st_gid):

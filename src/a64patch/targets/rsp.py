@@ -1,6 +1,6 @@
-"""The GDB remote serial protocol: packets on a wire, requests and replies. Believes nothing that a stub says.
+"""The GDB remote serial protocol: packets on a wire, requests and replies. It checks every reply of a stub.
 
-Knows no target and no memory. The protocol is the appendix "GDB Remote Serial Protocol" of the GDB manual.
+This file knows no target and no memory. The protocol is the appendix "GDB Remote Serial Protocol" of the GDB manual.
 Read on: packets.py and stub.py make requests; lifeline.py makes connections.
 """
 
@@ -17,18 +17,18 @@ from a64patch.errors import TargetError
 from a64patch.targets.wire import Wire
 
 MOST_BYTES = 1 << 20
-"""A packet that is longer, as sent or with its runs expanded, is not read to its end."""
+"""The most bytes of a packet, as sent and with its runs expanded. A longer packet is not read to its end."""
 
 DEFAULT_PACKET_SIZE = 400
-"""Bytes that a stub takes in one packet when it does not say: what GDB assumes for AArch64 is not less."""
+"""Bytes that a stub takes in one packet when it does not tell. GDB assumes no fewer for AArch64."""
 
 _Reply = Literal["reply", "stop", "any"]
-"""What a request waits for: a reply that is no stop reply; a stop reply; either of them, where a stop reply goes into
-`stops` and is no reply."""
+"""The answer that a request waits for: a reply that is no stop reply; a stop reply; or either. With "any", a stop reply
+goes into `stops` and is not returned."""
 _RETRIES = 3
 _MOST_CONSOLE = 1 << 16
 _SECONDS_A_REQUEST = 0.02
-"""What each request of a burst adds to the time that all of it may take."""
+"""Seconds that each request of a burst adds to the time limit of the burst."""
 
 _ESCAPED = re.compile(rb"[#$}*]")
 _SPECIAL = re.compile(rb"[}*]")
@@ -36,9 +36,9 @@ _STOP = re.compile(rb"[ST][0-9a-fA-F]{2}(?:;|[^:;]+:.*)?|[WX][0-9a-fA-F]{2}(?:;p
 _CONSOLE = re.compile(rb"O(?:[0-9a-fA-F]{2})+")
 _START = re.compile(rb"[$%+-]")
 _PLAIN = re.compile(rb"\+?\$([^#$}*]*)#([0-9a-f]{2})")
-"""What nearly all packets are."""
+"""The form of nearly all packets."""
 _UNUSUAL = frozenset(b"STWXNO")
-"""What stop replies and console output begin with, and replies rarely do."""
+"""The first bytes of stop replies and console output. Other replies rarely begin so."""
 
 
 class ConnectionLostError(TargetError):
@@ -50,7 +50,7 @@ class SilentStubError(ConnectionLostError):
 
 
 class Found(Enum):
-    """What a machine did before we came; the value is for people."""
+    """The state of a machine before we connected; the value is for people."""
 
     RUNNING = "running"
     HALTED = "halted"
@@ -59,7 +59,7 @@ class Found(Enum):
 
     @property
     def stands(self) -> bool:
-        """The machine is known to have been halted before we came. False also where nobody tells."""
+        """The machine is known to have been halted before we connected. False also for NOT_TOLD."""
         return self in (Found.HALTED, Found.NEVER_RAN)
 
 
@@ -68,7 +68,7 @@ class Event(NamedTuple):
 
     kind: Literal["ack", "nack", "packet", "notification", "damaged"]
     payload: bytes = b""
-    """What the packet says, unescaped, its runs expanded."""
+    """The contents of the packet, with escapes undone and runs expanded."""
 
 
 _ACK, _NACK, _DAMAGED = Event("ack"), Event("nack"), Event("damaged")
@@ -81,15 +81,15 @@ def frame(payload: bytes) -> bytes:
 
 
 def unpack(body: bytes, limit: int = MOST_BYTES) -> bytes | None:
-    """What stands between `$` and `#`: escapes undone, runs expanded; None when it is against the rules.
+    """The payload of the bytes between `$` and `#`: escapes undone, runs expanded. None when they break the rules.
 
-    ConnectionLostError when it has more than `limit` bytes.
+    ConnectionLostError when the payload has more than `limit` bytes.
     """
     out = bytearray()
     at = 0
     for match in _SPECIAL.finditer(body):
         here = match.start()
-        if here < at:  # a byte that the one before gives another meaning
+        if here < at:  # the byte before gives this byte another meaning
             continue
         out += body[at:here]
         if here + 1 >= len(body):
@@ -110,13 +110,13 @@ def unpack(body: bytes, limit: int = MOST_BYTES) -> bytes | None:
 
 
 class Decoder:
-    """Bytes in, events out, however the bytes are cut into pieces. Bytes outside of packets mean nothing."""
+    """Bytes in, events out, however the bytes are cut into pieces. Bytes outside packets are ignored."""
 
     def __init__(self, limit: int = MOST_BYTES) -> None:
         self._limit = limit
         self._buffer = bytearray()
         self._searched = 0
-        """So many bytes of an unfinished packet are known to hold no `#`."""
+        """The number of bytes of an unfinished packet that are known to hold no `#`."""
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that these bytes complete. ConnectionLostError when a packet grows beyond the limit."""
@@ -152,7 +152,7 @@ class Decoder:
                 return events
             self._searched = 0
             again = buffer.rfind(b"$", at + 1, end)
-            if again > 0:  # the end of the first one was lost
+            if again > 0:  # the end of the first packet was lost
                 if lead == 0x24:
                     events.append(_DAMAGED)
                 at = again
@@ -179,37 +179,38 @@ def _checksum(digits: bytes) -> int:
 
 
 def is_stop_reply(payload: bytes) -> bool:
-    """The stub says that the machine has stopped (`S`, `T`) or is gone (`W`, `X`, `N`)."""
+    """Whether the payload says that the machine has stopped (`S`, `T`) or is gone (`W`, `X`, `N`)."""
     return _STOP.fullmatch(payload) is not None
 
 
 class Connection:
-    """Requests to one stub over one wire, and its replies.
+    """Requests to one stub over one wire, and the stub's replies.
 
-    Requests travel together where `together` says that the stub takes that: each but the first follows the
-    acknowledgement of the reply before, as it would if they were sent one by one. A stop reply that nobody waits for
-    may come anywhere; it is put into `stops`. Notifications are ignored. A packet that came damaged is asked for
-    again, three times, if it was the only one under way.
+    - With `together`, requests are sent in a burst. The acknowledgement of each reply comes before the next request, as
+      if the requests were sent one by one.
+    - A stop reply may come at any time. When no request waits for it, it goes into `stops`.
+    - Notifications are ignored.
+    - A damaged packet is asked for again, up to three times, if only one request is under way.
 
-    Everything raises ConnectionLostError when the other end closes, is silent for `timeout` seconds (and 20 ms more
-    for each request beyond the first), or breaks the protocol. After that, and after any exception inside an
-    exchange, replies can no longer be told apart, so the wire is closed and everything raises it again.
+    Every method raises ConnectionLostError when the other end closes, is silent for `timeout` seconds (and 20 ms more
+    for each request), or breaks the protocol. After this, and after any exception inside an exchange, replies
+    can no longer be told apart. So the wire is closed, and every later call raises ConnectionLostError.
     """
 
     def __init__(self, wire: Wire, name: str, timeout: float) -> None:
         self.acknowledge = True
-        """Packets are acknowledged with `+`, until the stub agreed to QStartNoAckMode."""
+        """Packets are acknowledged with `+`, until the stub agrees to QStartNoAckMode."""
         self.together = False
-        """Several requests may be under way. Some stubs look for an acknowledgement where they look for no request."""
+        """Several requests may be under way. Some stubs lose a request that comes while they wait for a `+`."""
         self.packet_size = DEFAULT_PACKET_SIZE
         """Bytes of payload that the stub takes in one packet."""
         self.stops: deque[bytes] = deque(maxlen=16)
-        """Stop replies that came without being waited for, since the last resume."""
+        """Stop replies since the last resume that no request waited for."""
         self.was_running = False
-        """The machine showed that it ran when we came: by a stop reply that nobody had asked for, or that answered our
-        interrupt. False says nothing: QEMU 8.1 and newer send neither."""
+        """The machine is known to have run when we connected: a stop reply came unasked, or answered our interrupt.
+        When false, it may have run too: QEMU 8.1 and newer send no such stop reply."""
         self.found: Found | None = None
-        """What the stub is known to have found; None until it has answered. Whoever knows the stub writes it."""
+        """The state of the machine before we connected; None until the stub has answered. `stub.meet` refines it."""
         self.unheard = False
         """The last resume has not been acknowledged: it may not have arrived."""
         self.timeout = timeout
@@ -223,12 +224,12 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Nothing has gone wrong yet."""
+        """The connection is not lost or closed."""
         return not self._lost
 
     @property
     def lossless(self) -> bool:
-        """What is sent arrives."""
+        """All sent bytes arrive (Wire.lossless)."""
         return self._wire.lossless
 
     def close(self, why: str = "it was closed") -> None:
@@ -242,11 +243,11 @@ class Connection:
         return self._run(frame(request), 1)[0]
 
     def ask_all(self, requests: Sequence[bytes]) -> list[bytes]:
-        """The reply to each request, in order, sent together where that is allowed."""
+        """The reply to each request, in order. With `together`, the requests are sent in one burst."""
         return self.ask_built([frame(request) for request in requests])
 
     def ask_built(self, frames: Sequence[bytes]) -> list[bytes]:
-        """As `ask_all`, for requests that are packets already."""
+        """As `ask_all`, for requests that are already packets."""
         if not self.together:
             return [self._run(each, 1)[0] for each in frames]
         return self._run((b"+" if self.acknowledge else b"").join(frames), len(frames)) if frames else []
@@ -256,10 +257,10 @@ class Connection:
         return self._run(frame(b"?"), 1, kind="stop")[0]
 
     def greet(self, request: bytes, patience: float) -> bytes:
-        """The reply to the first request of all; `was_running` has its value after it.
+        """The reply to the first request of a connection. Sets `was_running` and `found`.
 
-        Some stubs hear nothing but an interrupt while the machine runs: that is sent when not a byte has come for
-        `patience` seconds. A stub that was only slow ignores it, and answers the request.
+        While the machine runs, some stubs react to nothing but an interrupt. So an interrupt is sent when not a byte
+        has come for `patience` seconds. A stub that is only slow ignores the interrupt and answers the request.
         """
         try:
             reply = self._run(frame(request), 1, patience=patience)[0]
@@ -268,16 +269,16 @@ class Connection:
                 reply = late[0]
             else:
                 reply = self._run(frame(request), 1)[0]
-                # It may have kept the first request and answer that too: then its replies come one too late.
+                # The stub may still answer the first request too. Then its replies come one request late.
                 self._require_in_step()
         finally:
-            # A QEMU before 8.1 halts a running machine as we come, and says so before anything else.
+            # A QEMU before 8.1 halts a running machine when we connect, and first sends a stop reply.
             self.was_running = self.was_running or bool(self.stops)
         self.found = Found.RUNNING if self.was_running else Found.NOT_TOLD
         return reply
 
     def _require_in_step(self) -> None:
-        """Read past replies to what was asked before: `?` alone is answered by a stop reply."""
+        """Skip replies to earlier requests: ask `?` and read until its stop reply, since no other request has one."""
         request = frame(b"?")
         for _ in range(_RETRIES):
             if not self._run(request, 1, kind="any"):
@@ -286,26 +287,26 @@ class Connection:
         raise self.break_off("it does not say that its machine has stopped")
 
     def ask_console(self, command: bytes) -> bytes:
-        """What the stub's own console says to a command (`qRcmd`), at most 64 KiB; empty when it has no console."""
+        """The output of the stub's own console for a command (`qRcmd`), at most 64 KiB; empty without a console."""
         self._console = b""
         return self._console if self.ask(b"qRcmd," + command.hex().encode()) == b"OK" else b""
 
     def interrupt(self) -> bytes:
-        """Stop the machine; the stop reply. Nothing is sent when it has said already that it stopped."""
+        """Stop the machine; returns the stop reply. Sends nothing when a stop reply has already come."""
         self.look()
         if self.stops:
             return self.stops[-1]
         return self._run(b"\x03", 1, kind="stop")[0]
 
     def look(self) -> None:
-        """Take what has come meanwhile: stop replies, into `stops`."""
+        """Receive all waiting bytes. Stop replies go into `stops`."""
         self._run(b"", 0)
 
     def resume(self, request: bytes) -> None:
-        """Send a request that is answered by the next stop only.
+        """Send a request whose only answer is the next stop reply.
 
-        Where it may be lost on the way this waits for its acknowledgement; elsewhere `unheard` is true until then,
-        since waiting would compete with the machine that begins to run.
+        When the wire may lose bytes, this waits for the acknowledgement. On a lossless wire it does not wait, since
+        waiting would compete with the machine that begins to run; `unheard` is true until the acknowledgement comes.
         """
         self.look()
         self.stops.clear()
@@ -313,7 +314,7 @@ class Connection:
         self._run(frame(request), 0, ack=self.acknowledge and not self._wire.lossless)
 
     def break_off(self, why: str) -> ConnectionLostError:
-        """Close the wire because a reply makes no sense; the error to raise."""
+        """Close the wire because a reply makes no sense; returns the error to raise."""
         self.close(why)
         return self._error()
 
@@ -329,7 +330,7 @@ class Connection:
         ack: bool = False,
         patience: float = 0.0,
     ) -> list[bytes]:
-        """See `_exchange`. With `patience`, SilentStubError leaves the connection usable."""
+        """As `_exchange`; closes the wire on every exception, except a SilentStubError with `patience`."""
         if self._lost:
             raise self._error()
         try:
@@ -350,13 +351,13 @@ class Connection:
             raise
 
     def _exchange(self, data: bytes, count: int, kind: _Reply, ack: bool, patience: float) -> list[bytes]:
-        """Send, and gather `count` replies of this kind (fewer for `any`), or the acknowledgement of what was sent.
+        """Send `data`, and return `count` replies of this kind (fewer for `any`). With `ack`, wait for a `+` too.
 
-        SilentStubError when not a byte comes for `patience` seconds, if that is not 0, or for the whole time.
+        SilentStubError when not a byte comes within `patience` seconds, or within the whole time if `patience` is 0.
         """
         wire, decode = self._wire, self._decoder.feed
         if data:
-            # What has come until now answers nothing of this.
+            # Packets that have come until now do not answer these requests.
             if kind != "any":
                 self._take_stray()
             data, self._owed = self._owed + data, b""
@@ -390,7 +391,7 @@ class Connection:
                         if len(replies) == count:
                             raise ConnectionLostError("the stub answered what nobody had asked")
                         replies.append(payload)
-                        # Each but the last is acknowledged in front of the next request.
+                        # The replies before the last are acknowledged in `data`, before the next request.
                         if len(replies) == count and self.acknowledge:
                             self._owed = b"+"
                     elif self.acknowledge:
@@ -398,7 +399,7 @@ class Connection:
                 elif event.kind == "ack":
                     ack = self.unheard = False
                 elif event.kind != "notification":
-                    # Only one request may be under way, or nobody knows which of them this means.
+                    # With several requests under way, nothing tells which of them is meant.
                     retries += 1
                     if count > 1 or not self.acknowledge or retries > _RETRIES:
                         raise ConnectionLostError("packets arrive damaged")
@@ -406,7 +407,7 @@ class Connection:
                     to_send = memoryview(bytes(to_send) + again)
 
     def _is_reply(self, payload: bytes, kind: _Reply) -> bool:
-        """Whether a packet answers; what does not is kept where it belongs."""
+        """Whether a packet answers a request. Stop replies go into `stops`, console output into `_console`."""
         if kind != "stop" and (not payload or payload[0] not in _UNUSUAL):
             return True
         if is_stop_reply(payload):

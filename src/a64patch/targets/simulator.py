@@ -1,7 +1,7 @@
-"""A machine of several CPUs over one memory whose instruction caches nobody keeps coherent, repeatable from a seed.
+"""A machine of several CPUs with incoherent instruction caches over one memory, repeatable from a seed.
 
-Read on: cpu.py for one CPU; caches.py decides what it has fetched; program.py loads programs; simulator_url.py reads
-`sim:…`; ../patch/text.py patches programs as they run.
+Read on: cpu.py for one CPU; caches.py decides which words it has fetched; program.py loads programs; simulator_url.py
+reads `sim:…`; ../patch/text.py patches programs as they run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_OUTPUT = 16 << 20
 PATIENCE = 100_000
 """Scheduling steps that `kick` and `stop` wait for each CPU, before BusyError."""
 
-# How likely it is that an interrupt sent to a CPU is taken at its next turn, rather than at a later one.
+# The probability that a CPU takes a waiting interrupt at its next turn, rather than later.
 _PROMPTNESS = 0.25
 
 _SYS_WRITE, _SYS_EXIT, _SYS_EXIT_GROUP = 64, 93, 94
@@ -50,7 +50,7 @@ _EFAULT, _ENOSPC, _ENOSYS = 14, 28, 38
 
 
 class Executed(NamedTuple):
-    """One instruction that a CPU executed in a watched range, and the word that it was for that CPU at that time."""
+    """One instruction that a CPU executed in a watched range: the step, the CPU, the address, the executed word."""
 
     step: int
     cpu: int
@@ -66,39 +66,40 @@ class _Parked:
         self._simulator = simulator
 
     def states(self) -> list[CpuState]:
-        """Where each CPU stands that has not exited, with its link register and up to 64 saved return addresses."""
+        """The state of each CPU that has not exited, with its link register and up to 64 saved return addresses."""
         return [self._simulator.state(cpu) for cpu in range(self._simulator.cpus) if self._simulator.is_running(cpu)]
 
 
 class Simulator(Target):
-    """N CPUs (Unicorn) over one memory; each executes what caches.CacheModel says that it has fetched.
+    """Several CPUs (Unicorn) over one memory. Each executes the words that it has fetched by caches.CacheModel.
 
-    **The machine.** Every CPU starts at the entry with x0 = its number, x1 = how many there are, and a stack of its
-    own (64 KiB, SP a multiple of 16); there is no operating system. `SVC #0` with Linux' numbers in x8: exit ends
-    the CPU, exit_group ends all, write to file descriptors 1 and 2 goes to `output` (at most 16 MiB); the rest
-    answers -ENOSYS. SVC is a context synchronisation event. WFE, WFI and YIELD do nothing. Exception vectors and
-    translation tables are not simulated: a fault raises SimulationError. Stores to what the program maps
-    read-only are faults; code that the program maps writable may be stored to.
+    **The machine.** There is no operating system. Every CPU starts at the entry with its number in x0, the number of
+    CPUs in x1, and a stack of its own (64 KiB, SP a multiple of 16).
+    - `SVC #0` takes Linux' numbers in x8. exit ends the CPU, exit_group ends all CPUs, write to file descriptors 1 and
+      2 goes to `output` (at most 16 MiB). Every other call returns -ENOSYS. SVC is a context synchronisation event.
+    - WFE, WFI and YIELD do nothing.
+    - Exception vectors and translation tables are not simulated: a fault raises SimulationError.
+    - A store to memory that the program maps read-only is a fault. The program may store to code that it maps writable.
 
-    **Scheduling.** A step picks a CPU that can run, by the seeded random numbers, and lets it execute 1 to `quantum`
-    instructions; nobody else runs meanwhile. The same program, arguments and calls give the same run, whatever the
-    machine underneath. Memory is sequentially consistent: what the architecture allows beyond that for data is not
-    shown here.
+    **Scheduling.** A step picks a CPU that can run, by seeded random numbers, and lets it execute 1 to `quantum`
+    instructions. No other CPU runs meanwhile. The same program, arguments and calls give the same run on every host.
+    Memory is sequentially consistent, so weaker behaviours of data that the architecture allows do not appear.
 
-    **Instruction fetch.** See CacheModel for `idc`, `dic`, `broadcast`, `line_size`; the guest reads them in CTR_EL0.
-    `cache="kind"` makes every store visible to every fetch at once. `early` is the probability that a step begins
-    with one word moving one layer on by chance. DSB completes cache maintenance only if it waits for loads and
-    stores (Arm ARM, B2.3.12); its shareability domain is not looked at. DC CVAC, CVAP, CVADP and CIVAC clean as
-    DC CVAU does; maintenance by set and way does nothing.
+    **Instruction fetch.** See CacheModel for `idc`, `dic`, `broadcast`, `line_size`; the program reads them in CTR_EL0.
+    - `cache="kind"` makes every store visible to every fetch at once.
+    - `early` is the probability that a step begins with `CacheModel.advance`.
+    - DSB completes cache maintenance only if it waits for loads and stores (Arm ARM, B2.3.12). Its shareability domain
+      is ignored.
+    - DC CVAC, CVAP, CVADP and CIVAC clean like DC CVAU. Maintenance by set and way does nothing.
 
     **Patching.** The program runs on while it is patched: `interleave` steps before and after each micro-step. The
-    patching agent shares the CPU `writer` with the program, without a context synchronisation event of its own, which
-    is worse than a kernel would do it. Each micro-step is a method with a name of its own, to be overridden.
+    patching agent shares the CPU `writer` with the program, without a context synchronisation event of its own. This is
+    a worse case than a kernel. A test may override each micro-step, a method of its own.
 
-    `caches` is the model that decides what has been fetched; it can be asked, but only the machine may change it.
+    `caches` is the cache model. Callers may read it, but only the machine may change it.
 
-    `on_step(simulator, step)`, when set, is called before each step; it may patch (it is not called again for the
-    steps that this lets happen). `steps` counts the steps made.
+    `on_step(simulator, step)`, when set, is called before each step. It may patch, and is not called for the steps that
+    run during the patch. `steps` counts the steps made.
     """
 
     def __init__(
@@ -118,10 +119,10 @@ class Simulator(Target):
         writer: int = 0,
         location: str = "",
     ) -> None:
-        """CPUs over a program in memory; `from_elf` and `from_words` are the usual ways to get here.
+        """CPUs over a program in memory; usually called by `from_elf` and `from_words`.
 
-        `identity()` gives the `location`. RequestError for an argument out of its range; CapabilityError when unicorn
-        is not installed.
+        `location` is for `identity()`. RequestError for an argument out of its range. CapabilityError when unicorn is
+        not installed.
         """
         _require("cpus", cpus, 1, MAX_CPUS)
         _require("quantum", quantum, 1, 1_000_000)
@@ -165,7 +166,7 @@ class Simulator(Target):
         self._machine = frozenset(name for name, has in properties if has)
         self._coherent = cache == "kind"
         self._line_size = line_size
-        # Coherent at once means before the very next instruction, which may have been translated already.
+        # A store must change the very next instruction, which Unicorn may have translated already.
         self._one_by_one = cache == "kind" and bool(program.writable_code)
         self._writer = writer
         self._rendezvous: Rendezvous | None = None
@@ -204,10 +205,10 @@ class Simulator(Target):
 
     @classmethod
     def from_elf(cls, path: str | Path, *, base: int = 0x10000000, settings: str = "", **options: Any) -> Simulator:
-        """A static ELF64 AArch64 executable, little- or big-endian data; position-independent ones lie at `base`.
+        """A static ELF64 AArch64 executable, little- or big-endian data. A position-independent one lies at `base`.
 
-        `settings` stand behind `?` in its location. FormatError for anything else, TargetError when it cannot be
-        read; `options` as the constructor's.
+        `settings` is the part of its location behind `?`; `options` are the constructor's. FormatError for any other
+        file, TargetError when the file cannot be read.
         """
         if base % PAGE:
             raise RequestError(f"base {base:#x} is not a multiple of the page size, {PAGE}")
@@ -227,7 +228,7 @@ class Simulator(Target):
         big_endian: bool = False,
         **options: Any,
     ) -> Simulator:
-        """A program as `program.load_words` makes it; `options` as the constructor's."""
+        """A program made by `program.load_words`; `options` are the constructor's."""
         program = load_words(
             words, base=base, entry=entry, symbols=symbols, data=data, writable=writable, big_endian=big_endian
         )
@@ -236,7 +237,7 @@ class Simulator(Target):
     # Running
 
     def run(self, steps: int) -> int:
-        """Make so many scheduling steps; fewer when no CPU can run any more. How many were made.
+        """Make `steps` scheduling steps, fewer when no CPU can run any more. Returns the number of steps made.
 
         SimulationError when a CPU cannot go on.
         """
@@ -247,7 +248,9 @@ class Simulator(Target):
         return steps
 
     def run_until(self, predicate: Callable[[Simulator], bool], limit: int) -> bool:
-        """Step until the predicate holds, asked before each step; False after `limit` steps or when none can run."""
+        """Step until the predicate holds, asked before each step. False if it does not hold after `limit` steps, or
+        when no CPU can run any more.
+        """
         self._require_open()
         for _ in range(limit):
             if predicate(self):
@@ -257,9 +260,9 @@ class Simulator(Target):
         return predicate(self)
 
     def watch(self, start: int, end: int) -> None:
-        """Record in `executed` each instruction that any CPU executes in [start, end), exactly, from now on.
+        """From now on record in `executed` each instruction that any CPU executes in [start, end).
 
-        It costs a call into Python for each. RequestError where it overlaps what is watched already.
+        Each recorded instruction costs a call into Python. RequestError when the range overlaps a watched range.
         """
         self._require_code(start, end - start)
         if any(start < other_end and other_start < end for other_start, other_end in self._watched):
@@ -273,35 +276,35 @@ class Simulator(Target):
 
     @property
     def instructions(self) -> tuple[int, ...]:
-        """Instructions that each CPU has executed; the turn that ended in a SimulationError is not counted."""
+        """The number of instructions that each CPU has executed, without a turn that ended in a SimulationError."""
         return tuple(cpu.instructions for cpu in self._cpus)
 
     def is_running(self, cpu: int) -> bool:
-        """That CPU has not exited. A parked one has not."""
+        """Whether the CPU has not exited; true for a parked CPU."""
         return not self._cpus[cpu].halted
 
     def exit_code(self, cpu: int) -> int | None:
-        """What that CPU passed to exit or exit_group, 0 to 255; None if it has not, or another ended it."""
+        """The CPU's argument to exit or exit_group, 0 to 255; None when it runs, or another CPU ended it."""
         return self._cpus[cpu].exit_code
 
     def register(self, cpu: int, number: int) -> int:
-        """General register x0 to x30 of that CPU; number 31 is SP."""
+        """General register x0 to x30 of the CPU; number 31 is SP."""
         return self._get(self._cpus[cpu], number)
 
     def fetched(self, cpu: int, address: int) -> int:
-        """The word that this CPU would execute at that address now."""
+        """The word that the CPU would now execute at the address."""
         self._require_code(require_aligned(address), INSN_SIZE)
         return self._cpus[cpu].word(address)
 
     def state(self, cpu: int) -> CpuState:
-        """Where that CPU stands between two steps, and the return addresses in x30 and along its frame records."""
+        """The PC of the CPU between two steps, and the return addresses in x30 and in its frame records."""
         each = self._cpus[cpu]
         (saved,) = follow_frames([self._get(each, 29)], self._read_stacks, big_endian=self._big_endian)
         returns = [self._get(each, 30), *saved]
         return CpuState(cpu, each.pc, tuple(dict.fromkeys(address for address in returns if address)))
 
     def _read_stacks(self, pieces: Sequence[Piece]) -> list[bytes]:
-        """All CPUs share the memory; nothing is read of a piece that is not mapped as a whole."""
+        """A `frames.Reader`. It reads nothing of a piece that is not wholly mapped."""
         found = []
         for piece in pieces:
             try:
@@ -318,9 +321,9 @@ class Simulator(Target):
         return self._memory.read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
-        """Store to code, one word after the other, the program running on before, between and after.
+        """Store to code, word by word. The program runs on before, between and after these stores.
 
-        MappingError, and nothing is changed, unless all of it is code.
+        MappingError, and nothing is changed, unless all addresses are code.
         """
         self._require_open()
         self._require_code(address, len(data))
@@ -332,7 +335,7 @@ class Simulator(Target):
             self._run_on()
 
     def publish(self, start: int, end: int) -> None:
-        """What Linux' caches_clean_inval_pou() does, executed by the CPU `writer`; in `stop()`, by the last to arrive.
+        """The steps of Linux' caches_clean_inval_pou(), on the CPU `writer`; in `stop()`, on the last CPU to arrive.
 
         DC CVAU of each line and DSB (left out with IDC), IC IVAU of each line and DSB (left out with DIC), ISB.
         Other CPUs still need a context synchronisation event, and without broadcast their own invalidation.
@@ -340,7 +343,7 @@ class Simulator(Target):
         self.publish_many([(start, end)])
 
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """`publish` of all ranges in one go: each line once, each barrier once."""
+        """`publish` of all ranges together: each line once, each barrier once."""
         self._require_open()
         lines: dict[int, None] = {}
         for start, end in ranges:
@@ -353,9 +356,10 @@ class Simulator(Target):
             self._do(self._writer, step, list(lines))
 
     def kick(self) -> None:
-        """An interrupt to every CPU: each takes it at one of its next turns, all running on; then this returns.
+        """Send an interrupt to every CPU, and run on until all have taken it. Each takes it at one of its next turns.
 
-        Taking it is a context synchronisation event. A parked CPU takes it at once. BusyError if one never comes.
+        Taking it is a context synchronisation event. A parked CPU takes it at once. BusyError when a CPU does not
+        take it.
         """
         self._require_open()
         self._run_on()
@@ -369,29 +373,29 @@ class Simulator(Target):
         raise BusyError("a CPU did not take the interrupt; `kick` gave up")
 
     def stop(self) -> AbstractContextManager[StoppedCpus]:
-        """Ask every CPU to come to a rendezvous; each arrives at one of its next turns, running on until then.
+        """Ask every CPU to come to a rendezvous. Each runs on, and arrives at one of its next turns.
 
-        Inside the block no CPU runs; a CPU that has exited counts as arrived; the last to arrive is the writer. As
-        the block ends each CPU synchronises its context, without broadcast after an IC IALLU and DSB of its own.
-        BusyError if one never comes, TargetError if they are stopped already.
+        Inside the block no CPU runs. A CPU that has exited counts as arrived. The last CPU to arrive is the writer.
+        When the block ends, each CPU synchronises its context; without broadcast, after an IC IALLU and DSB of its own.
+        BusyError when a CPU never comes, TargetError when the CPUs are already stopped.
         """
         return self._stop()
 
     @property
     def location(self) -> str:
-        """How to open it again, when the program came from a file; else empty."""
+        """`sim:PATH?…` for a program from a file; else empty."""
         return self._location
 
     def machine(self) -> Machine:
-        """CTR_EL0.IDC and .DIC, and whether an IC reaches all CPUs, as it was made."""
+        """CTR_EL0.IDC and .DIC, and whether an IC reaches all CPUs, from the constructor."""
         return self._machine
 
     def doer(self, step: Step) -> Doer:
-        """Each step is done here, one by one, unless every store changes what every CPU executes (`cache="kind"`)."""
+        """We do each step, one by one. With `cache="kind"` no publishing is needed: the target does that part."""
         return Doer.TARGET if self._coherent and step.operation is Operation.PUBLISH else Doer.US
 
     def close(self) -> None:
-        """Give the CPUs and the memory back; nothing can be done afterwards. Closing twice is allowed."""
+        """Give the CPUs and the memory back. Only another `close` is allowed afterwards."""
         self._closed = True
         self._runnable = []
         for cpu in self._cpus:
@@ -400,20 +404,20 @@ class Simulator(Target):
     # Micro-steps of patching
 
     def _run_on(self) -> None:
-        """Let the program run `interleave` steps; nothing happens while all CPUs are parked."""
+        """Let the program run `interleave` steps. Nothing happens while all CPUs are parked."""
         for _ in range(self.interleave):
             if not self._step():
                 return
 
     def _store(self, address: int, data: bytes) -> None:
-        """Put bytes of one word in memory, the data side."""
+        """Put bytes of one word in memory, on the data side."""
         word = address & -INSN_SIZE
         old = self._memory.word(word)
         self._memory.write(address, data)
         self.caches.store(word, old, self._memory.word(word))
 
     def _do(self, cpu: int, step: Step, lines: Sequence[int]) -> None:
-        """A step of a protocol, done by that CPU; the addresses of the cache lines that it is about."""
+        """Do a step of a protocol on the CPU. `lines` are the addresses of the cache lines for CLEAN and INVALIDATE."""
         act = step.act
         if act is Act.INTERRUPT:
             for other in self._cpus:
@@ -435,16 +439,16 @@ class Simulator(Target):
         elif act in (Act.SYNCHRONISE, Act.ENTER):
             self._synchronise(cpu)
         else:
-            return  # FINISH_STORES: memory is sequentially consistent here; the others are the rendezvous'
+            return  # FINISH_STORES needs nothing: memory is sequentially consistent. The rendezvous does the others.
         if step.cpu == PATCHER:
             self._run_on()
 
     def _synchronise(self, cpu: int) -> None:
-        """A context synchronisation event on that CPU."""
+        """A context synchronisation event on the CPU."""
         self.caches.synchronise(cpu)
 
     def _take_kick(self, cpu: int) -> None:
-        """That CPU takes the interrupt that `kick` sent."""
+        """The CPU takes the interrupt that `kick` sent."""
         self._cpus[cpu].kicked = False
         for step in PROTOCOLS["kick"].part(Operation.KICK, OTHER, self.machine()):
             self._do(cpu, step, ())
@@ -461,7 +465,7 @@ class Simulator(Target):
         raise BusyError("a CPU did not come to the rendezvous; nothing was changed, try again")
 
     def _arrive(self, cpu: int, rendezvous: Rendezvous) -> None:
-        """That CPU comes to the rendezvous and executes nothing until it is over."""
+        """The CPU comes to the rendezvous, and executes nothing until the stop ends."""
         self._cpus[cpu].parked = self._stops_with(Act.AWAIT_SIGNAL)
         self._update_runnable()
         if self._stops_with(Act.ANSWER):
@@ -471,7 +475,7 @@ class Simulator(Target):
         return any(step.act is act for step in PROTOCOLS["stop"].on(self.machine()))
 
     def _leave(self, cpu: int) -> None:
-        """That CPU leaves the rendezvous; where maintenance is not broadcast it first does its own."""
+        """The CPU leaves the rendezvous. Without broadcast it first does its own cache maintenance."""
         for step in PROTOCOLS["stop"].part(Operation.LET_GO, OTHER, self.machine()):
             self._do(cpu, step, ())
 

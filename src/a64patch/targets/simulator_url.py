@@ -1,6 +1,6 @@
-"""What `sim:PATH?cpus=4&seed=1` means: the text by which a person names a simulator.
+"""`sim:PATH?cpus=4&seed=1`: the text by which a person names a simulator.
 
-Read on: simulator.py says what each setting does.
+Read on: simulator.py describes each setting.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _URL_KEYS: dict[str, Callable[[str], Any]] = {
 
 
 def parse_url(text: str) -> Simulator:
-    """The simulator that `sim:PATH?cpus=4&seed=1` means; the keys are the constructor's, `line` in bytes, flags 0 or 1.
+    """The simulator for a text like `sim:PATH?cpus=4&seed=1`.
 
-    RequestError for an unknown key, a key given twice, or a value that is none; else as `Simulator.from_elf`.
+    The keys are the constructor's, with `line` for `line_size` (bytes); flags are 0 or 1. RequestError for an unknown
+    key, a key given twice, or a senseless value. Other errors as `Simulator.from_elf`.
     """
     scheme, colon, rest = text.partition(":")
     path, _, query = rest.partition("?")

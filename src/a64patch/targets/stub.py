@@ -1,6 +1,6 @@
-"""Which GDB stub answers, and what is known about its kind: a table, and the questions that tell.
+"""The kinds of GDB stubs: a table of their properties, and the questions that find out the kind.
 
-Read on: gdb.py and lifeline.py, which act on it.
+Read on: gdb.py and lifeline.py act on the properties.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ MOST_THREADS = 1 << 16
 _THREAD = re.compile(rb"p?-?[0-9a-fA-F]{1,16}(?:\.-?[0-9a-fA-F]{1,16})?")
 _WANTED = ("x29", "x30", "sp", "pc")
 EXCEPTION_LINK = "ELR_EL1"
-"""Where a CPU that has just taken an exception to EL1 will return to (Arm ARM, C5.2.7), as QEMU names it."""
+"""QEMU's name of the register with the return address of an exception to EL1 (Arm ARM, C5.2.7)."""
 KERNEL_HALF = 1 << 63
-"""Addresses from here on are the kernel's: a user's program sees none of them."""
+"""Addresses from here on are the kernel's: a user's program does not see them."""
 _VM_STATUS = re.compile(rb"VM status: paused(?: \(([\w-]+)\))?\r?\n")
 _VERSION = re.compile(rb"([0-9]{1,4})\.([0-9]{1,4})")
 _FIRST_WITHOUT_STOP_REPLY = (8, 1)
@@ -32,25 +32,25 @@ _GREETING = b"qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegi
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known about one kind of stub. None: it depends, and cannot be asked over the protocol."""
+    """The known properties of one kind of stub. None: it depends, and the protocol has no question for it."""
 
     name: str
     stops_all: bool | None
-    """When it reports a stop, nobody executes the text any more."""
+    """When the stub reports a stop, no CPU executes the text any more."""
     stop: str
-    """What a stop means here, for people."""
+    """The meaning of a stop, for people."""
     maintains_caches: bool | None
-    """What it writes becomes visible to instruction fetch."""
+    """Words that the stub writes become visible to instruction fetch."""
     caches: str
-    """Who sees to that, for people."""
+    """Who makes written words visible to instruction fetch, for people."""
     fixed_cpus: bool
-    """No CPU comes or goes; where they are threads of a process, they do."""
+    """No CPU comes or goes. Threads of a process come and go."""
     writes_read_only: bool | None
-    """It writes to text that the program itself may not write. None: tried when it is first needed."""
+    """The stub writes to text that the program itself may not write. None: tried at the first need."""
     answers_only_halted: bool = False
-    """It hears nothing but an interrupt while its machine runs: an answer without one shows that the machine stood."""
+    """While its machine runs, the stub reacts to nothing but an interrupt: any other answer shows a halted machine."""
     unverified: tuple[Act, ...] = ()
-    """Steps of publishing that it should do, and that nobody has seen it do."""
+    """Steps of publishing that the stub should do, but that nobody has verified."""
 
 
 _ALL_CPUS = "all CPUs of the machine"
@@ -125,39 +125,39 @@ UNKNOWN = Kind(
 )
 _AT_RANDOM, _MOST_AUXV_BYTES = 25, 1024
 _ASKED_FOR_BINARY = (GDBSERVER, OPENOCD, UNKNOWN)
-"""The others are known not to take `X`."""
+"""The kinds that may take `X`; all others are known not to take it."""
 
 
 @dataclass
 class Stub:
-    """What one stub said about itself."""
+    """One stub's answers about itself."""
 
     kind: Kind
     threads: list[bytes]
-    """Its CPUs, in the protocol's own notation."""
+    """The stub's CPUs, in the protocol's own notation."""
     registers: Registers
     resume: bytes
     """The request that lets all CPUs run on."""
     detach: bytes
     reads_registers: bool
-    """`p`, one register a request; otherwise `g`, all of them."""
+    """The stub takes `p`, one register a request; otherwise `g`, all registers."""
     features: dict[str, str] = field(default_factory=dict)
     writes_binary: bool = False
-    """`X`, bytes as they are; otherwise `M`, two digits a byte."""
+    """The stub takes `X`, raw bytes; otherwise `M`, two digits a byte."""
     incarnation: str = ""
-    """Of the process that it serves, as `base.Identity.incarnation`; empty when it serves none or does not tell."""
+    """`base.Identity.incarnation` of the served process; empty when the stub serves no process or does not tell."""
 
     def fingerprint(self) -> tuple[object, ...]:
-        """What does not change while it stays the same machine."""
+        """The properties that stay equal while this is the same machine."""
         process = self.kind in (GDBSERVER, QEMU_USER)
         return self.kind.name, self.registers.architecture, () if process else tuple(self.threads)
 
 
 def meet(connection: Connection, patience: float) -> Stub:
-    """Ask a stub who it is, and whether its machine ran (`connection.found`); the machine is halted afterwards.
+    """Find out the kind of a stub, and whether its machine ran (`connection.found`). The machine is halted afterwards.
 
-    ConnectionLostError as the connection; TargetError when it serves no program; FormatError when what it serves is
-    not AArch64, or what it says makes no sense.
+    ConnectionLostError as `Connection`. TargetError when the stub serves no program. FormatError when the machine is
+    not AArch64, or an answer makes no sense.
     """
     reply = connection.greet(_GREETING, patience)
     features = _features(reply)
@@ -174,7 +174,7 @@ def meet(connection: Connection, patience: float) -> Stub:
     threads = list_threads(connection)
     kind = _kind(connection, features, emulator, threads)
     connection.found = _found(connection, kind)
-    if kind is KGDB:  # it lists the kernel's tasks, too; its CPUs are those below 0
+    if kind is KGDB:  # kgdb lists the kernel's tasks too; the threads with negative numbers are CPUs
         threads = [thread for thread in threads if len(thread) == 8 and thread.startswith(b"fff")] or threads
     registers = _registers(connection, features, kind)
     if registers.architecture not in ("", "aarch64"):
@@ -212,9 +212,9 @@ def _start_of_process(connection: Connection, features: dict[str, str]) -> str:
 
 
 def list_threads(connection: Connection, expected: int = 0) -> list[bytes]:
-    """The threads, which are CPUs to most stubs; asked for in one go when there are as many as `expected`.
+    """The stub's threads, which are CPUs for most stubs. For `expected` threads one burst of requests is enough.
 
-    One that answers nothing has one thread, of no name.
+    A stub that answers nothing has one thread, without a name.
     """
     threads: list[bytes] = []
     replies = connection.ask_all([b"qfThreadInfo", *[b"qsThreadInfo"] * expected])
@@ -263,12 +263,12 @@ def _kind(connection: Connection, features: dict[str, str], emulator: bytes, thr
 
 
 def _found(connection: Connection, kind: Kind) -> Found:
-    """What the machine did before we came, and HALTED only where that is known.
+    """The state of the machine before we connected; HALTED only when this is known.
 
-    All QEMUs halt a running machine as we come. Those before 8.1 send a stop reply then, unasked; newer ones send none
-    (QEMU 758370052fb lets them only answer), and call the machine `paused`, as they call one that somebody
-    had paused. Any other state was there before us, since a machine that stands keeps its state: `paused (prelaunch)`
-    for one that was started with -S and never ran, `paused (io-error)`.
+    Every QEMU halts a running machine when we connect. Before 8.1 it sends a stop reply then, unasked. From 8.1 on it
+    sends none (QEMU 758370052fb) and calls the machine `paused`, like a machine that somebody paused. Any other state
+    is older than our connection, since a halted machine keeps its state: `paused (prelaunch)` for a machine that was
+    started with -S and never ran, or `paused (io-error)`.
     """
     if connection.was_running:
         return Found.RUNNING
@@ -286,14 +286,14 @@ def _registers(connection: Connection, features: dict[str, str], kind: Kind) -> 
     if features.get("qXfer:features:read") != "+":
         return default_registers()
     if kind in (QEMU, QEMU_KVM):
-        # System registers come last: a description that breaks off before them is good for the others.
+        # System registers come last: a description that breaks off before them still has the other registers.
         with suppress(FormatError):
             return read_description(lambda name: _fetch(connection, name), (*_WANTED, EXCEPTION_LINK))
     return read_description(lambda name: _fetch(connection, name), _WANTED)
 
 
 def _fetch(connection: Connection, name: str) -> bytes:
-    """A document of the target description, whole."""
+    """One whole document of the target description."""
     if not re.fullmatch(r"[\w.+-]{1,100}", name, re.ASCII):
         raise FormatError(f"the stub's target description includes {name[:80]!r}, which is no plain name")
     size = connection.packet_size - 8
@@ -312,7 +312,7 @@ def _fetch(connection: Connection, name: str) -> bytes:
 def read_registers(
     connection: Connection, stub: Stub, threads: Sequence[bytes], names: Sequence[str]
 ) -> list[list[int]]:
-    """The values of these registers in each thread; CapabilityError when the stub does not describe or tell them."""
+    """The values of these registers in each thread. CapabilityError when the stub does not describe or give one."""
     try:
         places = [stub.registers.by_name[name] for name in names]
     except KeyError as error:

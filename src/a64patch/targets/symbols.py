@@ -1,4 +1,4 @@
-"""Names to addresses and back, whoever read them; and the SITE that a user types.
+"""Names to addresses and back, whatever their source; and the SITE that a user types.
 
 Read on: elf.py fills a table from .symtab and .dynsym.
 """
@@ -22,19 +22,19 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 
 class Symbol(NamedTuple):
-    """A name for `size` bytes at `address`; a size of 0 means that nobody recorded one."""
+    """A name for `size` bytes at `address`; 0 means that the size is unknown."""
 
     name: str
     address: int
     size: int = 0
     module: str = ""
-    """The section (relocatable file) or kernel module it lies in; empty where names are global."""
+    """The section (relocatable file) or kernel module of the symbol; empty for a global name."""
     is_function: bool = False
-    """It is known to be code that is called by this name (ELF: STT_FUNC, STT_GNU_IFUNC)."""
+    """The symbol is known to name a function (ELF: STT_FUNC, STT_GNU_IFUNC)."""
 
 
 class Space(NamedTuple):
-    """A named range [start, end) of addresses that a site may count from: a section of a relocatable file."""
+    """A named range [start, end) of addresses from whose start a site may count: a section of a relocatable file."""
 
     name: str
     start: int
@@ -43,17 +43,17 @@ class Space(NamedTuple):
 
 @dataclass
 class SymbolTable:
-    """Symbols of one target. `load` is called once, when the first name or address is asked for."""
+    """Symbols of one target. `load` is called once, at the first use of a name or address."""
 
     load: Callable[[], Iterable[Symbol]] = tuple
     spaces: Sequence[Space] = ()
-    """`.text:0x10` counts from these. Names may repeat, as sections may: such a name is refused, never guessed."""
+    """The ranges from which `.text:0x10` counts. Sections may share a name: a shared name is refused, never guessed."""
 
     def __post_init__(self) -> None:
         self._by_name: dict[str, list[Symbol]] | None = None
         self._by_address: list[Symbol] | None = None
         self._addresses: list[int] = []
-        """Those of `_by_address`, so that looking one up calls nothing for each step."""
+        """The addresses of `_by_address`: bisecting this list needs no key function."""
         self._spaces: dict[str, list[Space]] = {}
         for space in self.spaces:
             self._spaces.setdefault(space.name, []).append(space)
@@ -76,13 +76,13 @@ class SymbolTable:
 
     @cached_property
     def _outer(self) -> list[int]:
-        """Of each symbol in `ascending`, as `_outer_of` says."""
+        """`_outer_of` the symbols in `ascending`."""
         ends = [symbol.address + symbol.size for symbol in self._sorted()]
         return _outer_of(self._addresses, ends)
 
     @cached_property
     def _reach(self) -> list[int]:
-        """The furthest end of each symbol in `ascending` and of all before it."""
+        """For each symbol in `ascending`, the furthest end of this symbol and of all before it."""
         return list(accumulate((symbol.address + symbol.size for symbol in self._sorted()), max))
 
     def ascending(self) -> Sequence[Symbol]:
@@ -90,7 +90,7 @@ class SymbolTable:
         return self._sorted()
 
     def find(self, name: str, module: str = "") -> Symbol:
-        """The one symbol of that name; SymbolError when there is none, or several at different addresses."""
+        """The one symbol of this name. SymbolError when there is none, or several at different addresses."""
         found = self._names().get(name, [])
         if module:
             found = [symbol for symbol in found if symbol.module == module]
@@ -108,14 +108,13 @@ class SymbolTable:
         return max(found, key=lambda symbol: symbol.size)
 
     def __getitem__(self, name: str) -> int:
-        """The address (bytes) of the one symbol of that name; SymbolError as `find`."""
+        """The address (bytes) of the one symbol of this name; SymbolError as `find`."""
         return self.find(name).address
 
     def resolve(self, site: str) -> int:
-        """The address that a SITE means: `symbol`, `symbol+0x18`, `module:symbol+8`, `section:offset` or an address.
+        """The address of a SITE: `symbol`, `symbol+0x18`, `module:symbol+8`, `section:offset` or an address.
 
-        SymbolError says what is missing or ambiguous. A text that is a number is an address, even if a symbol
-        should have that name.
+        SymbolError names the missing or ambiguous part. A number is always an address, even if a symbol has this name.
         """
         if site[:1].isdigit() and _NUMBER.fullmatch(site):
             return _number(site)
@@ -156,9 +155,9 @@ class SymbolTable:
         return self._ascending[place] if place >= 0 else None
 
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
-        """The innermost symbol at or before the address and the distance to it (bytes); None outside all of them.
+        """The innermost symbol that holds the address, and the distance from its start (bytes); None without one.
 
-        Of those that begin at one address it is the largest. A symbol of unknown size (0) reaches to the next symbol,
+        Of several symbols with one start it is the largest. A symbol of unknown size (0) reaches to the next symbol,
         but not out of its section.
         """
         floor = 0
@@ -179,21 +178,21 @@ class SymbolTable:
         return None
 
     def extent(self, address: int) -> tuple[int, int] | None:
-        """The range [start, end) of the function that holds the address; None when no symbol with a size does.
+        """The range [start, end) of the function that holds the address; None when no symbol with a size holds it.
 
-        Where several symbols hold it, one that lies in another or overlaps it, the range of all of them.
+        When nested or overlapping symbols hold the address, the range covers all of them.
         """
         reach = self._reach
         before = bisect_right(self._addresses, address)
         if not before or reach[before - 1] <= address:
             return None
-        # The first symbol whose reach lies beyond the address has that end itself, and so holds the address.
+        # The first symbol whose reach lies beyond the address ends at that reach itself, so it holds the address.
         return self._addresses[bisect_right(reach, address)], reach[before - 1]
 
     def describe(self, address: int) -> str:
-        """How people call this address: `symbol+0x18`, else `section:0x10`, else the bare address.
+        """The address for people: `symbol+0x18`, else `section:0x10`, else the bare address.
 
-        Always a text that `resolve` takes back to this address: a name that stands for several is not used.
+        `resolve` always takes the text back to this address: a name with several addresses is not used.
         """
         for site in self._sites(address):
             try:
@@ -221,9 +220,10 @@ def _number(text: str) -> int:
 
 
 def _outer_of(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """For each range, ascending by start, the last one before it that starts with it or ends behind it; -1 for none.
+    """For each range, ascending by start, the last earlier range that starts with it or ends behind it; -1 for none.
 
-    Ranges between the two hold nothing that the later one does not hold. So whoever goes outwards may leave them out.
+    From the start of the later range on, the ranges between the two hold no address that the later range does not hold.
+    So a search outwards may skip them.
     """
     outer: list[int] = []
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):

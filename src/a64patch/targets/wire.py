@@ -1,4 +1,4 @@
-"""The bytes under a GDB stub's protocol: a TCP connection, a Unix socket or a serial line, and how people name them.
+"""The bytes under a GDB stub's protocol: a TCP connection, a Unix socket or a serial line, and their names.
 
 Read on: rsp.py speaks over a wire; lifeline.py opens one.
 """
@@ -22,39 +22,39 @@ _MOST_OPTIONS = 20
 
 
 class Wire(Protocol):
-    """Bytes in both directions; nothing here blocks except `wait`."""
+    """Bytes in both directions. Only `wait` blocks."""
 
     lossless: bool
-    """What is sent arrives, however much of it waits on the way: several requests may be under way at a time."""
+    """All sent bytes arrive, even when many of them wait on the way: several requests may be under way at a time."""
 
     def send(self, data: memoryview) -> int:
-        """Take as many bytes as fit now; how many. OSError when the other end is gone."""
+        """Send as many bytes as fit now; returns their number. OSError when the other end is gone."""
 
     def receive(self) -> bytes | None:
-        """The bytes that have come, at most 256 KiB; None when none have, empty when the other end has closed.
+        """The bytes that have come, at most 256 KiB. None when none have come, empty when the other end has closed.
 
-        OSError when it is gone.
+        OSError when the other end is gone.
         """
 
     def wait(self, deadline: float, *, to_send: bool) -> bool:
-        """Until bytes have come, or some can be sent if `to_send`; False at `deadline` (time.monotonic seconds)."""
+        """Wait until bytes have come or, with `to_send`, bytes can be sent. False at `deadline` (time.monotonic())."""
 
     def close(self) -> None:
-        """Let go of it; any number of times."""
+        """Close the wire; any number of times."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a stub listens. `text` is what `parse_location` takes to find it again from any working directory."""
+    """The address of a stub. `parse_location` finds the stub again by `text` from any working directory."""
 
     text: str
     host: str = ""
     port: int = 0
-    """TCP, when `host` is not empty."""
+    """The TCP port, when `host` is not empty."""
     socket_path: str = ""
     device: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
-    """What stands after `?`; a key given twice is refused."""
+    """The settings behind `?`; a key given twice is refused."""
 
 
 def parse_location(text: str) -> Location:
@@ -92,10 +92,10 @@ def parse_location(text: str) -> Location:
 
 
 def open_wire(location: Location, deadline: float, *, remote: bool, baud: int) -> Wire:
-    """Connect; TargetError when nobody answers before `deadline` (time.monotonic seconds).
+    """Connect. TargetError when no stub answers before `deadline` (time.monotonic seconds).
 
-    CapabilityError when the host is not this machine and `remote` is false: the protocol has no authentication, and
-    whoever sits between reads and changes what is said.
+    CapabilityError when the host is not this machine and `remote` is false: the protocol has no authentication, so
+    every machine on the way can read and change the packets.
     """
     try:
         if location.device:
@@ -142,7 +142,7 @@ def _connect(family: int, address: object, deadline: float) -> socket.socket:
         if family != socket.AF_UNIX:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if made.getsockname() == made.getpeername():
-                # Linux lets a connection to a free port of the range for clients find itself.
+                # When a free port is in the range for clients, Linux may connect a socket to itself.
                 raise ConnectionRefusedError(111, "Connection refused")
     except BaseException:
         made.close()
@@ -184,8 +184,8 @@ class SocketWire:
     def wait(self, deadline: float, *, to_send: bool) -> bool:
         """As Wire."""
         if self._tcp:
-            # A stub that sends its acknowledgement and its reply apart, without TCP_NODELAY, waits 40 ms for ours
-            # in between. Linux forgets this by and by.
+            # A stub without TCP_NODELAY that sends acknowledgement and reply apart waits up to 40 ms in between, for
+            # our TCP acknowledgement. Linux resets this option by itself, so it is set before each wait.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return _wait(self._socket.fileno(), deadline, to_send=to_send)
 
@@ -195,7 +195,7 @@ class SocketWire:
 
 
 class SerialWire:
-    """A serial device in raw mode, 8 data bits, no parity, no flow control; nobody else may open it meanwhile."""
+    """A serial device in raw mode, 8 data bits, no parity, no flow control. No other program may open it meanwhile."""
 
     lossless = False
 
@@ -240,7 +240,7 @@ class SerialWire:
         return _wait(self._handle, deadline, to_send=to_send)
 
     def close(self) -> None:
-        """As Wire; the device gets the settings back that it had."""
+        """As Wire; the device gets its former settings back."""
         import fcntl
         import termios
         from contextlib import suppress
