@@ -18,6 +18,6 @@ class Unclosable(Target):
 def test_an_error_while_closing_does_not_hide_the_one_that_matters() -> None:
     with pytest.raises(PartialPatchError) as caught, Unclosable():  # type: ignore[abstract]
         raise PartialPatchError("half of it stands there", [4])
-    assert caught.value.__notes__ == ["the machine may have been left halted"]
+    assert caught.value.__notes__ == ["The machine may have been left halted"]
     with pytest.raises(TargetError, match="left halted"), Unclosable():  # type: ignore[abstract]
         pass

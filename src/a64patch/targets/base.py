@@ -321,4 +321,6 @@ class Target(Protocol):
         except Exception as second:
             if error is None:
                 raise
-            error.add_note(str(second))
+            # The first error says more, and decides what the caller does.
+            note = str(second)
+            error.add_note(f"{note[:1].upper()}{note[1:]}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from a64patch.a64.words import INSN_SIZE
@@ -258,17 +257,6 @@ class GdbTarget(Target):
         when that fails.
         """
         self._line.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except TargetError as second:
-            if error is None:
-                raise
-            # The first error says more, and the caller decides by it.
-            error.add_note(f"{str(second)[:1].upper()}{str(second)[1:]}")
 
     # For people
 
