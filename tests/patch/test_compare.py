@@ -208,7 +208,7 @@ TWIN = "end other\n.type twin, %function\n"
         (
             [],
             [("bl work\n    adrp x1, counter\n", "adrp x1, counter\n    bl work\n")],
-            "_start: _start refers in NEW to a page, and it is not seen to what there",
+            "_start: _start refers in NEW to a page, and its address in the page is not known",
         ),
         (
             [("end other", TWIN + ".set twin, other\n.size twin, 4")],

@@ -148,7 +148,7 @@ def test_who_was_found_where_how_often_and_why(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BusyError) as caught:
         patch_text_sync(target, [at(1), at(4)], [MOV, ADD])
     assert str(caught.value) == (
-        "CPU 1 stands at f+0x1c, found so 11 times in 11 attempts; no CPU may be in f at all: f+0x18 branches to f+0xc,"
+        "CPU 1 stands at f+0x1c, 11 times in 11 attempts; no CPU may be in f at all: f+0x18 branches to f+0xc,"
         " in the middle of the new code; nothing was changed: try for longer (retry, --retry SECONDS), or change one"
         " word that may race, or another place"
     )

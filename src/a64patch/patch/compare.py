@@ -235,7 +235,7 @@ class _Function:
         if goal is None:
             if refers is not None and (word, address) != (self._words[index], self._there + INSN_SIZE * index):
                 raise _NotExpressedError(
-                    f"{self._site(index)} refers in NEW to a page, and it is not seen to what there"
+                    f"{self._site(index)} refers in NEW to a page, and its address in the page is not known"
                 )
             return word
         try:

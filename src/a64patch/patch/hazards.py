@@ -2,7 +2,7 @@
 
 Read on: plan.py attaches hazards to a plan. A user must accept each of them before the plan is carried out.
 
-Not seen: which words of the code are data, and what sites.py lists as not seen.
+Not seen: data words between the code, and the entries that sites.py lists as not seen.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from a64patch.targets.symbols import Symbol, SymbolTable
 
 _ALL = 0xFFFFFFFF
 _IMM12 = 0xFFF << 10
-"""Where ADD and the loads keep what `:lo12:` gives (Arm ARM, C6.2)."""
+"""The field of ADD and of the loads for the value of `:lo12:` (Arm ARM, C6.2)."""
 
 
 class Place(NamedTuple):

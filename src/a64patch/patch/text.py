@@ -211,7 +211,7 @@ def _busy(target: Target, met: Counter[Found], sites: Sequence[Site], attempts: 
     also = f" ({len(others)} other CPUs or places as well)" if others else ""
     why = "" if inside else "".join(f"; {reason}" for reason in reasons_to_keep_out(sites)[:2])
     return (
-        f"CPU {found.cpu} {stands} {where}{place}, found so {often} times in {attempts} attempts{also}{why}; nothing"
+        f"CPU {found.cpu} {stands} {where}{place}, {often} times in {attempts} attempts{also}{why}; nothing"
         " was changed: try for longer (retry, --retry SECONDS), or change one word that may race, or another place"
     )
 

@@ -188,7 +188,7 @@ def _carry_out(
         lost = error.unrestored if isinstance(error, PartialPatchError) else _not_old(target, changes)
         note = str(error) or type(error).__name__
         if lost:
-            error.add_note(f"The journal's entry {number} says what stands where; `a64patch recover` tries again.")
+            error.add_note(f"The journal's entry {number} lists these words; `a64patch recover` tries again.")
             note = "\n".join([note, *_what_stands(target, changes, set(lost))])
         with _noting(error):
             journal.finish(number, EntryState.PARTIAL if lost else EntryState.UNDONE, note)
@@ -280,7 +280,7 @@ def _require_same(entry: Entry, target: Target) -> None:
         )
     if not now.runs_on_from(then):
         raise PlanError(
-            f"{then.location} was started again since entry {entry.id} patched it, and what was written then is gone:"
+            f"{then.location} was started again since entry {entry.id} patched it, and the new words are gone:"
             f" `a64patch recover --forget {entry.id}` closes an entry that was cut off; nothing was changed"
         )
     if now.base != then.base:
@@ -339,7 +339,7 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
         target.undo_aftermath(entry.aftermath)
         back = [Change(change.address, change.new, change.old) for change in written]
         try:
-            # Half a patch is worse than what is not known about its sites: hazards do not stop this.
+            # Hazards of the sites do not stop this: half a patch is worse.
             write(target, back, _sites_back(entry, back, target), "stop", "as asked")
         except PartialPatchError as error:
             lost = set(error.unrestored)
