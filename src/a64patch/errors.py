@@ -47,7 +47,7 @@ class PatchFormatError(A64PatchError, ValueError):
 
 
 class PlanError(A64PatchError, ValueError):
-    """The patch does not fit this target, or has a danger that nobody accepted; nothing was changed."""
+    """The patch does not fit this target, or has a hazard that the user did not accept; nothing was changed."""
 
 
 class JournalError(A64PatchError, OSError):

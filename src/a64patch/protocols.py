@@ -165,7 +165,7 @@ _ENTER = _theirs("enter", Act.ENTER, Operation.KICK, "discards what this CPU has
 
 NOSYNC = Protocol(
     "nosync",
-    "one CPU writes and publishes; who has seen a flag synchronises itself",
+    "one CPU writes and publishes; each other CPU synchronises itself after it has seen a flag",
     (
         _STORE,
         *_PUBLISH,
@@ -190,7 +190,7 @@ STOP = Protocol(
     (
         _mine("sgi", Act.INTERRUPT, Operation.STOP, "calls every other CPU", essential=True),
         _mine("wait", Act.GATHER, Operation.STOP, "waits until every CPU has come"),
-        _mine("pc-check", Act.LOOK, Operation.LOOK, "lets all go again when one is where nobody may be"),
+        _mine("pc-check", Act.LOOK, Operation.LOOK, "lets all CPUs go again when one is in the way"),
         _STORE,
         *_PUBLISH,
         _mine("go", Act.SIGNAL, Operation.LET_GO, "lets the others go", essential=True),

@@ -120,11 +120,11 @@ def test_only_code_is_written_and_only_the_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[:40], "does not stand at 0x38"),
+        (lambda data: data[:40], "there is no .* at 0x38"),
         (lambda data: data[:24] + b"\x0b" + data[25:], "big-endian"),
         (lambda data: data[:16] + b"\xff" * 8 + data[24:], "not a sound Image"),
         (lambda data: data[:16] + struct.pack("<Q", 4096) + data[24:], "not a sound Image"),
-        (lambda data: b"", "does not stand at 0x38"),
+        (lambda data: b"", "there is no .* at 0x38"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, change: object, message: str) -> None:

@@ -25,17 +25,17 @@ EPILOG = """\
 Asked under Arm's memory model of instruction fetch, as it is now and as of ESOP 2020; SAFE when both forbid
   P1 that one pass through a site executes some of its old and some of its new words,
   P2 that a CPU which was told that the patch is done executes an old word,
-  P3 that what a fetch gets is CONSTRAINED UNPREDICTABLE (words that may not replace each other under execution).
-Protocols: nosync (who sees a flag synchronises itself), kick (interrupt all), stop (all wait; none stands inside a
-site of several words), brk (BRK first, as on x86). --omit NAME leaves a step out; a wrong name lists them.
+  P3 that a fetch is CONSTRAINED UNPREDICTABLE (words that may not replace each other under execution).
+Protocols: nosync (a CPU that sees a flag synchronises itself), kick (interrupt all), stop (all wait; none stands inside
+a site of several words), brk (BRK first, as on x86). --omit NAME leaves a step out; a wrong name lists all steps.
 examples:
   a64patch prove --old nop --new 'b .+8' --protocol kick
   a64patch prove --old nop --new 'b .+8' --protocol kick --omit dsb-ic --dot race.dot
   a64patch prove --old 'nop; nop' --new 'adr x0, .; b .+8' --protocol nosync
   a64patch prove fix.patch ./program
 Without TARGET the words alone decide the method, for a machine that can kick and stop. Distinct sites are asked once.
-Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, 8-byte stores to code, what the
-patched words do to the protocol's own data, errata, whether a chip keeps to the model, and when the new code is seen.
+Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, 8-byte stores to code, effects of the
+patched words on the protocol's own data, errata, chips that break the model, and the time until the new code is seen.
 Exit status 0: all SAFE; 1: UNSAFE, or UNKNOWN; 2: wrong usage or unreadable input."""
 
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--old", metavar="ASM", help="instead of PATCH: 'ASM; ASM' or words of 8 hex digits")
     parser.add_argument("--new", metavar="ASM", help="as many instructions")
     parser.add_argument(
-        "--protocol", choices=("nosync", "kick", "stop", "brk"), help="default: what patch_text would do"
+        "--protocol", choices=("nosync", "kick", "stop", "brk"), help="default: the choice of patch_text"
     )
     parser.add_argument(
         "--executors", type=int, metavar="N", help="search N other CPUs without cutoff (default: any number)"

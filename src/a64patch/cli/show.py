@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_target_arguments(parser)
     parser.add_argument("site", metavar="SITE", nargs="?", help="symbol, symbol+0x18, section:0x10 or an address")
     parser.add_argument("-n", type=_count, metavar="N", help="how many (default: the function, at most 64)")
-    parser.add_argument("--target-info", action="store_true", help="say what the target is and can do, instead")
+    parser.add_argument(
+        "--target-info", action="store_true", help="print the target's identity and capabilities instead"
+    )
     parser.add_argument("--profile", default="2018", help="issue of the manual's list (default: 2018)")
 
 

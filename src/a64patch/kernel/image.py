@@ -114,7 +114,7 @@ def open_image(path: str, *, drop_relocations: bool = False) -> KernelImage:
 def require_image(head: bytes, size: int, name: str) -> None:
     """FormatError unless a file of `size` bytes with this head is a raw arm64 Image, and not truncated."""
     if len(head) < 64 or not notes.is_image(head):
-        raise FormatError(f"{name} is not a raw arm64 Image: ARM\\x64 does not stand at 0x38")
+        raise FormatError(f"{name} is not a raw arm64 Image: there is no ARM\\x64 at 0x38")
     _, _, _, image_size, flags = struct.unpack_from("<IIQQQ", head)
     if flags & _BIG_ENDIAN:
         raise FormatError(f"{name} is a big-endian kernel, whose tables cannot be read")

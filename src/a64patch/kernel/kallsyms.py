@@ -71,7 +71,7 @@ class _Steps:
     def spend(self, steps: int) -> None:
         self._left -= steps
         if self._left < 0:
-            raise FormatError("what looks like kallsyms tables fits in too many ways to be one")
+            raise FormatError("bytes that look like kallsyms tables can be read in too many ways, so they are not used")
 
 
 class _Names(NamedTuple):

@@ -115,7 +115,7 @@ def parse_listing(text: bytes, name: str) -> list[KernelSymbol]:
     for number, line in enumerate(text.splitlines(), 1):
         match = _LINE.fullmatch(line)
         if match is None or number > _MOST_LISTED:
-            raise FormatError(f"line {number} of {name} is not a symbol: System.map and /proc/kallsyms have none such")
+            raise FormatError(f"line {number} of {name} is not a symbol as System.map and /proc/kallsyms have them")
         address, kind, symbol, module = match.groups()
         owner = module.decode() if module else ""
         if not _MADE_AT_RUN_TIME.fullmatch(owner) and not _NAMES_NOTHING.fullmatch(symbol):
@@ -273,7 +273,7 @@ def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol],
 
 def _no_kernel() -> SymbolError:
     return SymbolError(
-        "no CPU was seen to execute a Linux kernel, and none stands where kernels without KASLR do: "
+        "no CPU was seen to execute a Linux kernel, and there is none at the addresses of kernels without KASLR: "
         "try again while the machine does something"
     )
 
