@@ -141,9 +141,11 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     Modules do not move with the kernel, so a file that names modules must be from this boot.
 
     A file as target only gets the names. A live target gets a module for the kernel, with names, base (the slide in
-    bytes), build id and release. Its code lies from _stext to _etext. If the source names loaded modules, as
-    /proc/kallsyms does, the target gets a module for each. The code of such a module is taken to be the pages from its
-    first to its last text symbol, since its exact end is not known. Only code of these modules may be written then.
+    bytes), build id and release; its code lies from _stext to _etext.
+
+    If the source names loaded modules, as /proc/kallsyms does, a live target gets a module for each. The exact end of
+    their code is not known: the pages from the first to the last text symbol of each are taken for it. Then only the
+    code of the kernel and of these modules may be written.
 
     Only reads memory. FormatError for a source that does not belong to this kernel. SymbolError when no CPU was seen to
     execute the kernel, and it is not at an address of kernels without KASLR either. Else as `read_source`.

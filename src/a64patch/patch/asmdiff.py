@@ -193,8 +193,8 @@ def to_text(diff: AsmDiff) -> str:
 def reverse(diff: AsmDiff) -> AsmDiff:
     """The patch that undoes this one. It has `-` lines for the NOPs that `Hunk.new` adds.
 
-    Reversing twice gives the same patch if `Hunk.new` adds no NOPs, and every run of changed lines has its `-` lines
-    first, as in a diff. PatchFormatError as `Hunk.new`.
+    Reversing twice gives the same patch, if `Hunk.new` adds no NOPs and every run of changes has its `-` lines first.
+    PatchFormatError as `Hunk.new`.
     """
     return replace(diff, hunks=tuple(_reversed(hunk) for hunk in diff.hunks))
 

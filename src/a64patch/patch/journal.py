@@ -195,7 +195,7 @@ class Journal:
         schema = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        # No tables are not enough to call it new: to SQLite the rest of a truncated file is an empty database.
+        # Only an empty file is a new journal: SQLite takes the rest of a truncated file for an empty database.
         if not schema and not application and not version and not os.stat(self.path).st_size:
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")

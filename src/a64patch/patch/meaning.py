@@ -254,7 +254,7 @@ def _symbolic(line: Line, place: Place) -> _Symbolic | None:
     try:
         word = _assemble(line, place, names)
     except PatchFormatError:
-        _assembled_anywhere(line)  # raises unless it is an instruction that only cannot reach from here
+        _assembled_anywhere(line)  # raises when it is no instruction; else it only cannot reach from here
         if names.site:
             raise
         return None

@@ -141,8 +141,8 @@ def make_plan(
 
     Errors:
 
-    - PlanError for the wrong build, for a hunk that fits twice, overlaps another or reaches beyond its symbol, and for
-      a new word whose meaning is not known on this build;
+    - PlanError for the wrong build, and for a new word whose meaning is not known on this build;
+    - PlanError for a hunk that fits twice, overlaps another or reaches beyond its symbol;
     - SymbolError, AlignmentError and MappingError for a site;
     - PatchFormatError where word and text disagree, and for a hunk with more `+` lines than `-` lines;
     - RequestError for an unknown profile;

@@ -84,8 +84,11 @@ def patch_text_sync(
     - When a CPU is in `keep_out`, all CPUs are let go and stopped again: RETRIES times, and on until `retry` seconds
       are over. Then BusyError names the CPU, its address and how often it was found there.
 
-    Not seen: return addresses that the target does not know, tasks that no CPU executes, and branches into the middle
-    of a site if the target does not know its code ranges.
+    Not seen:
+
+    - return addresses that the target does not know;
+    - tasks that no CPU executes;
+    - branches into the middle of a site, if the target does not know its code ranges.
 
     Errors:
 
@@ -222,7 +225,7 @@ def _own_sites(target: Target, changes: Sequence[Change], keep_out: Ranges | Non
     if keep_out is not None:
         return tuple(Site(start, end, keep_out) for start, end in spans)
     sites = sites_of(target, changes, spans, together=together)
-    # Without code ranges every site has such a hazard: the docstrings warn of it. With them, a CPU could tear the site.
+    # Without code ranges every wide site has a hazard: the docstring says so. With them, a hazard is a real danger.
     for site in sites if target.capabilities.cpus else ():
         for unknown in site.unknown if target.code_with(site.start) else ():
             raise PlanError(f"{unknown.sentence}; give keep_out=; nothing was changed")
