@@ -116,6 +116,14 @@ def test_a_sentence_names_who_and_where() -> None:
     assert hazard.sentence.startswith("site takes the address of site+0xc")
 
 
+@pytest.mark.parametrize(("index", "changes"), [(0, "site"), (1, "site+0x4")])
+def test_the_sentence_of_a_pair_names_the_half_that_changes(index: int, changes: str) -> None:
+    [hazard] = hazards("adrp x0, 0x2000; add x0, x0, #16", {index: "nop"})
+    assert hazard.sentence == (
+        f"the ADRP at site and the instruction at site+0x4 form one address, and only {changes} changes"
+    )
+
+
 @pytest.mark.parametrize(("index", "seen"), [(1021, False), (1022, True), (1023, True), (1024, False)])
 def test_an_adrp_at_the_end_of_a_page(index: int, seen: bool) -> None:
     found = hazards("; ".join(["nop"] * 1026), {index: "adrp x0, 0x0"})

@@ -179,7 +179,7 @@ def _exclusives(target: Target, code: _Code, changed: Mapping[int, int]) -> Iter
         yield Hazard(
             "exclusive",
             code.address(place),
-            f"{names[0]} changes between the load-exclusive at {names[1]} and its store-exclusive at {names[2]}",
+            f"{names[0]} is in the sequence from the load-exclusive at {names[1]} to the store-exclusive at {names[2]}",
         )
 
 
