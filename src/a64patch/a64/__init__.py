@@ -1,7 +1,7 @@
-"""The A64 instruction set: words in, facts out. Knows nobody.
+"""The A64 instruction set: words in, facts out. Imports no other room.
 
-All public names of the files below are here too: `a64.is_b`, `a64.gen_nop()`, `a64.assemble(…)`. They load when they
-are first asked for.
+All public names of the files below are here too: `a64.is_b`, `a64.gen_nop()`, `a64.assemble(…)`. Each loads at its
+first use.
 Read on: encodings.py, the table.
 """
 
@@ -45,9 +45,9 @@ _HOMES = {
     "relocate_block": "relocation",
     "effects_of": "effects",
 }
-"""Where a name comes from, for files that have others besides."""
+"""The file of each name, for files of which only some names are here."""
 _WHOLE = ("predicates", "generate", "fields")
-"""Files whose public names are all here."""
+"""The files of which all public names are here."""
 
 
 def __getattr__(name: str) -> Any:
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
         return sorted({*_HOMES, *(own for file in _WHOLE for own in vars(_load(file)) if _is_public(_load(file), own))})
     if name in _HOMES:
         return getattr(_load(_HOMES[name]), name)
-    # `from a64patch.a64 import words` asks here before it imports the file: no other file needs to load for the answer.
+    # `from a64patch.a64 import words` comes here before Python imports words.py. No other file needs to load for it.
     folder = __path__  # noqa: F405
     if not name.startswith("_") and PathFinder.find_spec(f"{__name__}.{name}", folder) is None:
         for file in _WHOLE:
@@ -69,7 +69,7 @@ def _load(file: str) -> ModuleType:
 
 
 def _is_public(module: ModuleType, name: str) -> bool:
-    """Whether the module makes it for everybody: neither private nor imported from another."""
+    """Whether the name is public and made by this module, not imported from another module."""
     return not name.startswith("_") and getattr(getattr(module, name, None), "__module__", "") == module.__name__
 
 

@@ -19,12 +19,12 @@ from a64patch.errors import AssemblyError
 _INST = re.compile(r"\.inst\s+(0x[0-9a-f]{1,8}|[0-9]{1,10})", re.ASCII | re.IGNORECASE)
 _SCALABLE = re.compile(r"\b(?:[zp][0-9]{1,2}|pn[0-9]{1,2}|za[0-9]*[hv]?|zt0|ffr)\b", re.ASCII | re.IGNORECASE)
 _LONGEST = 200
-"""Characters of one instruction; no spelling comes near it."""
+"""The most characters of one instruction. Every spelling is much shorter."""
 
 
 @cache
 def _rows_by_mnemonic(file: str) -> dict[str, list[tuple[Encoding, int]]]:
-    """The first word of each spelling in this file of the table, with the rows and the number of the spelling."""
+    """For each mnemonic in this file of the table: its rows, each with the number of the spelling in the row."""
     index: dict[str, list[tuple[Encoding, int]]] = {}
     for row in rows_of(file):
         for number, text in enumerate(row.texts):
@@ -38,9 +38,9 @@ def _rows_by_mnemonic(file: str) -> dict[str, list[tuple[Encoding, int]]]:
 
 
 def _spellings(mnemonic: str) -> Iterator[Template]:
-    """Every spelling that begins so, file by file; those on SIMD registers, which are most rows, come last.
+    """Every spelling with this mnemonic, file by file. The file of SIMD registers, with most of the rows, comes last.
 
-    A file loads when no spelling of the files before it was taken.
+    A file loads only when no spelling of the files before it fits.
     """
     for file in (*GENERAL, *VECTOR):
         for row, number in _rows_by_mnemonic(file).get(mnemonic, []):
@@ -48,16 +48,16 @@ def _spellings(mnemonic: str) -> Iterator[Template]:
 
 
 def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> int:
-    """The word of one instruction that stands at `address` (bytes); AssemblyError says which operand is wrong and why.
+    """The word of one instruction at `address` (bytes). AssemblyError names the wrong operand and the reason.
 
-    `.inst 0xd503201f` gives the word itself. Upper and lower case, `#` or not, hex and decimal; labels are addresses,
-    `.+8`, or names that `symbols` resolves.
+    Upper or lower case, with or without `#`, hexadecimal or decimal. Labels are addresses, `.+8`, or names that
+    `symbols` resolves. `.inst 0xd503201f` gives the word itself.
     """
     return _assemble_at(text, Place(address, symbols))
 
 
 class _Nowhere:
-    """Takes every name for address 0."""
+    """Resolves every name to address 0."""
 
     def resolve(self, site: str) -> int:
         return 0
@@ -67,9 +67,9 @@ class _Nowhere:
 
 
 def assemble_anywhere(text: str) -> int:
-    """The word of one instruction without what depends on its place: labels and the low bits of names are 0.
+    """The word of one instruction, whatever its address: distances to labels and the low bits of names are 0.
 
-    Errors as `assemble_one`, except that every label reaches and every name is known.
+    Errors as `assemble_one`, but every label reaches and every name is known.
     """
     return _assemble_at(text, Place(0, _Nowhere(), anywhere=True))
 
@@ -92,7 +92,7 @@ def _assemble_at(text: str, place: Place) -> int:
         try:
             word_or_none = template.parse(text, place)
         except AssemblyError as error:
-            # The spelling that went furthest is the one that was meant.
+            # Most likely the user meant the spelling that fits furthest.
             if wrong is None or error.position > wrong.position:
                 wrong = error
         else:
@@ -109,11 +109,11 @@ def _assemble_at(text: str, place: Place) -> int:
 
 
 def assemble(text: str, address: int = 0, symbols: Names | None = None) -> list[int]:
-    """The words of several instructions, separated by `;` or new lines, the first standing at `address` (bytes).
+    """The words of several instructions, separated by `;` or new lines. The first is at `address` (bytes).
 
     The text may have labels (`loop:`, `1:` with `1b` and `1f`), comments (`//`, `/* */`) and constant expressions
-    (`#(1 << 4) - 1`); names that are no labels of the text are asked of `symbols`. AssemblyError when something is
-    wrong or there is no instruction. What cannot be encoded raises; never a wrong word.
+    (`#(1 << 4) - 1`). `symbols` resolves all other names. AssemblyError for an error in the text, for an instruction
+    that cannot be encoded, and for a text without instructions. Never a wrong word.
     """
     source = read_source(text, address)
     if not source.instructions:

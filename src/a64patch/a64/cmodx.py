@@ -1,6 +1,6 @@
 """The architecture's rule on concurrent modification and execution: may this word change while CPUs execute it?
 
-Read on: ../patch/text.py, which chooses the synchronisation by this answer.
+Read on: ../patch/text.py chooses the synchronisation by this answer.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PROFILES: dict[str, Profile] = {
     "2023": Profile(_LIST_2023, "Arm ARM DDI 0487, B2.2.5 as of 2023"),
     "2026": Profile(_LIST_2023 | {"cbcc", "trcit", "udf"}, "Arm ARM DDI 0487M.b, B2.2.5"),
 }
-"""The list as it grew. The one of 2013 says BKPT, which is read as BRK, and has no ISB."""
+"""The issues of the list, by year. The issue of 2013 has no ISB, and says BKPT, which is read as BRK."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a change may race with execution, and why. True or false as `safe` is."""
+    """Whether a change may race with execution, and why. Its truth value is `safe`."""
 
     safe: bool
     reason: str
@@ -47,18 +47,19 @@ class Verdict:
 
 
 def hotpatch_safe(old: int | Sequence[int], new: int | Sequence[int], profile: str = "2018") -> Verdict:
-    """May these words replace those while other CPUs execute them, without stopping any?
+    """May the words `new` replace the words `old` while other CPUs execute them, without stopping any CPU?
 
     True means: each CPU executes the old or the new instruction, consistently, whatever it had fetched (Arm ARM
-    B2.2.5). It does not mean that a CPU will ever execute the new one: that needs cache maintenance and a context
-    synchronisation event on that CPU (Linux cfb00a357864).
+    B2.2.5). It does not mean that a CPU will ever execute the new instruction. This needs cache maintenance and a
+    context synchronisation event on that CPU (Linux cfb00a357864).
 
     Words are ints; a sequence is a patch of several words, which no list covers. `profile` is one of PROFILES.
-    RequestError for an unknown profile, no words or different numbers of words; EncodingError for what is no word.
+    RequestError for an unknown profile, no words, or different numbers of words. EncodingError for a number that is no
+    word.
 
-    The kernel of 2013 took every hint but five for a NOP; here only the exact NOP is one. A conditional branch whose
-    condition and target both change is refused in every profile: the manual's text for A32 and T32 lets a CPU
-    execute a mix of the two, and nothing promises better for A64.
+    Linux in 2013 took every hint but five for a NOP; here only the exact NOP is a NOP. Every profile refuses a
+    conditional branch whose condition and target both change: the manual's text for A32 and T32 lets a CPU execute a
+    mix of old and new, and no text promises better for A64.
     """
     if profile not in PROFILES:
         raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -94,12 +95,12 @@ def _one_word(old: int, new: int, before: Encoding | None, after: Encoding | Non
 
 
 def _condition(row: Encoding, word: int) -> tuple[str, tuple[int, ...]]:
-    """All that decides whether a conditional branch is taken: the row, and its fields without the distance."""
+    """The parts of a conditional branch that decide whether it is taken: the row, and all fields but the distance."""
     return row.name, tuple(field.get(word) for name, field in row.fields.items() if name not in OFFSET_FIELDS)
 
 
 def is_hotpatchable(word: int, profile: str = "2018") -> bool:
-    """Whether the word is in that issue's list, so that a word of the list may replace it: half of `hotpatch_safe`."""
+    """Whether the word is in the list of this profile. `hotpatch_safe` needs this of the old and of the new word."""
     if profile not in PROFILES:
         raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
     row = decode(word)

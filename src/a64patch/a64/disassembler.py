@@ -15,17 +15,17 @@ from a64patch.a64.row import PAGE_SIZE, Encoding
 from a64patch.a64.templates import templates
 
 _REMEMBERED = 1 << 16
-"""Texts that are kept, a few MB: code repeats itself, and equal words need not be formatted twice."""
+"""The number of kept texts, a few MB. Code repeats itself, so equal words are formatted only once."""
 _TOP = 8
-"""Bits of a word that say whether it has a label."""
+"""The number of top bits that tell whether a word has a label."""
 
 
 def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> str:
     """The instruction's text, in the architecture's preferred spelling.
 
-    `address` (bytes) is where the word stands; labels are printed as `symbols` calls them, else as numbers. A word
-    that the table has no row for is `.inst 0x…`, whether it is unallocated or merely unknown here: never a guess.
-    EncodingError for a number that is no word. The text assembles to the same word at the same address.
+    `address` is the word's address in bytes. Labels are printed by `symbols`, without it as numbers. A word without a
+    row in the table, unallocated or merely unknown here, becomes `.inst 0x…`: never a guess. The text assembles to
+    the same word at the same address. EncodingError for a number that is no word.
     """
     label = _label_of_group(word >> 32 - _TOP)
     if label is not None:
@@ -37,9 +37,9 @@ def disassemble(word: int, address: int = 0, symbols: Names | None = None) -> st
 
 
 def disassemble_naming(word: int, address: int, name: str) -> str | None:
-    """The text with `name` for the address whose page, or low 12 bits, the word gives: `ldr x0, [x1, :lo12:name]`.
+    """The text with `name` in place of a page (ADRP) or of low 12 bits: `ldr x0, [x1, :lo12:name]`.
 
-    None for a word that does neither. The name is not resolved: whether the text means the word is not checked.
+    None for a word that gives neither. The name is not resolved, so nothing checks that the text means the word.
     """
     row = decode(word)
     if row is None:
@@ -55,9 +55,9 @@ def disassemble_naming(word: int, address: int, name: str) -> str | None:
 
 @lru_cache(maxsize=1 << _TOP)
 def _label_of_group(top: int) -> Reference | None:
-    """The label that words with these top bits have, if they are words of the table at all.
+    """The label of all words with these top bits; None when they have no label, or no rows.
 
-    All rows with these top bits share it, and none of them fixes a bit of it (tests/a64/test_disassembler.py).
+    All rows with these top bits share one label and fix no bit of it (tests/a64/test_disassembler.py).
     """
     if not 0 <= top < 1 << _TOP:
         return None
@@ -86,12 +86,12 @@ class _Named:
 
 
 _MARKED = Place(names=_Named("\0"))
-"""Where labels are called by a character that no text has."""
+"""A place that prints every label as a character that no text has."""
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _around_label(word: int) -> tuple[str, str] | None:
-    """What stands before and after the label of a word, wherever that lies; None when the word has no row."""
+    """The text before and after the label of a word, whatever the label's address; None when the word has no row."""
     row = decode(word)
     text = _format(row, word, _MARKED) if row is not None else None
     if text is None:

@@ -1,10 +1,13 @@
-"""What an instruction does besides going on: registers read and written, memory accessed, addresses completed.
+"""The effects of an instruction: registers read and written, memory accessed, addresses completed.
 
-Read on: references.py for what a word refers to relative to the PC; row.py for what a row of the table says itself.
+Read on: references.py for addresses relative to the PC; row.py for the effects that a row of the table names itself.
 
-Derived from the operands of the word's row. A field Rd is written. Rt and Rt2 are written by loads, any other register
-is read. A base that is written back, and what stands before a `!`, is both. Where an instruction does otherwise, its
-row says so (`reads`, `writes`), as it does for registers that its text does not show.
+The effects follow from the operands of the word's row:
+- Rd is written, and loads write Rt and Rt2.
+- Every other register is read.
+- A base with writeback, or a register before a `!`, is read and written.
+
+`reads` and `writes` of a row name exceptions, and registers that the row's text does not show.
 """
 
 from __future__ import annotations
@@ -28,27 +31,27 @@ _DATA = {"rt", "rt2"}
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """An access to memory. Prefetches and cache maintenance are none; the guarded control stack is not counted."""
+    """An access to memory. Prefetches, cache maintenance and the guarded control stack do not count as accesses."""
 
     loads: bool
     stores: bool
     size: int | None
-    """Bytes, of all registers together; None when the word does not say it: tags, copies, DC ZVA."""
+    """Bytes of all registers together; None when the word does not tell: tags, copies, DC ZVA."""
 
 
 @dataclass(frozen=True, slots=True)
 class LowHalf:
-    """How a word gives the low 12 bits of an address to the page in a register: what `:lo12:` is written for."""
+    """How a word adds the low 12 bits of an address (`:lo12:`) to the address of a page in a register."""
 
     base: str
-    """The register that holds the page: `x0` to `x30`, or `sp`."""
+    """The register that holds the address of the page: `x0` to `x30`, or `sp`."""
     unit: int
-    """Bytes that the word counts in: 1 for ADD, the size of the access for a load or a store."""
+    """Bytes in one unit of the word's immediate: 1 for ADD, the size of the access for a load or a store."""
     offset: int
-    """Bytes from the page on."""
+    """Bytes from the beginning of the page."""
 
     def encode(self, word: int, address: int) -> int:
-        """The word with the low 12 bits of `address` (bytes); EncodingError when that is no multiple of the unit."""
+        """The word with the low 12 bits of `address` (bytes). EncodingError when they are no multiple of the unit."""
         number, rest = divmod(address % PAGE_SIZE, self.unit)
         if rest:
             raise EncodingError(f"{address:#x} is not a multiple of {self.unit} bytes")
@@ -57,27 +60,27 @@ class LowHalf:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What one word does.
+    """The effects of one word.
 
-    Registers are called `x0` to `x30`, `sp`, `v0` to `v31` and `nzcv`, whatever part of them is used; XZR is none.
+    Registers are named `x0` to `x30`, `sp`, `v0` to `v31` and `nzcv`, whatever part of them is used. XZR never appears.
     """
 
     reads: frozenset[str]
     writes: frozenset[str]
-    """What may change. A part of a register counts as the whole; it is then also among `reads`."""
+    """The registers that may change. When only a part of a register changes, the register is also in `reads`."""
     memory: Memory | None
     low_half: LowHalf | None
-    """The address that it completes, if it does."""
+    """The low half of an address that the word completes; None for other words."""
     lands: frozenset[str]
-    """Which indirect branches may land on it where landing pads are needed: calls `c`, jumps `j` (Arm ARM D8.4.5)."""
+    """The indirect branches for which the word is a landing pad: calls `c`, jumps `j` (Arm ARM D8.4.5)."""
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def effects_of(word: int) -> Effects | None:
-    """What the instruction does by itself; None when the table has no row for the word. EncodingError: no word.
+    """The instruction's own effects; None when the table has no row for it. EncodingError for a number that is no word.
 
-    Not counted: what a called function or an exception handler changes, FPCR and FPSR, and system registers other
-    than NZCV. Whether a word of its row is UNDEFINED is not checked: such has the effects that its fields spell.
+    Not included: changes by a called function or an exception handler, FPCR and FPSR, system registers other than NZCV.
+    Not checked: whether the word is UNDEFINED. An UNDEFINED word of a row has the effects of its fields.
     """
     row = decode(word)
     return None if row is None else _of_row(row).of(word)
@@ -85,7 +88,7 @@ def effects_of(word: int) -> Effects | None:
 
 @cache
 def completes_addresses(row: Encoding) -> bool:
-    """Whether words of the row may give the low 12 bits of an address: `low_half` tells about one of them."""
+    """Whether words of the row may complete an address. For one word, `Effects.low_half` tells."""
     return "imm12" in row.fields and _of_row(row).low is not None
 
 
@@ -96,17 +99,17 @@ _SYSTEM = {
     0xD53B2400: ("", "nzcv"),
     0xD53B2420: ("", "nzcv"),
 }
-"""What they read and write beside Rt (C5.2): MRS and MSR of NZCV; MSR of SPSel, after which SP is another register; MRS
-of RNDR and RNDRRS, which say by NZCV whether there is a number."""
+"""(read, written) registers beside Rt of some MRS and MSR (C5.2): of NZCV; of SPSel, after which SP is another
+register; of RNDR and RNDRRS, which set NZCV to tell whether there is a number."""
 
 
 class _OfRow:
-    """The effects of a row's words, as far as they are the same for all."""
+    """The common effects of all words of a row, and how the fields of a word complete them."""
 
     def __init__(self, row: Encoding) -> None:
         self._row = row
         self._operands: dict[str, tuple[Registers, tuple[str, ...]]] = {}
-        """By the field that holds a register's number: the operand, and all its fields."""
+        """For each field that holds a register's number: the operand, and all fields of the operand."""
         both = set[str]()
         for template in templates(row):
             for piece in template.pieces:
@@ -166,7 +169,7 @@ class _OfRow:
 
 
 def _written_back(pieces: Sequence[Piece]) -> Iterator[str]:
-    """The fields of registers that a spelling shows to be written back: `[x1]!`, `[x1, #8]!`, `[x1], #8`, `x2!`."""
+    """The fields of registers with writeback in a spelling: `[x1]!`, `[x1, #8]!`, `[x1], #8`, `x2!`."""
     base = last = ""
     opened = False
     for piece in pieces:
@@ -187,7 +190,7 @@ def _written_back(pieces: Sequence[Piece]) -> Iterator[str]:
 
 
 def _unit_of_low_half(row: Encoding) -> int | None:
-    """The bytes that the row's imm12 counts in, where it completes an address: SUB and ADDS complete none."""
+    """Bytes in one unit of the row's imm12, if it completes an address. SUB and ADDS complete none."""
     if not {"sub_imm", "adds_imm", "subs_imm"}.isdisjoint(row.families):
         return None
     for template in templates(row):

@@ -1,12 +1,12 @@
-"""THE table: one row an encoding, and everything that this package knows about instructions is derived from it.
+"""THE table: one row for each encoding. All facts about instructions in this package are derived from the rows.
 
-Read on: predicates.py asks which row a word belongs to; assembler.py and disassembler.py read the templates.
+Read on: predicates.py finds the row of a word; assembler.py and disassembler.py read the templates.
 
 Source of every row: Arm Architecture Reference Manual (DDI 0487), the encoding tables of C4.1 under the heading that
 `Encoding.table` names, and the instruction's own page in C6.2 or C7.2. Bits that the manual prints as (0) or (1) are
 fixed here: a word that breaks them is CONSTRAINED UNPREDICTABLE, so no row claims it.
 
-There are thousands of rows, so a file of tables/ loads when one of its rows may be meant.
+There are thousands of rows, so a file of tables/ loads only when one of its rows may be needed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ VECTOR = ("simd",)
 """The file of the rows on SIMD and FP registers."""
 
 TABLE: tuple[Encoding, ...]
-"""All rows. Two rows are disjoint, or one is nested in the other; the inner one is the more exact name."""
+"""All rows. Any two rows are disjoint, or one is nested in the other; the inner row has the more exact name."""
 BY_NAME: dict[str, Encoding]
-"""The rows by their names."""
+"""The rows by name."""
 
 
 @cache
@@ -42,7 +42,7 @@ def _names_of(file: str) -> dict[str, Encoding]:
 
 
 def row_named(name: str) -> Encoding:
-    """The row of that name; KeyError when there is none."""
+    """The row with this name; KeyError when there is none."""
     for file in (*GENERAL, *VECTOR):
         if name in _names_of(file):
             return _names_of(file)[name]
@@ -72,12 +72,12 @@ def files_for(word: int) -> tuple[str, ...]:
 
 
 _GROUP = 7
-"""Top bits of a word that hold its encoding class."""
+"""The number of top bits that hold a word's encoding class."""
 
 
 @cache
 def rows_for(top: int, count: int) -> tuple[Encoding, ...]:
-    """The rows that a word with these top bits, `count` of them and no fewer than 7, can fit, in the table's order."""
+    """The rows that a word can fit whose top `count` bits are `top`, in the table's order. `count` is at least 7."""
     if count > _GROUP:
         rows = rows_for(top >> count - _GROUP, _GROUP)
     else:

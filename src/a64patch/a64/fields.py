@@ -1,8 +1,8 @@
-"""Immediates and registers inside a word: read them, set them, never silently cut them.
+"""Immediates inside a word: read them, set them, never silently truncate them.
 
 Read on: generate.py makes whole words from these.
 
-The kernel's counterparts (arch/arm64/lib/insn.c) truncate what does not fit and return the field unsigned. Here a
+The kernel's counterparts (arch/arm64/lib/insn.c) truncate a value that does not fit, and return fields unsigned. Here a
 value out of range is an EncodingError, and signed fields are read with their sign.
 """
 
@@ -45,7 +45,7 @@ class ImmediateKind(Enum):
     IMM6 = Immediate((Field(10, 6),), signed=False)
     """Shift amounts of shifted registers."""
     IMMS = IMM6
-    """The same bits, where bitfield moves and logical immediates keep `imms`."""
+    """`imms` of bitfield moves and logical immediates, in the same bits as IMM6."""
     IMMR = Immediate((Field(16, 6),), signed=False)
     """`immr` of bitfield moves and logical immediates."""
     N = Immediate((Field(22, 1),), signed=False)
@@ -53,10 +53,10 @@ class ImmediateKind(Enum):
 
 
 def encode_immediate(kind: ImmediateKind, word: int, value: int) -> int:
-    """`word` with `value` in its immediate of that kind, in the field's own units and with its sign.
+    """`word` with `value` in its immediate of this kind. The value has the field's own units and sign.
 
-    EncodingError when the value does not fit, and for a kind that is no ImmediateKind: no word is returned then.
-    Whether the word has such an immediate at all is not checked.
+    EncodingError when the value does not fit, and for a kind that is no ImmediateKind. This does not check whether the
+    instruction has such an immediate.
     """
     return _immediate(kind).encode(word, value)
 
@@ -66,10 +66,10 @@ def decode_immediate(kind: ImmediateKind, word: int) -> int: ...
 @overload
 def decode_immediate(kind: ImmediateKind, word: NDArray[numpy.uint32]) -> NDArray[numpy.int64]: ...
 def decode_immediate(kind: ImmediateKind, word: int | NDArray[numpy.uint32]) -> int | NDArray[numpy.int64]:
-    """The immediate of that kind, in the field's own units and with its sign: inverse of `encode_immediate`.
+    """The immediate of this kind, in the field's own units and with its sign: the inverse of `encode_immediate`.
 
-    The kernel's function of this name returns the bits unsigned. Whether the word has such an immediate at all is
-    not checked.
+    The kernel's function with this name returns the bits unsigned. This does not check whether the instruction has
+    such an immediate.
     """
     return _immediate(kind).decode(word)
 
@@ -81,7 +81,7 @@ def _immediate(kind: ImmediateKind) -> Immediate:
 
 
 OFFSET_FIELDS = ("imm26", "imm19", "imm14", "imm9")
-"""Names of the fields that hold the distance to a label, in words."""
+"""The names of fields that hold the distance to a label, in words."""
 
 
 def _offset_field(row: Encoding) -> Immediate:
@@ -107,16 +107,17 @@ def get_branch_offset(word: int) -> int:
 
 
 def set_branch_offset(word: int, offset: int) -> int:
-    """The same branch with its target `offset` bytes away; EncodingError when unaligned, out of reach, no branch.
+    """The same branch with its target `offset` bytes away.
 
-    The kernel's aarch64_set_branch_offset cuts an offset that does not fit.
+    EncodingError when the offset is no multiple of 4 or out of reach, and for a word that is no branch. The kernel's
+    aarch64_set_branch_offset truncates an offset that does not fit.
     """
     row = _branch_row(word)
     return encode_offset(row, word, offset)
 
 
 def encode_offset(row: Encoding, word: int, offset: int) -> int:
-    """`word`, which is of that row, with a target `offset` bytes away; EncodingError as `set_branch_offset`."""
+    """`word`, a word of `row`, with its target `offset` bytes away; EncodingError as `set_branch_offset`."""
     field = _offset_field(row)
     if offset % 4:
         raise EncodingError(f"a {row.name} cannot reach {offset:+d} bytes: branch offsets are multiples of 4")
@@ -128,13 +129,16 @@ def encode_offset(row: Encoding, word: int, offset: int) -> int:
 
 
 def adrp_get_offset(word: int) -> int:
-    """The distance in bytes from the page of an ADRP to the page that it forms; EncodingError for another word."""
+    """The distance in bytes from the page of an ADRP to its target page; EncodingError for another word."""
     _require_adrp(word)
     return PAGE_SIZE * ImmediateKind.ADR.value.decode(word)
 
 
 def adrp_set_offset(word: int, offset: int) -> int:
-    """The same ADRP for a page `offset` bytes from its own; EncodingError when no multiple of 4096 or beyond 4 GiB."""
+    """The same ADRP with its target page `offset` bytes from its own page.
+
+    EncodingError when the offset is no multiple of 4096 or out of reach (4 GiB), and for another word.
+    """
     _require_adrp(word)
     if offset % PAGE_SIZE:
         raise EncodingError(f"an adrp cannot reach {offset:+d} bytes: page offsets are multiples of 4096")

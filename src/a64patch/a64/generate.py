@@ -1,8 +1,8 @@
-"""The words that patching itself makes: gen_branch_imm, gen_nop and the like.
+"""Functions that make the words needed for patching: gen_branch_imm, gen_nop and others.
 
 Read on: assembler.py makes any word of the table from text.
 
-Every generator returns a word or raises EncodingError; no word stands for failure, as the kernel's BRK #0x100 does.
+Every generator returns a word or raises EncodingError. The kernel's generators return BRK #0x100 for a failure.
 Addresses are bytes. Registers are numbers: 0 to 30, and 31 for the zero register.
 """
 
@@ -20,7 +20,7 @@ _ADDRESS_SPACE = 1 << 64
 
 
 def _word(name: str, **fields: int) -> int:
-    """The word of that row with these fields, each checked against its width; all others 0."""
+    """The word of this row with these fields. Each value is checked against its field's width; other fields are 0."""
     row = row_named(name)
     word = row.value
     for field, value in fields.items():
@@ -38,7 +38,7 @@ def _register(number: int, what: str = "register") -> int:
 
 
 def _distance(pc: int, target: int, alignment: int = 4) -> int:
-    """Bytes from an instruction at `pc` to `target`; AlignmentError or EncodingError when one is no such address."""
+    """Bytes from an instruction at `pc` to `target`. AlignmentError or EncodingError for an impossible address."""
     for what, address, multiple in (("pc", pc, 4), ("target", target, alignment)):
         if not 0 <= address < _ADDRESS_SPACE:
             raise EncodingError(f"{what} {address:#x} is not an address of 64 bits")
@@ -114,9 +114,9 @@ def gen_exception(kind: Literal["svc", "hvc", "smc", "brk", "hlt", "udf"], immed
 def gen_adr(pc: int, target: int, register: int, page: bool = False) -> int:
     """ADR at `pc` for the address `target` (-1 MiB to +1 MiB - 1), or with `page` ADRP for its page.
 
-    ADRP reaches the pages from -4 GiB to +4 GiB - 4096 around its own (C6.2, ADR and ADRP). It forms the address of
-    the page only: the low 12 bits of `target` have no say. An ADRP at page offset 0xff8 or 0xffc is subject to
-    Cortex-A53 erratum 843419; that is not checked here.
+    ADRP reaches the pages from -4 GiB to +4 GiB - 4096 around its own page (C6.2, ADR and ADRP). It forms the address
+    of the page only, so the low 12 bits of `target` have no effect. An ADRP at page offset 0xff8 or 0xffc is subject to
+    Cortex-A53 erratum 843419; this is not checked here.
     """
     _distance(pc, target, alignment=1)
     if page:
@@ -132,8 +132,8 @@ def gen_adr(pc: int, target: int, register: int, page: bool = False) -> int:
 def gen_load_literal(pc: int, address: int, register: int, kind: Literal["w", "x", "sw", "s", "d", "q"] = "x") -> int:
     """A load at `pc` of the literal at `address`: -1 MiB to +1 MiB - 4 (C6.2, LDR (literal), LDRSW; C7.2 for S, D, Q).
 
-    The kind is the register's: `w` and `x` general, `sw` a word extended with its sign, `s`, `d`, `q` SIMD and FP.
-    The address must be a multiple of 4 bytes, which is all that the encoding can say.
+    `kind` is the kind of register: `w` and `x` general, `sw` a sign-extended word, `s`, `d` and `q` SIMD and FP.
+    The address must be a multiple of 4 bytes, since the encoding has no other addresses.
     """
     names = {"w": "ldr_lit.w", "x": "ldr_lit.x", "sw": "ldrsw_lit"}
     names |= {letter: f"ldr_fp_lit.{letter}" for letter in "sdq"}
@@ -189,7 +189,7 @@ def gen_add_sub_imm(
 def gen_barrier(kind: Literal["dmb", "dsb", "isb", "sb", "clrex"], option: str = "sy") -> int:
     """DMB or DSB with a named option (`sy`, `ish`, `ishst`, …), ISB, SB, CLREX (C6.2).
 
-    ISB, SB and CLREX know no option but `sy`. DSB `ssbb` and `pssbb` are other instructions and refused.
+    ISB, SB and CLREX have no option but `sy`. `ssbb` and `pssbb` are refused: they are other instructions than DSB.
     """
     if kind in ("dmb", "dsb"):
         if option.lower() not in BARRIER_OPTIONS:

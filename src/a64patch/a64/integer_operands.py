@@ -33,7 +33,7 @@ from a64patch.errors import AssemblyError
 
 
 class Fixed:
-    """Writes nothing: this spelling is for words whose field holds that number."""
+    """An operand without text: the spelling fits only words whose field holds this number."""
 
     regex = ""
 
@@ -45,12 +45,12 @@ class Fixed:
         return self.default
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """Nothing, or None for another number."""
+        """The empty text; None for another number."""
         return "" if tuple(numbers) == self.default else None
 
 
 class Distinct:
-    """Writes nothing: these registers must all be different, or the word is UNDEFINED (Arm ARM C6.2, CPYP, SETP)."""
+    """An operand without text: its registers must all differ, or the word is UNDEFINED (Arm ARM C6.2, CPYP, SETP)."""
 
     regex = ""
 
@@ -58,16 +58,16 @@ class Distinct:
         self.default: Numbers = (None,) * len(fields)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        """Nothing: the registers themselves decide."""
+        """No numbers: the registers' own operands give them."""
         return self.default
 
     def verify(self, numbers: Sequence[int]) -> None:
-        """AssemblyError when two are the same."""
+        """AssemblyError when two registers are the same."""
         if len(set(numbers)) < len(numbers):
             raise AssemblyError("these registers must all be different")
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """Nothing, or None when two are the same."""
+        """The empty text; None when two registers are the same."""
         return "" if len(set(numbers)) == len(numbers) else None
 
 
@@ -92,7 +92,7 @@ class _AnyRegister(Operand, Protocol):
 
 
 class SameRegister(Registers):
-    """One register that the last two fields hold, after those that tell its form where there are such."""
+    """One register, in each of the last two fields. Earlier fields, if any, select its form."""
 
     default: Numbers = (31, 31)
 
@@ -105,7 +105,7 @@ class SameRegister(Registers):
         return (*numbers, numbers[-1])
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """Its name, or None when the fields differ."""
+        """The register's name; None when the two fields differ."""
         return self._register.format(numbers[:-1], place) if numbers[-1] == numbers[-2] else None
 
 
@@ -121,7 +121,7 @@ class _RegisterPair(Registers):
         self._register = register
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Of both."""
+        """Bytes of both registers."""
         return 2 * self._register.width(numbers)
 
     def parse(self, text: str, place: Place) -> Numbers:
@@ -143,7 +143,7 @@ class _EightRegisters(Registers):
     registers = tuple(sum(GENERAL[first : first + 8], ()) for first in range(0, 32, 2))
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Of all eight."""
+        """Bytes of all eight registers."""
         return 64
 
     def parse(self, text: str, place: Place) -> Numbers:
@@ -161,10 +161,10 @@ def _low_bits(text: str, place: Place) -> int:
 
 
 class LowBits:
-    """What an operand has that `:lo12:symbol` may be written for: the low 12 bits of an address."""
+    """The base of operands that accept `:lo12:symbol`: the low 12 bits of an address."""
 
     unit: int = 1
-    """Bytes that its field imm12 counts in."""
+    """Bytes in one unit of the field imm12."""
 
 
 class _Immediate12(LowBits):
@@ -195,7 +195,7 @@ class _Immediate12(LowBits):
 
 
 class _NegativeImmediate12(_Immediate12):
-    """`#-imm`, which ADD means as SUB and the other way round, as GNU as and LLVM read it. Never printed."""
+    """`#-imm`: ADD of it becomes SUB, and SUB becomes ADD, as in GNU as and LLVM. Never printed."""
 
     regex = rf"#?-(?:0x[0-9a-f]+|[0-9]+)(?:\s*,\s*lsl\s+{NUMBER})?"
 
@@ -207,7 +207,7 @@ class _NegativeImmediate12(_Immediate12):
 
 
 class Scaled(Number):
-    """An immediate that counts in units of `scale`; 0 is left out if optional."""
+    """An immediate in units of `scale` bytes. When optional, 0 is left out."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class Scaled(Number):
         self._high = self._low + (1 << self._bits) - 1
 
     def parse(self, text: str, place: Place) -> Numbers:
-        """The number of units; AssemblyError when it is no multiple or does not fit."""
+        """The number of units; AssemblyError when the value is no multiple of the scale or does not fit."""
         return self._in_units(number_of(text))
 
     def _in_units(self, value: int) -> Numbers:
@@ -234,7 +234,7 @@ class Scaled(Number):
         return self._split(value // self.unit)
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """The number in bytes, or None for an optional 0."""
+        """The value in bytes; None for an optional 0."""
         if self._optional and not any(numbers):
             return None
         value = self._join(numbers)
@@ -297,7 +297,7 @@ _WORD = re.compile("[a-z]*")
 
 
 def _extension(text: str) -> tuple[str, str, str]:
-    """Register, name of the extension and its amount, the last two may be empty."""
+    """Register, name of the extension, amount. The last two may be empty."""
     register, _, extension = (part.strip() for part in text.partition(","))
     match = _WORD.match(extension.lower())
     name = match[0] if match else ""
@@ -305,7 +305,7 @@ def _extension(text: str) -> tuple[str, str, str]:
 
 
 class _Extended(Registers):
-    """`w2, sxtw #2` of ADD and SUB: fields rm, option, imm3; then those registers of which SP makes it `lsl`."""
+    """`w2, sxtw #2` of ADD and SUB: fields rm, option, imm3, and registers; if one of these is SP, `lsl` is printed."""
 
     regex = rf"[a-z][a-z0-9]*(?:\s*,\s*(?:[us]xt[bhwx]|lsl)(?:\s+{NUMBER})?)?"
     default: Numbers = ()
@@ -368,7 +368,7 @@ class _RegisterOffset(Registers):
 
 
 class _InvertedCondition:
-    """The condition of CSET and its like, which is the opposite of the one in the word; AL and NV have none."""
+    """The condition of CSET and the like: the opposite of the word's condition. AL and NV have no opposite."""
 
     regex = r"[a-z]{2}"
     default: Numbers = (0,)
@@ -402,7 +402,7 @@ class _LeftShift:
 
 
 class _Bits:
-    """`#lsb, #width` of a bitfield move: fields immr, imms. Inserting has imms < immr, extracting has not."""
+    """`#lsb, #width` of a bitfield move: fields immr, imms. An insertion has imms < immr, an extraction has not."""
 
     regex = rf"{NUMBER}\s*,\s*{NUMBER}"
     default: Numbers = (0, 0)
@@ -426,7 +426,7 @@ class _Bits:
 def decode_bitmask(n: int, immr: int, imms: int, bits: int) -> int | None:
     """The value of a logical immediate (Arm ARM, DecodeBitMasks).
 
-    None for a reserved encoding, and for one whose immr is not the one that an assembler makes.
+    None for a reserved encoding, and for an encoding with another immr than assemblers make.
     """
     size = 64 if n else 32
     if not n:
@@ -441,7 +441,7 @@ def decode_bitmask(n: int, immr: int, imms: int, bits: int) -> int | None:
 
 
 def encode_bitmask(value: int, bits: int) -> tuple[int, int, int] | None:
-    """N, immr and imms for a value of that many bits, or None when it is not a repeated, rotated run of ones."""
+    """N, immr and imms for a value of `bits` bits; None when the value is not a repeated, rotated run of ones."""
     if not 0 < value < (1 << bits) - 1:
         return None
     size = bits
@@ -480,13 +480,13 @@ class _Logical:
         return f"#{value:#x}"
 
     def _wide(self, value: int) -> bool:
-        """MOVZ or MOVN would make it (Arm ARM, MoveWidePreferred)."""
+        """Whether MOVZ or MOVN can make the value (Arm ARM, MoveWidePreferred)."""
         ones = (1 << self._bits) - 1
         return any(v & ~(0xFFFF << shift) == 0 for v in (value, value ^ ones) for shift in range(0, self._bits, 16))
 
 
 class _RangePrefetch(Number):
-    """The operation of RPRFM: four have names, the others are numbers (Arm ARM C6.2, RPRFM)."""
+    """The operation of RPRFM: a name for four operations, a number for the others (Arm ARM C6.2, RPRFM)."""
 
     regex = rf"[a-z]+|{NUMBER}"
     _names: ClassVar[dict[str, int]] = {"pldkeep": 0, "pstkeep": 1, "pldstrm": 4, "pststrm": 5}
@@ -510,7 +510,7 @@ _Make = Callable[[Sequence[Field]], Operand]
 
 
 def _offsets() -> dict[str, _Make]:
-    """Offsets by the size of the access in bytes, 1 to 16."""
+    """The kinds of offsets, for each size of the access in bytes, 1 to 16."""
     kinds: dict[str, _Make] = {}
     for log in range(5):
         size = 1 << log
@@ -554,4 +554,4 @@ KINDS: dict[str, _Make] = {
     "bitmask_x": lambda fields: _Logical(64, move=True),
     **_offsets(),
 }
-"""The kinds of operands by their names in templates."""
+"""The kinds of operands by name in templates."""

@@ -1,9 +1,9 @@
-"""What stands in an assembly template between < and >: each kind of operand, read from text and printed.
+"""The kinds of operands, written between < and > in assembly templates. Each kind reads and prints its text.
 
 Read on: templates.py puts operands together; assembler.py and disassembler.py use the templates.
 
-An operand stands for one or more fields of a word. `parse` gives a number for each (None: another operand decides),
-`format` gives the text, or None when this spelling does not fit these numbers (in an optional place: is left out).
+An operand has one or more fields of a word. `parse` gives a number for each field (None: another operand gives it).
+`format` gives the text, or None when this spelling does not fit the numbers; an optional operand is then left out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ CONDITIONS: dict[str, int] = {
     "eq": 0, "ne": 1, "cs": 2, "hs": 2, "cc": 3, "lo": 3, "mi": 4, "pl": 5, "vs": 6, "vc": 7, "hi": 8, "ls": 9,
     "ge": 10, "lt": 11, "gt": 12, "le": 13, "al": 14, "nv": 15,
 }  # fmt: skip
-"""Condition codes (Arm ARM C1.2.4). Where a number has two names, the last one is printed."""
+"""Condition codes (Arm ARM C1.2.4). Of two names for one number, the last is printed."""
 
 BARRIER_OPTIONS: dict[str, int] = {
     "oshld": 1, "oshst": 2, "osh": 3, "nshld": 5, "nshst": 6, "nsh": 7, "ishld": 9, "ishst": 10, "ish": 11,
     "ld": 13, "st": 14, "sy": 15,
 }  # fmt: skip
-"""Options of DMB and DSB (Arm ARM C6.2, DMB): their CRm."""
+"""Options of DMB and DSB, with their CRm (Arm ARM C6.2, DMB)."""
 
 _NXS_OPTIONS = {"oshnxs": 0, "nshnxs": 1, "ishnxs": 2, "synxs": 3}
 CONDITION_NAMES = (
@@ -38,23 +38,23 @@ NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
 
 
 class Names(Protocol):
-    """Names of addresses, as labels are written and read. a64patch's symbol tables are such."""
+    """Names of addresses, for reading and printing labels. a64patch's symbol tables have these methods."""
 
     def resolve(self, site: str) -> int:
-        """The address that a text like `symbol+0x18` means; a LookupError when there is none."""
+        """The address of a text like `symbol+0x18`; LookupError for an unknown name."""
 
     def describe(self, address: int) -> str:
-        """How people call an address; the bare number when it has no name."""
+        """The address for people: its name, or the bare number."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an instruction stands (bytes), and what the addresses around it are called."""
+    """The address of an instruction (bytes), and the names of other addresses."""
 
     address: int = 0
     names: Names | None = None
     anywhere: bool = False
-    """It is not known where the instruction stands: a label, whatever it says, means the instruction itself."""
+    """The address of the instruction is unknown: every label means the instruction itself."""
 
 
 Numbers = tuple[int | None, ...]
@@ -65,23 +65,23 @@ class Operand(Protocol):
 
     regex: str
     default: Numbers
-    """What an optional operand means when it is left out."""
+    """The numbers of an optional operand that is left out."""
 
     def parse(self, text: str, place: Place) -> Numbers:
-        """The numbers of the fields, in the template's order; AssemblyError says what is wrong with the text."""
+        """The numbers of the fields, in the template's order; AssemblyError when the text is wrong."""
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         """The text for these numbers, or None."""
 
 
 def number_of(text: str) -> int:
-    """The number that a text of the form NUMBER means."""
+    """The number in a text of the form NUMBER."""
     digits = text.lstrip("#").lower()
     return int(digits, 16 if "0x" in digits else 10)
 
 
 def check_range(value: int, low: int, high: int, what: str) -> int:
-    """The value itself; AssemblyError when it lies outside."""
+    """The value itself; AssemblyError when it is not from `low` to `high`."""
     if not low <= value <= high:
         raise AssemblyError(f"{what} is {value}, must be from {low} to {high}")
     return value
@@ -112,20 +112,20 @@ GENERAL = tuple((f"x{number}",) for number in range(31))
 
 
 class Registers:
-    """What an operand has that stands for registers: effects.py says from it what an instruction reads and writes."""
+    """The base of operands for registers. effects.py derives an instruction's reads and writes from it."""
 
     registers: tuple[tuple[str, ...], ...] = GENERAL
-    """By the number in its field: the registers, `x0` to `x30`, `sp`, `v0` to `v31`. A number behind the end: none."""
+    """The registers for each number in the field: `x0` to `x30`, `sp`, `v0` to `v31`. A larger number has none."""
     position: int = -1
-    """Which of the operand's fields holds the number."""
+    """The index of the operand's field that holds the number."""
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Bytes that a load or a store moves from or to these registers, unless its mnemonic says otherwise."""
+        """Bytes that a load or store moves to or from these registers, unless its mnemonic gives another size."""
         raise NotImplementedError
 
 
 class Register(Registers):
-    """W or X; number 31 is `last` (zero register or stack pointer), or not allowed."""
+    """A W or X register. Number 31 is `last` (zero register or stack pointer), or not allowed."""
 
     default: Numbers = (31,)
 
@@ -148,16 +148,16 @@ class Register(Registers):
         return (number,)
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Of this one register."""
+        """Bytes of this register."""
         return self._width
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """Its name, or None where number 31 is not allowed."""
+        """The register's name; None for number 31 when it is not allowed."""
         return self._names[numbers[0]] if numbers[0] < len(self._names) else None
 
 
 class _OptionalRegister(Register):
-    """A register that is left out when it is the usual one."""
+    """A register that is left out when it is the default."""
 
     def __init__(self, usual: int) -> None:
         super().__init__("x", "xzr")
@@ -171,7 +171,7 @@ W_REGISTER, X_REGISTER = Register("w", "wzr"), Register("x", "xzr")
 
 
 class SizedRegister(Registers):
-    """W or X, told apart by a bit: fields size, number. With `size_follows`, an X may be written for a W."""
+    """A W or X register, selected by a bit: fields size, number. With `size_follows`, X may be written for W."""
 
     regex = r"[a-z][a-z0-9]*"
     default: Numbers = (1, 31)
@@ -189,7 +189,7 @@ class SizedRegister(Registers):
         return (None if self._size_follows else 1, *self._x.parse(text, place))
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """Its name."""
+        """The register's name."""
         return (self._x if numbers[0] else self._w).format(numbers[1:], place)
 
 
@@ -204,7 +204,7 @@ class Number(Packed):
         self.default = self._split(usual)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        """The number, spread over the fields; AssemblyError when it does not fit."""
+        """The number, spread over the fields; AssemblyError when the number does not fit."""
         return self._split(check_range(number_of(text), 0, (1 << self._bits) - 1, "immediate"))
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
@@ -214,14 +214,14 @@ class Number(Packed):
 
 
 class _OptionalNumber(Number):
-    """A number that is left out when it is the usual one."""
+    """A number that is left out when it is the default."""
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         return None if tuple(numbers) == self.default else super().format(numbers, place)
 
 
 class _Zero:
-    """The `#0` that may follow a base register and says nothing."""
+    """The `#0` that may follow a base register and has no effect."""
 
     regex = r"#?0"
     default: Numbers = ()
@@ -285,10 +285,9 @@ class _Wide:
 
 
 class Label(Packed):
-    """An address: the number, `.+8`, or a name, for a field that holds the distance in units of `unit` bytes.
+    """An address: a number, `.+8`, or a name. The field holds the distance in units of `unit` bytes.
 
-    A negative unit counts backwards. Where these are pages a name stands for the page that it lies in, as it does for
-    GNU as.
+    A negative unit counts backwards. When the unit is a page, a name means the page of its address, as in GNU as.
     """
 
     regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + NUMBER
@@ -304,7 +303,7 @@ class Label(Packed):
         return place.address - place.address % (self.unit if self.unit > 4 else 1)
 
     def parse(self, text: str, place: Place) -> Numbers:
-        """The distance; AssemblyError when it is no multiple of the unit or does not fit."""
+        """The distance in units; AssemblyError when the distance is no multiple of the unit or does not fit."""
         if place.anywhere:
             return self._split(0)
         target = target_of(text, place)
@@ -320,7 +319,7 @@ class Label(Packed):
         return self._split(distance // self.unit)
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
-        """The address, or its name."""
+        """The name of the address, or the number."""
         value = self._join(numbers)
         if value > self._high:
             value -= 1 << self._bits
@@ -332,12 +331,12 @@ _HERE = re.compile(r"\.\s*(?:([+-])\s*(0x[0-9a-f]+|[0-9]+))?", re.ASCII | re.IGN
 
 
 def _is_number(text: str) -> bool:
-    """It says an address, or a distance, and no name."""
+    """Whether the text is an address or a distance, not a name."""
     return bool(_HERE.fullmatch(text) or re.fullmatch(NUMBER, text, re.ASCII | re.IGNORECASE))
 
 
 def target_of(text: str, place: Place) -> int:
-    """The address that a label means: a number, `.+8`, or a name; AssemblyError when there is no such name."""
+    """The address of a label: a number, `.+8`, or a name. AssemblyError for an unknown name."""
     here = _HERE.fullmatch(text)
     if here:
         distance = number_of(here[2]) if here[2] else 0
@@ -353,7 +352,7 @@ def target_of(text: str, place: Place) -> int:
 
 
 class _Word:
-    """One of a list of names for a number; other numbers as `#4` when `bare` allows it."""
+    """A name from a list in place of a number. With `bare`, other numbers are written as `#4`."""
 
     def __init__(self, names: dict[str, int], bare: int | None = None, usual: int | None = None) -> None:
         self._numbers, self._bare, self._usual = names, bare, usual
@@ -393,7 +392,7 @@ _PREFETCH = {
 _CONTROL = {f"c{number}": number for number in range(16)}
 
 LABEL_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": PAGE_SIZE}
-"""The kinds of labels, with the bytes that their fields count in; `references.reference` reads them too."""
+"""The kinds of labels, with the bytes in one unit of their fields. `references.reference` uses them too."""
 
 KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "W": lambda fields: W_REGISTER,
@@ -422,4 +421,4 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "lsl16": _Shift,
     **{kind: partial(Label, unit=unit) for kind, unit in LABEL_UNITS.items()},
 }
-"""The kinds of operands by their names in templates; each is made for the fields that it stands for."""
+"""The kinds of operands by name in templates. Each operand is made for the fields that its template names."""

@@ -1,10 +1,10 @@
-"""Which row of the table a word belongs to: `decode`, `classify`, classes and predicates, on ints and numpy arrays.
+"""The row of a word in the table: `decode`, `classify`, classes and predicates, on ints and numpy arrays.
 
 Read on: fields.py for the values inside a word.
 
 A predicate is exact: `is_x(word)` is true when the most exact row that the word fits has the family `x`. So `is_dsb`
-is false for SSBB, and `is_hint` is true for every hint. Predicates take an int (0 to 0xffffffff) and return a bool,
-or take a numpy array of uint32 of any shape and return an array of bool of that shape.
+is false for SSBB, and `is_hint` is true for every hint. For an int (0 to 0xffffffff) a predicate returns a bool. For a
+numpy array of uint32 of any shape, it returns an array of bool of the same shape.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 _HINT_STEPPABLE = ("nop", "xpaclri", "pacia1716", "pacib1716", "paciaz", "paciasp", "pacibz", "pacibsp", "bti")
 
 _TOP = 11
-"""Bits of a word that its candidates are kept by."""
+"""The number of top bits by which the candidates of a word are kept."""
 
 
 @cache
 def _candidates(top: int) -> tuple[tuple[int, int, Encoding], ...]:
-    """The rows that a word with these top bits can fit, the most exact first: mask and value of each, and itself."""
+    """(mask, value, row) of each row that a word with these top bits can fit, the most exact first."""
     rows = sorted(rows_for(top, _TOP), key=lambda row: -row.mask.bit_count())
     return tuple((row.mask, row.value, row) for row in rows)
 
 
 def decode(word: int) -> Encoding | None:
-    """The most exact row that the word fits, or None: unallocated, or not in the table yet (see `get_insn_class`)."""
+    """The most exact row that the word fits. None for a word that is unallocated or not in the table.
+
+    EncodingError for a number that is no word. `get_insn_class` gives the class of a word without a row.
+    """
     if not 0 <= word <= 0xFFFFFFFF:
         raise EncodingError(f"{word:#x} is not an instruction word: it must be from 0 to 0xffffffff")
     for mask, value, row in _candidates(word >> 32 - _TOP):
@@ -45,10 +48,10 @@ def decode(word: int) -> Encoding | None:
 
 
 class _Classifier:
-    """Rows of whole arrays by three look-ups a word and no branch.
+    """Finds the rows of whole arrays, with three look-ups for each word and no branch.
 
-    A row matches when its pattern fits the upper half and the lower half of the word, independently. Halves that
-    the same patterns fit form one class; a table of upper class x lower class holds the answer.
+    A row's pattern fits a word when it fits both 16-bit halves. Two halves belong to one class when the same patterns
+    fit both. A table with a row for each upper class and a column for each lower class holds the answers.
     """
 
     def __init__(self) -> None:
@@ -77,13 +80,13 @@ class _Classifier:
     def _classes(
         patterns: list[tuple[int, int]],
     ) -> tuple[NDArray[numpy.uint32], dict[tuple[int, int], NDArray[numpy.bool_]]]:
-        """For each 16-bit half its class number; for each pattern, which classes it fits."""
+        """The class number of each 16-bit half; for each pattern, the classes that it fits."""
         from random import Random
 
         import numpy
 
         halves = numpy.arange(1 << 16, dtype=numpy.uint32)
-        # Each pattern has a random number; a half's signature is the sum over the patterns that fit it.
+        # Each pattern has a random number. The signature of a half is the sum of its patterns' numbers.
         random = Random(0)
         numbers = numpy.array([random.getrandbits(62) for _ in patterns], numpy.uint64)
         signature = numpy.zeros(1 << 16, numpy.uint64)
@@ -99,10 +102,10 @@ class _Classifier:
 
         flat = numpy.ascontiguousarray(words, dtype="<u4").reshape(-1)
         result = numpy.empty(flat.shape, numpy.int16)
-        # Pieces that stay in the cache: the look-ups need 8 bytes a word of room between them.
+        # Pieces that stay in the cache: the look-ups need 8 bytes of temporary memory for each word.
         for start in range(0, len(flat), _PIECE):
             halves = flat[start : start + _PIECE].view("<u2").reshape(-1, 2)
-            # No index can be out of range; "clip" is the mode that does not look.
+            # No index can be out of range, and the mode "clip" does not check.
             index = self.upper.take(halves[:, 1], mode="clip")
             index += self.lower.take(halves[:, 0], mode="clip")
             self.table.take(index, out=result[start : start + _PIECE], mode="clip")
@@ -113,7 +116,7 @@ _PIECE = 1 << 14
 
 
 def _fitting_halves(mask: int, value: int) -> NDArray[numpy.uint32]:
-    """Every 16-bit number that the pattern fits."""
+    """All 16-bit numbers that the pattern fits."""
     import numpy
 
     found = numpy.array([value], numpy.uint32)
@@ -129,7 +132,7 @@ def _classifier() -> _Classifier:
 
 
 def classify(words: NDArray[numpy.uint32]) -> NDArray[numpy.int16]:
-    """For each word of a uint32 array its row, as the index into TABLE, or -1 for none: `decode` of whole arrays."""
+    """`decode` of a uint32 array: for each word the index of its row in TABLE, or -1 for no row."""
     return _classifier()(words)
 
 
@@ -138,7 +141,7 @@ class InsnClass(IntEnum):
 
     UNALLOCATED = 0
     RESERVED = 1
-    """Bit 31 and op0 are 0: UDF and words that no revision has given a meaning."""
+    """Bit 31 and op0 are 0: UDF, and words that have no meaning in any revision."""
     SME = 2
     SVE = 3
     DP_IMM = 4
@@ -165,10 +168,9 @@ def get_insn_class(word: int) -> InsnClass: ...
 @overload
 def get_insn_class(word: NDArray[numpy.uint32]) -> NDArray[numpy.uint8]: ...
 def get_insn_class(word: int | NDArray[numpy.uint32]) -> InsnClass | NDArray[numpy.uint8]:
-    """The encoding class of a word, from bits 28:25 (Arm ARM C4.1); SME is told from the reserved words by bit 31.
+    """The encoding class of a word, from bits 28:25 (Arm ARM C4.1). Bit 31 separates SME from the reserved words.
 
-    An array of uint32 gives an array of uint8 that holds InsnClass values. A class does not say that the word is
-    allocated.
+    An array of uint32 gives an array of uint8 with InsnClass values. A word of a class need not be allocated.
     """
     if isinstance(word, int):
         return _CLASSES[(word >> 27 & 0x10) | (word >> 25 & 0xF)]
@@ -187,14 +189,14 @@ class Predicate:
 
     @cached_property
     def rows(self) -> tuple[Encoding, ...]:
-        """The rows that it is true for."""
+        """The rows for which the predicate is true."""
         from a64patch.a64.encodings import TABLE
 
         return tuple(row for row in TABLE if not self.families.isdisjoint(row.families))
 
     @cached_property
     def _answers(self) -> NDArray[numpy.bool_]:
-        """One answer a row of TABLE, and at the end the one for words without a row: `classify` gives them -1."""
+        """One answer for each row of TABLE. The last answer is for words without a row: `classify` gives them -1."""
         import numpy
 
         from a64patch.a64.encodings import TABLE
@@ -206,7 +208,7 @@ class Predicate:
     @overload
     def __call__(self, word: NDArray[numpy.uint32]) -> NDArray[numpy.bool_]: ...
     def __call__(self, word: int | NDArray[numpy.uint32]) -> bool | NDArray[numpy.bool_]:
-        """True where the word is one of these instructions."""
+        """Whether the word is one of these instructions; for an array, an answer for each word."""
         if isinstance(word, int):
             row = decode(word)
             return row is not None and not self.families.isdisjoint(row.families)

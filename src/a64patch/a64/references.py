@@ -1,9 +1,9 @@
-"""What instructions refer to relative to the PC: targets of branches, addresses of literals, addresses that ADR forms.
+"""References relative to the PC: targets of branches, addresses of literals, addresses that ADR forms.
 
 Read on: relocation.py moves a reference; its word then holds another distance to the same address.
 
-Which field holds a distance, and in which unit, is read from the labels of a row's assembly template. Addresses are
-bytes, from 0 to 2**64 - 1, and wrap around there, as the architecture adds them (Arm ARM, C6.2: ADR, ADRP, B, …).
+The label in a row's assembly template tells the field of the distance and its unit. Addresses are bytes, from 0 to
+2**64 - 1, and wrap around there, as in the architecture (Arm ARM, C6.2: ADR, ADRP, B, …).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ ADDRESS_SPACE = 1 << 64
 
 
 class ReferenceKind(Enum):
-    """What an instruction does with the address that it refers to."""
+    """The purpose of a reference to an address."""
 
     BRANCH = "branch"
-    """Goes there."""
+    """Goes to the address."""
     LITERAL = "literal"
-    """Reads, or prefetches, what stands there."""
+    """Reads or prefetches data at the address."""
     ADDRESS = "address"
-    """Writes the address (ADR), or that of its page (ADRP), to a register."""
+    """Writes the address (ADR), or the address of its page (ADRP), to a register."""
     SIGNATURE = "signature"
-    """Authenticates a return address that the instruction there has signed (AUTIASPPC, RETAASPPC)."""
+    """Authenticates a return address that the instruction at this address has signed (AUTIASPPC, RETAASPPC)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reference:
     immediate: Immediate
     """The field that holds the distance."""
     unit: int
-    """Bytes that the field counts in; negative when it counts backwards. PAGE_SIZE is from page to page."""
+    """Bytes in one unit of the field; negative when it counts backwards. PAGE_SIZE: the field counts whole pages."""
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class Reference:
         return min(ends), max(ends)
 
     def origin(self, address: int) -> int:
-        """Where distances count from: the address of the instruction, or for ADRP its page."""
+        """The address from which distances count: the address of the instruction, or for ADRP its page."""
         return address - address % PAGE_SIZE if self.unit == PAGE_SIZE else address
 
     @cached_property
@@ -66,7 +66,7 @@ class Reference:
 
     @cached_property
     def _to_target(self) -> tuple[list[tuple[int, int, int]], int, int]:
-        """For `target`: lowest bit, mask and place of each part; the sign bit; the mask of the origin."""
+        """For `target`: lowest bit, mask and shift of each part; the sign bit; the mask of the origin."""
         parts, width = list[tuple[int, int, int]](), 0
         for part in self.immediate.parts:
             parts.append((part.lsb, (1 << part.width) - 1, width))
@@ -74,7 +74,7 @@ class Reference:
         return parts, 1 << width - 1 if self.immediate.signed else 0, self.origin(-1)
 
     def target(self, word: int, address: int) -> int:
-        """The address that the word refers to when it stands at `address`."""
+        """The address that the word at `address` refers to."""
         parts, sign, origin = self._to_target
         value = 0
         for lsb, bits, shift in parts:
@@ -87,12 +87,12 @@ class Reference:
         return (away + ADDRESS_SPACE // 2) % ADDRESS_SPACE - ADDRESS_SPACE // 2
 
     def reaches(self, address: int, target: int) -> bool:
-        """Whether a word at `address` can refer to the target; never when the distance is no multiple of the unit."""
+        """Whether a word at `address` can refer to the target. False when the distance is no multiple of the unit."""
         distance, (low, high) = self.distance(address, target), self.reach
         return low <= distance <= high and distance % self.unit == 0
 
     def encode(self, word: int, address: int, target: int) -> int:
-        """The word that refers to the target from `address`; EncodingError when it cannot reach it."""
+        """The word that refers to the target from `address`; EncodingError when it does not reach the target."""
         return self.immediate.encode(word, self.distance(address, target) // self.unit)
 
 
@@ -118,7 +118,10 @@ def reference(row: Encoding) -> Reference | None:
 
 @cache
 def _numbered(kind: ReferenceKind) -> tuple[tuple[Reference, ...], NDArray[numpy.uint8]]:
-    """The different references of a kind; for each row of TABLE, and at the end for no row: 1 + which it has, or 0."""
+    """The different references of a kind; and for each row of TABLE, 1 + the index of its reference, or 0 for none.
+
+    The last number, 0, is for words without a row.
+    """
     import numpy
 
     from a64patch.a64.encodings import TABLE
@@ -132,16 +135,16 @@ def _numbered(kind: ReferenceKind) -> tuple[tuple[Reference, ...], NDArray[numpy
 def _references(
     words: NDArray[numpy.uint32], address: int, kind: ReferenceKind
 ) -> Iterator[tuple[NDArray[numpy.intp], NDArray[numpy.uint64]]]:
-    """Positions of the words that have such a reference, and the addresses that they refer to, a few at a time."""
+    """Positions of the words with a reference of this kind, and the addresses referred to, piece by piece."""
     import numpy
 
     different, of_rows = _numbered(kind)
     first = numpy.uint64(address % ADDRESS_SPACE)
     for start in range(0, len(words), _PIECE):
         piece = words[start : start + _PIECE]
-        # A word without a row has -1, which takes the last.
+        # A word without a row has index -1, which takes the last number.
         numbers = of_rows.take(classify(piece), mode="wrap")
-        # Few words have a reference: what follows looks at those only.
+        # Few words have a reference, so only these are looked at below.
         candidates = numpy.flatnonzero(numbers)
         numbers = numbers[candidates]
         for number, one in enumerate(different, 1):
@@ -154,7 +157,7 @@ def _references(
             yield positions, origins + distances.view(numpy.uint64)
 
 
-# Words at a time, so that what is computed on the way stays in the cache.
+# Words in one piece: its temporary arrays stay in the cache.
 _PIECE = 1 << 16
 
 
@@ -171,28 +174,28 @@ def _all(
 
 
 def branch_targets(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
-    """Where each word would branch to, the first one standing at `address`, and which words are such branches.
+    """The branch target of each word, and which words are branches to a label. The first word is at `address`.
 
-    Branches to a label only, conditional ones and calls too; where the second array is False, the first one is 0.
-    Addresses are uint64, so that those of a kernel fit. Words that are data look like instructions here.
+    Conditional branches and calls count too. Where the second array is False, the first is 0. Addresses are uint64, so
+    that kernel addresses fit. Data words that look like instructions are not recognised as data.
     """
     return _all(words, address, ReferenceKind.BRANCH)
 
 
 def literal_addresses(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
-    """The address of the literal that each word loads or prefetches, and which words do; else as `branch_targets`."""
+    """The address of the literal that each word loads or prefetches, and which words do. As `branch_targets`."""
     return _all(words, address, ReferenceKind.LITERAL)
 
 
 def adr_targets(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:
-    """The address that each ADR forms, the page that each ADRP forms, and which words are such; as `branch_targets`."""
+    """The address that each ADR forms, the page that each ADRP forms, and which words do. As `branch_targets`."""
     return _all(words, address, ReferenceKind.ADDRESS)
 
 
 def branches_into(words: NDArray[numpy.uint32], address: int, start: int, end: int) -> NDArray[numpy.uint64]:
-    """Addresses of the words that branch into [start, end), in ascending order, the first word standing at `address`.
+    """Addresses of the words that branch into [start, end), in ascending order. The first word is at `address`.
 
-    Branches to a label only: who gets there by a register, by falling through, or by returning is not seen.
+    Only branches to a label are seen: not a branch by a register, a return, or falling through.
     """
     import numpy
 

@@ -1,9 +1,9 @@
-"""Move instructions to another address, so that they do there what they do here; or say why they cannot.
+"""Move instructions to another address with the same effect; or say why they cannot move.
 
-Read on: references.py, which says what a word refers to.
+Read on: references.py finds the address that a word refers to.
 
-Everything else that an instruction does must not depend on where it stands. The manual has few groups in which it may
-(`_GROUPS`); a word of those that no row of the table knows is refused, never guessed.
+Apart from its reference, an instruction must not depend on its address. The manual has few encoding groups in which an
+instruction may depend on it (`_GROUPS`). A word of such a group without a row in the table is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import EncodingError, UnmovableError
 
 # Mask, value and heading (Arm ARM, C4.1) of the encoding groups in which an instruction may depend on the PC. No other
-# group has such an instruction: not the rest of Data Processing -- Immediate and -- Register, of Loads and Stores, not
-# Data Processing -- Scalar Floating-Point and Advanced SIMD, SVE or SME.
+# group has such an instruction: not the rest of Data Processing -- Immediate, of Data Processing -- Register and of
+# Loads and Stores, not Data Processing -- Scalar Floating-Point and Advanced SIMD, SVE or SME.
 _GROUPS = (
     (0x1F000000, 0x10000000, "PC-rel. addressing"),
     (0x7F800000, 0x73800000, "Data-processing (1 source immediate)"),
@@ -34,8 +34,8 @@ _SIGNS_WITH_PC = frozenset({"paciasppc", "pacibsppc", "pacnbiasppc", "pacnbibspp
 
 _ERRATUM_843419 = (0xFF8, 0xFFC)
 
-# For each load of a literal, the row of the same load with an unsigned offset from a register, and how many bytes that
-# offset counts in, which is how many are read; PRFM reads none.
+# For each load of a literal: the row of the same load with an unsigned offset from a register, and the bytes in one
+# unit of the offset. So many bytes are read, but PRFM reads none.
 _LOADS: dict[str, tuple[str, int]] = {
     "ldr_lit.w": ("ldr_imm.w", 4),
     "ldr_lit.x": ("ldr_imm.x", 8),
@@ -51,23 +51,30 @@ _OPPOSITES = {"cbz": "cbnz", "cbnz": "cbz", "tbz": "tbnz", "tbnz": "tbz"}
 
 
 def relocate(word: int, from_address: int, to_address: int, *, allow_erratum_843419: bool = False) -> int:
-    """The word that does at `to_address` (bytes) what `word` does at `from_address`.
+    """The word with the same effect at `to_address` (bytes) as `word` has at `from_address`.
 
-    A branch goes to the same target, ADR and ADRP form the same address, a load or prefetch of a literal reads the
-    same place (the literal stays where it is), RETAASPPC and AUTIASPPC name the same signing instruction. The kind of
-    instruction never changes: ADR does not become ADRP. A word that does not depend on the PC stays as it is, and so
-    does one without a row that stands in no encoding group with such instructions (Arm ARM, C4.1).
+    - A branch goes to the same target. ADR and ADRP form the same address.
+    - A load or prefetch of a literal uses the same address: the literal does not move.
+    - RETAASPPC and AUTIASPPC name the same signing instruction.
+    - A word that does not depend on the PC stays as it is. So does a word without a row, if no instruction of its
+      encoding group depends on the PC (Arm ARM, C4.1).
 
-    Not the same: the address that BL and BLR leave in X30, and the one that an exception handler sees (SVC, BRK; the
-    kernel finds its breakpoints by address). It is not known whether other code branches to the word, whether it
-    stands between a load-exclusive and its store-exclusive, or in one sequence with others (MOPS, PACM).
+    The kind of instruction never changes: ADR does not become ADRP.
 
-    UnmovableError, with the reason: the reference does not reach, and by how much; ADRP at a page offset of 0xff8 or
-    0xffc, where Cortex-A53 erratum 843419 may strike, unless `allow_erratum_843419`; PACIASPPC and the like and PACM,
-    which sign with their own address; a word without a row that may depend on the PC, or is reserved.
-    AlignmentError for an address that is no multiple of 4, EncodingError for one, or a word, that is no such number.
+    Not the same: the address that BL and BLR leave in X30, and the address that an exception handler sees (SVC, BRK;
+    the kernel finds its breakpoints by address). Not checked: whether other code branches to the word, and whether it
+    is between a load-exclusive and its store-exclusive, or in one sequence with other words (MOPS, PACM).
 
-    Source of the rule: C6.2 of each instruction; Linux, alternative.c (get_alt_insn) for what moves and what must not.
+    UnmovableError, with the reason, for:
+    - a reference that does not reach; the message says by how much;
+    - ADRP at a page offset of 0xff8 or 0xffc, because of Cortex-A53 erratum 843419, unless `allow_erratum_843419`;
+    - PACIASPPC and the like and PACM, which sign with their own address;
+    - a word without a row that is reserved or may depend on the PC.
+
+    AlignmentError for an address that is no multiple of 4. EncodingError for an address beyond 64 bits, and for a
+    number that is no word.
+
+    Source of the rule: C6.2 of each instruction; Linux, alternative.c (get_alt_insn) for the kinds that may move.
     """
     _require_addresses(from_address, to_address)
     row, refers = _decode(word, from_address)
@@ -84,38 +91,50 @@ def relocate_block(
     scratch: int | None = None,
     allow_erratum_843419: bool = False,
 ) -> list[int]:
-    """The words that do at `to_address` (bytes) what these do at `from_address`; they may be more.
+    """The words with the same effect at `to_address` (bytes) as these have at `from_address`; there may be more words.
 
-    **What moves along.** A branch into the block goes to the same instruction of the moved one. One to exactly its end
-    goes to the end of the moved block, as falling through does, and as the kernel's alternatives do it (5679b2814219):
-    the caller places there what continues, for example a branch back. ADR of an address in the block, its end
-    excluded, forms the moved address. A literal in the block moves along: its words are copied as they are; it may
-    lose the alignment that it had beyond 4 bytes. All other references keep their address, and ADRP always does,
-    since its page alone does not tell what it is for: check that what it is paired with lies outside of the block.
+    **References into the block move along:**
 
-    **What no longer reaches is expanded.** Registers beyond those that the instruction writes anyway are changed only
-    with a `scratch` register: 16 or 17, which procedure calls may corrupt, and which the caller knows to be free in
-    the whole block and at all targets of its branches.
+    - A branch into the block goes to the same instruction of the moved block.
+    - A branch to exactly the end of the block goes to the end of the moved block, as falling through does, and as in
+      the kernel's alternatives (5679b2814219). The caller puts the next instruction there, for example a branch back.
+    - ADR of an address in the block, its end excluded, forms the moved address.
+    - A literal in the block moves: its words are copied as they are. It may lose an alignment beyond 4 bytes.
 
-    - B: ADRP, ADD, BR with scratch. BL: the same with BLR, in X30 without scratch.
-    - A conditional branch: the opposite one over a B, no scratch needed; over ADRP, ADD, BR when B does not reach.
-      AL, NV and CB<cc>, which may have no opposite: the same one to that B, over a B past it.
+    All other references keep their address. ADRP always keeps its page, since the page alone does not tell the final
+    address: the caller checks that the ADD or load that completes the address names one outside the block.
+
+    **A word that no longer reaches is expanded.** An expansion changes only registers that the instruction writes
+    anyway, and the `scratch` register: 16 or 17, which procedure calls may corrupt. The caller knows that the scratch
+    register is free in the whole block and at all targets of its branches.
+
+    - B: ADRP, ADD, BR with scratch. BL: the same with BLR; without scratch, in X30.
+    - A conditional branch: the opposite branch over a B, without scratch; over ADRP, ADD, BR when B does not reach.
+      AL, NV and CB<cc>, which may have no opposite: the same branch to that B, and a B past it.
     - ADR: ADRP, ADD in its register.
-    - LDR and LDRSW (literal) of a general register: the address is formed in that register, which is so lost when the
-      load faults. Of a SIMD and FP or the zero register, and PRFM: in scratch.
+    - LDR and LDRSW (literal) of a general register: the address is formed in that register, so the register's old
+      value is lost when the load faults. Of a SIMD and FP or the zero register, and PRFM: in scratch.
     - ADRP, alone or in one of these, beyond 4 GiB: MOVZ or MOVN, and MOVK.
 
-    BR and BLR need a landing pad (BTI) at their target where its page is guarded. Nothing else that an expansion adds
-    can be seen: no flags, no memory, no data between the instructions, so that the end can be fallen through.
+    BR and BLR need a landing pad (BTI) at their target if its page is guarded. An expansion has no other visible
+    effect: it changes no flags and no memory. It puts no data between the instructions, so the block's end can still be
+    reached by falling through.
 
-    **Not checked:** whether words that no load of the block reads are instructions, as they are taken for; whether
-    code outside branches into the block; computed branches into it, tables of offsets, handlers of exceptions by
-    address; whether the block starts or ends between a load-exclusive and its store-exclusive (`is_load_ex`,
-    `is_store_ex`), where a copy that traps would never succeed.
+    **Not checked:**
 
-    UnmovableError as `relocate`, and when an expansion needs a scratch register that it does not have, when a literal
-    lies only in part in the block, and when a word of it is both read as a literal and executed, in a way that
-    depends on its address. EncodingError for another scratch register. AlignmentError and EncodingError as `relocate`.
+    - whether words that no load of the block reads are instructions: they are treated as instructions;
+    - whether code outside branches into the block, by a computed branch, a table of offsets or an exception handler
+      too;
+    - whether the block starts or ends between a load-exclusive and its store-exclusive (`is_load_ex`, `is_store_ex`):
+      there a copy that traps would never succeed.
+
+    UnmovableError as `relocate`, and for:
+
+    - an expansion that needs a scratch register, when there is none;
+    - a literal that is only partly in the block;
+    - a word that is read as a literal and also executed, if it depends on its address.
+
+    EncodingError for another scratch register. AlignmentError and other EncodingErrors as `relocate`.
     """
     _require_addresses(from_address, to_address)
     if scratch not in (None, 16, 17):
@@ -131,7 +150,7 @@ def _require_addresses(*addresses: int) -> None:
 
 
 def _decode(word: int, address: int) -> tuple[Encoding | None, Reference | None]:
-    """The row of a word and what it refers to; UnmovableError when it may depend on the PC in another way."""
+    """The row and the reference of a word; UnmovableError when the word may depend on the PC in another way."""
     row = decode(word)
     if row is None:
         group = _pc_group(word)
@@ -144,14 +163,14 @@ def _decode(word: int, address: int) -> tuple[Encoding | None, Reference | None]
 
 
 def _pc_group(word: int) -> str:
-    """The heading in C4.1 of the encoding group of this word, if that group may have instructions that use the PC."""
+    """The heading in C4.1 of this word's encoding group, if instructions of the group may use the PC; else empty."""
     if get_insn_class(word) in (InsnClass.RESERVED, InsnClass.UNALLOCATED):
         return "Reserved or unallocated (Arm ARM, C4.1)"
     return next((f"{heading} (Arm ARM, C4.1)" for mask, value, heading in _GROUPS if word & mask == value), "")
 
 
 def _encode(row: Encoding, refers: Reference, word: int, address: int, target: int, allow_erratum: bool) -> int:
-    """The word that refers to the target from `address`; UnmovableError when it does not reach."""
+    """The word that refers to the target from `address`; UnmovableError when it does not reach the target."""
     if not refers.reaches(address, target):
         distance, (low, high) = refers.distance(address, target), refers.reach
         end = high if distance > high else low
@@ -169,7 +188,7 @@ def _encode(row: Encoding, refers: Reference, word: int, address: int, target: i
 
 
 class _Block:
-    """One move of a block: where each word goes, and what becomes of it there."""
+    """One move of a block: the new address and the new words of each word."""
 
     def __init__(
         self, words: Sequence[int], start: int, to: int, scratch: int | None, allow_erratum_843419: bool
@@ -180,14 +199,14 @@ class _Block:
         self.addresses = [(start + INSN_SIZE * index) % ADDRESS_SPACE for index in range(len(self.words))]
         self.data = self._data()
 
-    # What the block holds
+    # The contents of the block
 
     def _offset(self, address: int) -> int:
-        """Bytes from the start of the block; huge for what lies before it."""
+        """Bytes from the start of the block to the address; a huge number for an address before the block."""
         return (address - self.start) % ADDRESS_SPACE
 
     def _data(self) -> frozenset[int]:
-        """Positions of the words that a load of a literal in the block reads: they are copied as they are."""
+        """Positions of the words that loads in the block read as literals. These words are copied as they are."""
         read: dict[int, int] = {}
         readers: set[int] = set()
         for index, (word, address) in enumerate(zip(self.words, self.addresses, strict=True)):
@@ -222,7 +241,7 @@ class _Block:
             return False
 
     def _executed(self, data: frozenset[int]) -> set[int]:
-        """Positions that are fallen into, or branched to, from a word of the block that is not just data."""
+        """Positions that a word of the block branches to or falls through to. Words that are only data do neither."""
         executed, falls = set[int](), True
         for index, (word, address) in enumerate(zip(self.words, self.addresses, strict=True)):
             if falls:
@@ -236,13 +255,14 @@ class _Block:
                 executed.add(self._offset(refers.target(word, address)) // INSN_SIZE)
         return executed
 
-    # Where it goes
+    # Placing the words
 
     def moved(self) -> list[int]:
         """The words at the new address.
 
-        Each word starts with room for one, and gets more as it needs it; that moves others, so all are tried again
-        until none needs more. Room never shrinks, so this ends. What a refusal says is true only of the last try.
+        Each word starts with room for one word, and gets more room when its expansion needs it. More room moves other
+        words, so all words are tried again until none needs more. Room never shrinks, so this ends. Only an error of
+        the last try is final.
         """
         room = [1] * len(self.words)
         while True:
@@ -267,7 +287,7 @@ class _Block:
                 return result
 
     def _word(self, index: int, new: Sequence[int]) -> list[int]:
-        """What stands in place of a word, when each word goes to these addresses."""
+        """The words in place of the word at `index`, when each word goes to its address in `new`."""
         word, at = self.words[index], new[index]
         if index in self.data:
             return [word]
@@ -289,7 +309,7 @@ class _Block:
         return [_encode(row, refers, word, at, target, self.allow_erratum)]
 
     def _target(self, refers: Reference, word: int, index: int, new: Sequence[int]) -> int:
-        """What the moved word must refer to."""
+        """The address that the moved word must refer to."""
         target = refers.target(word, self.addresses[index])
         offset = self._offset(target)
         is_inside = offset < self.size or (refers.kind is ReferenceKind.BRANCH and offset == self.size)
@@ -300,7 +320,7 @@ class _Block:
     # Expansions
 
     def _require_scratch(self, row: Encoding, nearest: Encoding, at: int, target: int) -> int:
-        """The scratch register; UnmovableError when there is none, since even `nearest` at `at` does not reach."""
+        """The scratch register; UnmovableError without one. The message says how far `nearest` at `at` reaches."""
         if self.scratch is None:
             refers = reference(nearest)
             assert refers is not None
@@ -318,12 +338,12 @@ class _Block:
         if opposite is not None:
             jump = self._jump(at + INSN_SIZE, target, row)
             return [set_branch_offset(opposite, INSN_SIZE * (1 + len(jump))), *jump]
-        # No opposite: branch to the jump, and the next word over it.
+        # Without an opposite: this branch goes to the jump, and the next word is a branch over the jump.
         jump = self._jump(at + 2 * INSN_SIZE, target, row)
         return [set_branch_offset(word, 2 * INSN_SIZE), gen_branch_imm(0, INSN_SIZE * (1 + len(jump))), *jump]
 
     def _jump(self, at: int, target: int, row: Encoding) -> list[int]:
-        """An unconditional branch or, for BL, call."""
+        """The words of an unconditional branch or, for BL, of a call."""
         link = row.flow is Flow.CALL
         branch = row_named("bl" if link else "b")
         refers = reference(branch)
@@ -334,13 +354,13 @@ class _Block:
         return [*self._form(at, target, register), gen_branch_reg(register, "blr" if link else "br")]
 
     def _form(self, at: int, target: int, register: int) -> list[int]:
-        """The address in a register."""
+        """The words that form the address in a register."""
         if not _is_near(at, target):
             return _move_wide(register, target)
         return [*self._form_page(at, target, register), gen_add_sub_imm(register, register, target % PAGE_SIZE)]
 
     def _form_page(self, at: int, target: int, register: int) -> list[int]:
-        """The address of its page in a register."""
+        """The words that form the address of the target's page in a register."""
         if not _is_near(at, target):
             return _move_wide(register, target - target % PAGE_SIZE)
         row, refers = _ADRP
@@ -379,7 +399,7 @@ def _is_near(at: int, target: int) -> bool:
 
 
 def _opposite(row: Encoding, word: int) -> int | None:
-    """The conditional branch that is taken when this one is not; None for AL and NV, which always are, and CB<cc>."""
+    """The conditional branch that is taken when this branch is not. None for AL, NV and CB<cc>."""
     if row.name in _OPPOSITES:
         return word ^ row.value ^ row_named(_OPPOSITES[row.name]).value
     if "cond" in row.fields and row.fields["cond"].get(word) < 14:
@@ -388,7 +408,7 @@ def _opposite(row: Encoding, word: int) -> int | None:
 
 
 def _move_wide(register: int, value: int) -> list[int]:
-    """MOVZ or MOVN, then MOVK: any value of 64 bits in a register, in as few words as they can."""
+    """MOVZ or MOVN, then MOVK: the fewest of these words that put a 64-bit value in a register."""
     halves = [value >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
     inverted = halves.count(0xFFFF) > halves.count(0)
     usual = 0xFFFF if inverted else 0

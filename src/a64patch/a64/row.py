@@ -1,4 +1,4 @@
-"""What a row of the table is: a name, a bit pattern with fields, spellings, and what the instruction does.
+"""A row of the table: a name, a bit pattern with fields, spellings, and the instruction's effects.
 
 Read on: tables/ holds the rows, encodings.py puts them together.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 PAGE_SIZE = 4096
-"""Bytes of the page that ADRP counts in, whatever the translation granule is (Arm ARM C6.2, ADRP)."""
+"""Bytes of a page for ADRP, whatever the translation granule (Arm ARM C6.2, ADRP)."""
 
 
 class Flow(Enum):
-    """What an instruction does to the PC."""
+    """An instruction's effect on the PC."""
 
     NEXT = "next"
     BRANCH = "branch"
@@ -53,21 +53,21 @@ class Immediate:
 
     @property
     def width(self) -> int:
-        """Bits in all."""
+        """The number of bits of all parts."""
         return sum(part.width for part in self.parts)
 
     @property
     def minimum(self) -> int:
-        """The smallest number that it holds."""
+        """The smallest number that fits."""
         return -(1 << self.width - 1) if self.signed else 0
 
     @property
     def maximum(self) -> int:
-        """The largest number that it holds."""
+        """The largest number that fits."""
         return (1 << self.width - self.signed) - 1
 
     def encode(self, word: int, value: int) -> int:
-        """The word with this number in it; EncodingError when it does not fit."""
+        """The word with this number in its field; EncodingError when the number does not fit."""
         if not self.minimum <= value <= self.maximum:
             raise EncodingError(f"{value} does not fit: it must be from {self.minimum} to {self.maximum}")
         for part in self.parts:
@@ -111,32 +111,32 @@ class Encoding:
     pattern: str
     """Bits 31 to 0: runs of 0 and 1, and fields as `name:width`, separated by spaces."""
     texts: tuple[str, ...]
-    """Assembly templates (assembler.py), preferred first; all are accepted, the first that fits is printed."""
+    """Assembly templates (templates.py), the preferred first. All are accepted; the first that fits is printed."""
     families: tuple[str, ...]
-    """What the predicates call it: family `bcond` is what `is_bcond` is true for."""
+    """The names for predicates: `is_bcond` is true for the rows of the family `bcond`."""
     table: str
-    """Heading of its encoding table in Arm ARM C4.1."""
+    """The heading of the row's encoding table in Arm ARM C4.1."""
     flow: Flow = Flow.NEXT
     conditional: bool = False
-    """The flow may also be to the next instruction."""
+    """The instruction may also go on with the next instruction."""
     literal: bool = False
-    """Reads data at a PC-relative address."""
+    """The instruction reads or prefetches data at a PC-relative address."""
     feature: str = ""
-    """The FEAT_ name that it came with; empty for Armv8.0."""
+    """The FEAT_ name that the instruction came with; empty for Armv8.0."""
     reads: str = ""
-    """What it reads beside what its operands say (effects.py): fields, and names of registers or `nzcv`."""
+    """Reads that the operands do not show (effects.py): fields, and names of registers or `nzcv`."""
     writes: str = ""
-    """What it writes beside what its operands say, in the same form."""
+    """Writes that the operands do not show, in the same form."""
     memory: str = ""
-    """`load`, `store`, or `load store`, when it accesses memory at the address in its registers or its literal."""
+    """`load`, `store`, or `load store`, for an access to memory at an address from registers or a literal."""
     size: int | None = 0
-    """Bytes of that access; 0 when the registers `rt` and `rt2` say it, None when the word does not."""
+    """Bytes of the access; 0 when the registers `rt` and `rt2` tell the size, None when the word does not tell it."""
     lands: str = ""
-    """Indirect branches that may land on it: `c` calls, `j` jumps (Arm ARM D8.4.5)."""
+    """The indirect branches that may land on the instruction: `c` calls, `j` jumps (Arm ARM D8.4.5)."""
 
     @property
     def is_hole(self) -> bool:
-        """The row has no spelling: its words are unallocated, inside a row that would otherwise claim them."""
+        """Whether the row has no spelling: its words are unallocated, but would fit a wider row."""
         return not self.texts
 
     @cached_property
@@ -156,7 +156,7 @@ class Encoding:
 
     @cached_property
     def value(self) -> int:
-        """Their values; the other bits are 0."""
+        """The values of the bits that the pattern fixes; all other bits are 0."""
         return int(self._bits.replace("x", "0"), 2)
 
     @cached_property
@@ -176,11 +176,11 @@ class Encoding:
         return word & self.mask == self.value
 
     def contains(self, other: Encoding) -> bool:
-        """Whether every word of the other row fits this one too."""
+        """Whether every word of the other row also fits this row."""
         return self.mask & other.mask == self.mask and other.value & self.mask == self.value
 
     def overlaps(self, other: Encoding) -> bool:
-        """Whether some word fits both."""
+        """Whether some word fits both rows."""
         common = self.mask & other.mask
         return self.value & common == other.value & common
 
@@ -199,7 +199,7 @@ def rows(
     size: int | None = 0,
     lands: str = "",
 ) -> Iterator[Encoding]:
-    """Rows of one encoding table that share what the keywords say; a row's first family is its name up to a dot."""
+    """Rows of one encoding table with common keyword arguments. A row's first family is its name up to a dot."""
     for name, pattern, texts in entries:
         own = name.partition(".")[0]
         yield Encoding(
@@ -221,6 +221,6 @@ def rows(
 
 
 def holes(table: str, *patterns: str) -> Iterator[Encoding]:
-    """Words that a wider row of the same table does not mean: they are unallocated there."""
+    """Rows for words that fit a wider row of the same table, but are unallocated."""
     for pattern in patterns:
         yield Encoding(f"hole {pattern}", pattern, (), (), table)

@@ -1,4 +1,4 @@
-"""A text of several instructions: comments, labels, and constant expressions, made plain for the assembler.
+"""Splits a text into instructions, and replaces comments, labels and constant expressions for the assembler.
 
 Read on: assembler.py turns each plain instruction into a word.
 """
@@ -26,7 +26,7 @@ _EXPRESSION = re.compile(
     re.ASCII | re.VERBOSE,
 )
 _LONGEST = 1 << 16
-"""Bits of a constant on its way; none in an instruction comes near it."""
+"""The most bits of an intermediate value. Every constant of an instruction has far fewer."""
 
 _OPERATORS: dict[type[ast.AST], Callable[..., int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
@@ -37,19 +37,19 @@ _OPERATORS: dict[type[ast.AST], Callable[..., int]] = {
 
 @dataclass
 class Source:
-    """The instructions of a text in their order, and where its labels stand (bytes)."""
+    """The instructions of a text in order, and the addresses of its labels (bytes)."""
 
     instructions: list[tuple[int, str]] = field(default_factory=list)
     """Address (bytes) and text, without labels and comments."""
     labels: dict[str, int] = field(default_factory=dict)
     numbered: dict[str, list[int]] = field(default_factory=dict)
-    """Labels like `1:`, which may stand several times: `1b` is the last one before, `1f` the next one."""
+    """Labels like `1:`, which may occur several times: `1b` is the last before the instruction, `1f` the next."""
 
 
 def read_source(text: str, address: int) -> Source:
-    """Split at `;` and new lines, the first instruction standing at `address` (bytes).
+    """Split a text at `;` and new lines. The first instruction is at `address` (bytes).
 
-    AssemblyError when a label stands twice.
+    AssemblyError when a label occurs twice.
     """
     source, place = Source(), address
     for line in re.split(r"[;\n]", _COMMENT.sub(" ", text)):
@@ -66,13 +66,13 @@ def read_source(text: str, address: int) -> Source:
 
 
 class LocalNames:
-    """The labels of a text before the names of the world around it, as seen from one instruction."""
+    """The names for the instruction at `place`: the labels of its text, then the names of `outer`."""
 
     def __init__(self, source: Source, place: int, outer: Names | None) -> None:
         self._source, self._place, self._outer = source, place, outer
 
     def resolve(self, site: str) -> int:
-        """The address of a label, `label+8`, `1b`, `1f`, or an outer name; LookupError when there is none."""
+        """The address of a label, `label+8`, `1b`, `1f`, or an outer name; LookupError for an unknown name."""
         numbered = _NUMBERED.fullmatch(site)
         if numbered and numbered[1] in self._source.numbered:
             places = self._source.numbered[numbered[1]]
@@ -95,7 +95,7 @@ class LocalNames:
         return self._outer.resolve(site)
 
     def describe(self, address: int) -> str:
-        """How the world around calls the address."""
+        """The outer name of the address; without outer names, the number."""
         return self._outer.describe(address) if self._outer else f"{address:#x}"
 
 
@@ -116,7 +116,7 @@ def plain(instruction: str) -> str:
 def evaluate(text: str) -> int:
     """The value of a constant expression of integers: + - * / % << >> & | ^ ~ and parentheses.
 
-    Division drops the remainder. AssemblyError for anything else, and for values beyond all bounds.
+    Division drops the remainder. AssemblyError for any other expression, and for values that grow too large.
     """
     try:
         tree = ast.parse(re.sub(r"(?<!/)/(?!/)", "//", text.strip()), mode="eval")

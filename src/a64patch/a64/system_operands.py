@@ -19,7 +19,8 @@ _GENERIC = re.compile(r"s([23])_([0-7])_c([0-9]|1[0-5])_c([0-9]|1[0-5])_([0-7])"
 class _SystemRegister:
     """A system register: its name, or S3_0_C1_C2_3 (fields o0, op1, CRn, CRm, op2; Arm ARM C5.1.2).
 
-    Any name is read, since the instruction exists whatever the access; printed are only the `names` of this direction.
+    Every name is read, since the instruction exists whatever the register's access. Only the `names` of this direction
+    are printed.
     """
 
     regex = r"[a-z][a-z0-9_]*"
@@ -47,7 +48,7 @@ class _SystemRegister:
 
 
 class _MovedNumber:
-    """An unsigned number that is `more` than its field: `cbge x0, #1` is `cbgt x0, #0`."""
+    """An unsigned number that is larger than its field by `more`: `cbge x0, #1` is `cbgt x0, #0`."""
 
     regex = NUMBER
     default: Numbers = (0,)
@@ -69,4 +70,4 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "imm+1": lambda fields: _MovedNumber(fields[0], 1),
     "imm-1": lambda fields: _MovedNumber(fields[0], -1),
 }
-"""The kinds by their names in templates, as operands.KINDS."""
+"""The kinds by name in templates, as operands.KINDS."""

@@ -1,9 +1,9 @@
-"""The system registers by name: what MRS, MSR, MRRS and MSRR can reach, and in which direction.
+"""The system registers by name, for MRS, MSR, MRRS and MSRR, with the direction of access.
 
 Read on: system_operands.py reads and prints the names.
 
-Source: Arm ARM D23.2 and D23.3 (the encoding tables), for registers of older issues and of Armv8-R the manuals that had
-them. Nothing here is computed before the first name is asked for.
+Source: Arm ARM D23.2 and D23.3 (the encoding tables); for registers of older issues and of Armv8-R, the older issues
+and the manual of Armv8-R. Everything is computed at the first use of a name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Code = tuple[int, int, int, int, int]
 
 
 class SystemRegister(NamedTuple):
-    """One name. Two names share a code when the direction tells them apart, or when one is an old spelling."""
+    """One name. Two names share a code when they differ in direction, or when one is an old spelling."""
 
     name: str
     code: Code
@@ -354,7 +354,8 @@ _NUMBERED: tuple[tuple[str, str, range, Callable[[int], Code]], ...] = (
     ("prlar{}_el2", "rw", range(1, 16), lambda n: (3, 4, 6, 8 + n // 2, n % 2 * 4 + 1)),
 )
 
-# Names that are read and never printed: old spellings, other profiles', and registers of drafts (FEAT_CSRE, FEAT_ECV).
+# Names that are read but never printed: old spellings, names of other profiles, registers of drafts (FEAT_CSRE,
+# FEAT_ECV).
 _ONLY_READ = """
 2 0 8 0    0=csrcr_el1 1=csrptr_el1 3=csrptridx_el1:ro
 2 1 0 8    4=trcextinselr
@@ -379,7 +380,7 @@ def _lines(text: str) -> Iterator[SystemRegister]:
 
 @cache
 def system_registers() -> tuple[SystemRegister, ...]:
-    """Every register that has a name which is printed; each code once in each direction."""
+    """Every register with a printed name; each code once for each direction."""
     numbered = [
         SystemRegister(name.format(n), code(n), access) for name, access, numbers, code in _NUMBERED for n in numbers
     ]
@@ -388,23 +389,23 @@ def system_registers() -> tuple[SystemRegister, ...]:
 
 @cache
 def codes() -> Mapping[str, SystemRegister]:
-    """The registers by their names in lower case, with the names that are only read."""
+    """The registers by name in lower case, also by the names that are only read."""
     return {register.name: register for register in (*_lines(_ONLY_READ), *system_registers())}
 
 
 @cache
 def readable_names() -> Mapping[Code, str]:
-    """The names that MRS has for codes."""
+    """The names for MRS, by code."""
     return {register.code: register.name for register in system_registers() if register.readable}
 
 
 @cache
 def writable_names() -> Mapping[Code, str]:
-    """The names that MSR (register) has for codes."""
+    """The names for MSR (register), by code."""
     return {register.code: register.name for register in system_registers() if register.writable}
 
 
 @cache
 def wide_names() -> Mapping[Code, str]:
-    """The names that MRRS and MSRR have for codes."""
+    """The names for MRRS and MSRR, by code."""
     return {register.code: register.name for register in system_registers() if register.is_wide}

@@ -2,7 +2,8 @@
 
 Read on: assembler.py and disassembler.py.
 
-A template is literal text, operands as <kind:field:field>, and optional parts in braces. The kinds are in operands.py.
+A template has literal text, operands as <kind:field:field>, and optional parts in braces. operands.py and the other
+files of operands hold the kinds.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _TOKEN = re.compile(r"<([^>]+)>|([{}])|([^<{}]+)")
 
 _KINDS = GENERAL_KINDS | INTEGER_KINDS | SYSTEM_KINDS | VECTOR_KINDS
 _NARROW = 12
-"""Bits of an operand whose texts are all kept."""
+"""The most bits of an operand whose texts are kept."""
 
 
 class _Texts(dict[int, str | None]):
-    """What an operand prints, by the word without the bits of others; made when it is first asked for."""
+    """The texts of an operand, by the operand's own bits of a word. Each is made at its first use."""
 
     def __init__(self, operand: Operand, fields: Sequence[Field]) -> None:
         self._operand = operand
@@ -46,7 +47,7 @@ class _Texts(dict[int, str | None]):
         return text
 
     def at(self, word: int, place: Place) -> str | None:
-        """The text at a place, for operands that depend on it."""
+        """The text at a place, for operands that depend on their place."""
         return self._operand.format([word >> lsb & bits for lsb, bits in self._parts], place)
 
 
@@ -58,7 +59,7 @@ def _operand(kind: str, fields: tuple[Field, ...]) -> tuple[Operand, _Texts]:
 
 @dataclass(frozen=True)
 class Piece:
-    """Literal text, or an operand with the names of its fields; `optional` numbers the braces that it stands in."""
+    """Literal text, or an operand with the names of its fields. `optional` is the number of its braces, or 0."""
 
     literal: str
     operand: Operand | None = None
@@ -102,7 +103,7 @@ class Template:
         return pieces
 
     def _fixed_bits(self, pieces: Sequence[Piece]) -> tuple[int, int]:
-        """The bits that the words of this spelling have in common, beside those of the row."""
+        """(mask, value) of the common bits of this spelling's words, beside the fixed bits of the row."""
         mask = value = 0
         for piece in pieces:
             assert piece.operand is not None
@@ -124,7 +125,7 @@ class Template:
         return self._regex
 
     def parse(self, text: str, place: Place) -> int | None:
-        """The word, or None when the text has not this shape; AssemblyError when an operand is wrong."""
+        """The word; None when the text does not have this shape. AssemblyError when an operand is wrong."""
         match = self._pattern().fullmatch(text)
         if match is None:
             return None
@@ -148,11 +149,11 @@ class Template:
         return word
 
     def format(self, values: Mapping[str, int], place: Place) -> str | None:
-        """The text for these field values, or None when this spelling is not for them."""
+        """The text for these field values; None when this spelling does not fit them."""
         return self.format_word(sum(number << self.row.fields[name].lsb for name, number in values.items()), place)
 
     def with_low_bits_of(self, name: str) -> Template | None:
-        """This spelling with `:lo12:name` for its number, which it then prints always; None when it has no such."""
+        """This spelling with `:lo12:name` in place of its number, never left out; None when it has no such number."""
         low = next((piece for piece in self._printed if isinstance(piece.operand, LowBits)), None)
         if low is None:
             return None
@@ -166,7 +167,7 @@ class Template:
         return named
 
     def format_word(self, word: int, place: Place) -> str | None:
-        """The text for a word of the row, or None when this spelling is not for it."""
+        """The text for a word of the row; None when this spelling does not fit the word."""
         if word & self._fixed_mask != self._fixed_value:
             return None
         parts, pending, left_out = list[str](), "", 0
@@ -191,7 +192,7 @@ class Template:
 
 
 def _literal_regex(literal: str) -> str:
-    """Spaces where people put them: any before and after punctuation, at least one between words."""
+    """A pattern for literal text: any spaces before and after punctuation, at least one space between words."""
     tokens = re.findall(r"\s+|[\[\],]|[^\s\[\],]+", literal)
     parts = list[str]()
     for token in tokens:

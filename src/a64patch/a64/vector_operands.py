@@ -23,7 +23,7 @@ _WIDTHS = {"b": 1, "h": 2, "s": 4, "d": 8, "q": 16}
 
 
 class _Registers(Packed, Registers):
-    """A register whose form (`s`, `v.16b`) the first fields select, and whose number is the last field."""
+    """A register. The first fields select its form (`s`, `v.16b`), and the last field holds its number."""
 
     regex = r"[a-z][0-9]+(?:\.[0-9]*[a-z])?"
     default: Numbers = ()
@@ -35,7 +35,7 @@ class _Registers(Packed, Registers):
         self._forms = [(form[0], form[1:]) if form != "-" else None for form in forms[: 1 << self._bits]]
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Of the register, or of the one element; 0 for a form that there is not."""
+        """Bytes of the register, or of one element for an element's form; 0 for a form that does not exist."""
         form = self._forms[self._join(numbers[:-1])]
         if form is None:
             return 0
@@ -60,7 +60,7 @@ class _Registers(Packed, Registers):
 
 
 class _List(_Registers):
-    """`{v0.16b, v1.16b}` or `{v0.16b-v3.16b}`: consecutive registers, counted modulo 32; the field names the first."""
+    """`{v0.16b, v1.16b}` or `{v0.16b-v3.16b}`: consecutive registers, modulo 32. The field holds the first number."""
 
     regex = r"\{[^{}]*\}"
 
@@ -70,7 +70,7 @@ class _List(_Registers):
         self.registers = tuple(tuple(f"v{(first + step) % 32}" for step in range(length)) for first in range(32))
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Of all together."""
+        """Bytes of all registers together."""
         return self._length * super().width(numbers)
 
     def parse(self, text: str, place: Place) -> Numbers:
@@ -93,16 +93,16 @@ class _List(_Registers):
 
 
 class _Replicated(_List):
-    """A list that a load fills with copies of one element a register."""
+    """A list of registers. A load fills each with copies of one element."""
 
     def width(self, numbers: Sequence[int]) -> int:
-        """Of one element a register."""
+        """Bytes of one element for each register."""
         form = self._forms[self._join(numbers[:-1])]
         return self._length * _WIDTHS[form[1][-1]] if form else 0
 
 
 class _Choice(Packed):
-    """A number out of a list, which the fields index; `word` stands before it, and 0 is left out when `optional`."""
+    """A number out of a list; the fields hold its index. `word` precedes the number. When `optional`, 0 is left out."""
 
     def __init__(self, values: Sequence[int], fields: Sequence[Field], word: str = "", optional: bool = False) -> None:
         super().__init__(fields)
@@ -126,7 +126,7 @@ class _Choice(Packed):
 
 
 class _Lane(_Choice):
-    """The number of a lane, which stands between brackets and so has no `#`."""
+    """The number of a lane, written between brackets and without `#`."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
         super().__init__(range(1 << sum(field.width for field in fields)), fields)
@@ -136,7 +136,7 @@ class _Lane(_Choice):
 
 
 class _Zero:
-    """`#0.0`, which FP comparisons are made with."""
+    """The `#0.0` of FP comparisons."""
 
     regex = r"#?0(?:\.0+)?(?:e\+0+)?"
     default: Numbers = ()
@@ -175,7 +175,7 @@ class _Float(Packed):
 
 
 class _ByteMask(Packed):
-    """The 64-bit constant of MOVI: each of 8 bits stands for a byte of 0x00 or 0xff."""
+    """The 64-bit constant of MOVI: each of 8 bits gives a byte, 0x00 or 0xff."""
 
     regex = NUMBER
     default: Numbers = (0,)
@@ -198,13 +198,13 @@ _FORMS = {
     "V": "v.8b v.16b v.4h v.8h v.2s v.4s - v.2d", "V1": "v.8b v.16b v.4h v.8h v.2s v.4s v.1d v.2d",
     "Vsd": "v.2s v.4s - v.2d", "Vb": "v.8b v.16b", "Vh": "v.4h v.8h", "Vs": "v.2s v.4s", "Vd": "v.1d v.2d",
     "Vh2": "v.2h v.4h",
-    # By size alone: the lower half of a register, a whole one, the elements twice as wide; by size and Q, these
+    # By size alone: the lower half of a register, a whole register, elements of double width; by size and Q: pairs
     "Vlower": "v.8b v.4h v.2s v.1d", "Vwhole": "v.16b v.8h v.4s v.2d", "Vwide": "v.8h v.4s v.2d v.1q",
     "Vpair": "v.4h v.8h v.2s v.4s v.1d v.2d - -",
     # Fixed ones
     "V8b": "v.8b", "V16b": "v.16b", "V4h": "v.4h", "V8h": "v.8h", "V2h": "v.2h", "V2s": "v.2s", "V4s": "v.4s",
     "V1d": "v.1d", "V2d": "v.2d", "V1q": "v.1q", "Vhalves": "v.2s v.2d",
-    # One lane; one that lanes of any size are taken from
+    # One lane; a register for lanes of any size
     "Eb": "v.b", "Eh": "v.h", "Es": "v.s", "Ed": "v.d", "E2h": "v.2h", "E2b": "v.2b", "E4b": "v.4b", "Vlanes": "v",
 }  # fmt: skip
 
@@ -244,4 +244,4 @@ def _kinds() -> dict[str, Kind]:
 
 
 KINDS: dict[str, Kind] = _kinds()
-"""The kinds by their names in templates, as operands.KINDS."""
+"""The kinds by name in templates, as operands.KINDS."""

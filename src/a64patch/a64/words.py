@@ -1,6 +1,6 @@
-"""Instruction words and their bytes: the one place where the two are converted.
+"""Instruction words and their bytes. Only this file converts between them.
 
-Read on: fields.py for what is inside a word.
+Read on: fields.py for the fields inside a word.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ INSN_SIZE = 4
 
 
 def to_bytes(words: int | Iterable[int]) -> bytes:
-    """The bytes of one word or several, as they stand in memory.
+    """The bytes of one word or several, as in memory.
 
-    Instructions are little-endian whatever the endianness of data is (Arm ARM, B2.6.2): SCTLR_EL1.EE and EI_DATA
-    have no say here. Raises EncodingError for a value that is not an unsigned 32-bit number.
+    Instructions are always little-endian (Arm ARM, B2.6.2). SCTLR_EL1.EE and EI_DATA concern data only. EncodingError
+    for a value that is not an unsigned 32-bit number.
     """
     values = [words] if isinstance(words, int) else list(words)
     try:
@@ -34,14 +34,14 @@ def to_bytes(words: int | Iterable[int]) -> bytes:
 
 
 def from_bytes(data: bytes) -> list[int]:
-    """The words that these bytes hold, inverse of `to_bytes`; AlignmentError when it is not a whole number of them."""
+    """The words in these bytes: the inverse of `to_bytes`. AlignmentError when the size is no multiple of 4 bytes."""
     if len(data) % INSN_SIZE:
         raise AlignmentError(f"{len(data)} bytes are not a whole number of 4-byte instruction words")
     return list(struct.unpack(f"<{len(data) // INSN_SIZE}I", data))
 
 
 def as_array(data: bytes | bytearray | memoryview) -> NDArray[numpy.uint32]:
-    """The words that these bytes hold, as a numpy array of uint32 that shares their memory."""
+    """The words in these bytes, as a numpy array of uint32 that shares their memory; AlignmentError as `from_bytes`."""
     import numpy
 
     if len(data) % INSN_SIZE:
