@@ -138,7 +138,7 @@ def test_the_name_in_an_adrp_stands_for_its_page() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: nop; a: nop", "label 'a' stands twice"),
+        ("a: nop; a: nop", "label 'a' occurs twice"),
         ("b 1f", "there is no label '1f'"),
         ("1: nop; b 1f", "no label 1 behind"),
         ("b 1b; 1: nop", "no label 1 before"),

@@ -76,7 +76,7 @@ def test_conditions(condition: str, verdict: bool) -> None:
         ("(* in", "(* (* in", "2:17: a comment is not closed"),
         ("[y]=2", "[y]=", "expected a value"),
         ("(x=16", "(x~16", "expected = or !="),
-        ("here: NOP", "here: here: NOP", "the label P0:here stands twice"),
+        ("here: NOP", "here: here: NOP", "the label P0:here occurs twice"),
     ],
 )
 def test_an_error_says_where(old: str, new: str, message: str) -> None:

@@ -69,7 +69,7 @@ def hotpatch_safe(old: int | Sequence[int], new: int | Sequence[int], profile: s
         raise RequestError(f"{len(olds)} old and {len(news)} new words: a patch in place needs as many, at least one")
     rows = [(decode(before), decode(after)) for before, after in zip(olds, news, strict=True)]
     if olds == news:
-        return Verdict(True, "writing the value that stands there is not a modification (Arm ARM known issue D25021)")
+        return Verdict(True, "writing the old word again is not a modification (Arm ARM known issue D25021)")
     if len(olds) > 1:
         return Verdict(False, f"{len(olds)} words are not replaced at once: a CPU can execute some of each (B2.2.5)")
     return _one_word(olds[0], news[0], *rows[0], PROFILES[profile])

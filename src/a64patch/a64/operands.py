@@ -269,7 +269,9 @@ class _Wide:
         for hw in range(self._bits // 16):
             if bits & ~(0xFFFF << 16 * hw) == 0 and not self._excluded(hw, bits >> 16 * hw):
                 return (hw, bits >> 16 * hw)
-        raise AssemblyError(f"immediate {value:#x} is not 16 bits, shifted by a multiple of 16, or the inverse of such")
+        raise AssemblyError(
+            f"immediate {value:#x} is not 16 bits shifted by a multiple of 16, nor the inverse of such a number"
+        )
 
     def _excluded(self, hw: int, imm16: int) -> bool:
         return (imm16 == 0 and hw != 0) or (self._inverted and self._bits == 32 and imm16 == 0xFFFF)

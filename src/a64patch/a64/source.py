@@ -58,7 +58,7 @@ def read_source(text: str, address: int) -> Source:
             if name.isdigit():
                 source.numbered.setdefault(name, []).append(place)
             elif source.labels.setdefault(name, place) != place:
-                raise AssemblyError(f"label {name!r} stands twice")
+                raise AssemblyError(f"label {name!r} occurs twice")
         if line.strip():
             source.instructions.append((place, line.strip()))
             place += INSN_SIZE

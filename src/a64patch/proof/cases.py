@@ -280,8 +280,10 @@ def build(
     words: dict[int, tuple[int, int]] = {}
     names = {_FLAG: "flag"}
     names |= {_answer(number): f"answer{number + 1}" for number in range(executors)}
-    names |= dict.fromkeys((address for address in code if _EXECUTOR <= address < _INTERRUPT), "what precedes the site")
-    names[_END] = "what follows the site"
+    names |= dict.fromkeys(
+        (address for address in code if _EXECUTOR <= address < _INTERRUPT), "the code in front of the site"
+    )
+    names[_END] = "the code behind the site"
     windows = []
     pinned: list[int] = []
     for number, (address, site) in enumerate(placed):
@@ -290,7 +292,7 @@ def build(
         onwards = placed[number + 1][0] if number + 1 < len(placed) else _END
         code |= {address + 4 * index: word for index, word in enumerate(site.old)}
         put(end, [], f"b {onwards:#x}")
-        names[end] = "what follows the site"
+        names[end] = "the code behind the site"
         pinned += [address + 4 * index for index, word in enumerate(site.old) if word != site.new[index]][free:]
         for index, pair in enumerate(zip(site.old, site.new, strict=True)):
             if pair[0] != pair[1]:

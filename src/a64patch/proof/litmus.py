@@ -242,7 +242,7 @@ class _Parser:
                 while found := _LABEL.match(rest):
                     name = f"P{number}:{found[1]}"
                     if name in self.labels:
-                        raise self.fail(position, f"the label {name} stands twice")
+                        raise self.fail(position, f"the label {name} occurs twice")
                     self.labels[name] = address
                     position += found.end()
                     rest = rest[found.end() :]

@@ -78,9 +78,9 @@ class Program:
 
     def __post_init__(self) -> None:
         if any(address % 4 for address in self.code):
-            raise RequestError("code must stand at multiples of 4 bytes")
+            raise RequestError("addresses of code must be multiples of 4 bytes")
         if any(address % 8 for address in self.memory):
-            raise RequestError("data must stand at multiples of 8 bytes")
+            raise RequestError("addresses of data must be multiples of 8 bytes")
         if not self.threads:
             raise RequestError("a program needs at least one thread")
         if self.line < 4 or self.line & (self.line - 1):

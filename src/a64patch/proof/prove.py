@@ -27,8 +27,8 @@ from a64patch.protocols import PROTOCOLS
 
 LIMITS = """\
 Not covered: shareability domains (NSH barriers order nothing), cache maintenance by set and way and IC IALLU, other
-memory types than Normal, stores of two words at once, what the patched words themselves do to memory that the protocol
-uses, errata, and whether a chip keeps to the model. Nothing is said about when a CPU sees the new code."""
+memory types than Normal, stores of two words at once, accesses of the patched words to the protocol's own data, errata,
+and chips that do not keep to the model. A proof does not say when a CPU sees the new code."""
 
 
 class Verdict(Enum):

@@ -101,7 +101,7 @@ def _wrong(found: Counterexample, number: dict[int, int]) -> list[str]:
     either = " or ".join(instruction(word) for word in words[fetch])
     return [
         f"The fetch of {name} in line {number[fetch]} could get {either}. These may not replace each other under",
-        "execution (Arm ARM B2.2.5), so what the CPU does is CONSTRAINED UNPREDICTABLE.",
+        "execution (Arm ARM B2.2.5), so the behaviour of the CPU is CONSTRAINED UNPREDICTABLE.",
     ]
 
 
@@ -119,7 +119,7 @@ def _age(case: Case, event: Event) -> str:
 
 def _source(x: Execution, index: int, number: dict[int, int]) -> str:
     source = x.rf[index]
-    return f"which line {number[source]} wrote" if source >= 0 else "which stood there from the start"
+    return f"which line {number[source]} wrote" if source >= 0 else "its initial value"
 
 
 def _sentence(x: Execution, case: Case, index: int, number: dict[int, int]) -> str:
@@ -143,7 +143,7 @@ def _sentence(x: Execution, case: Case, index: int, number: dict[int, int]) -> s
     if event.kind == "IC" and not any(
         later.kind == "DSB" and later.order == "sy" for later in x.traces[x.thread[index]].events[x.local(index) :]
     ):
-        return f"IC IVAU: begins to invalidate the line of {place}, and nobody waits until that is done"
+        return f"IC IVAU: begins to invalidate the line of {place}, and no DSB waits until that is done"
     said = {
         "W": f"writes {event.value} to {place}",
         "DC": f"DC CVAU: cleans the line of {place}",

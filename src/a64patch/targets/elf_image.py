@@ -194,7 +194,7 @@ class _Strings:
             raise self._image.bad(f"a name at {offset:#x} lies outside its string table")
         self._budget -= end - start
         if self._budget < 0:
-            raise self._image.bad("its names overlap so much that they cannot be meant")
+            raise self._image.bad("its names overlap too much to be real")
         name = self._image.data[start:end].decode("utf-8", "backslashreplace")
         if not name.isprintable():  # a file must not send control characters to a terminal
             name = name.encode("unicode_escape").decode("ascii")
@@ -235,7 +235,7 @@ class ElfImage:
             self._require(self._sections_at, count * _SECTION_SIZE, "its section headers")
             self.sections = [self._section(index) for index in range(count)]
         elif segment_count == PN_XNUM:
-            raise self.bad("the number of its program headers stands in a section header that it does not have")
+            raise self.bad("the number of its program headers belongs in a section header, and it has none")
         self._names: int = names
         for index, section in enumerate(self.sections):
             if index and section.type not in (0, SHT_NOBITS):

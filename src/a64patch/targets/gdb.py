@@ -308,8 +308,8 @@ class GdbTarget(Target):
     def _require_writable(self, pieces: Sequence[tuple[int, bytes]]) -> None:
         if not self._line.stub.kind.maintains_caches and "caches" not in self._assume:
             raise CapabilityError(
-                f"it is not known whether the stub at {self._location.text} ({self._line.stub.kind.name}) makes what it"
-                " writes visible to instruction fetch; add ?assume=caches if it does"
+                f"it is not known whether the stub at {self._location.text} ({self._line.stub.kind.name}) makes the"
+                " words that it writes visible to instruction fetch; add ?assume=caches if it does"
             )
         limit = self.writable()
         for address, data in pieces:

@@ -135,7 +135,7 @@ class Lifeline:
                     self._runs = False
                 reply = self._connection.interrupt()
                 if reply[:1] in b"WXN":
-                    raise TargetError(f"what {self._location.text} served has ended ({reply[:20]!r})")
+                    raise TargetError(f"the program behind {self._location.text} has ended ({reply[:20]!r})")
                 self._halted = True
         if not self._connection.usable:
             self._reconnect(self._timeout)
@@ -271,7 +271,7 @@ class Lifeline:
             address, word = foreign
             raise TargetError(
                 f"after the connection to {self._location.text} was lost, {self._describe(address)} holds"
-                f" what nobody here wrote or saw there ({word[::-1].hex()}): it may be another machine; nothing"
+                f" {word[::-1].hex()}, which was neither read nor written here: it may be another machine; nothing"
                 " is written to it"
             )
 

@@ -51,8 +51,8 @@ def name_program(target: Target, source: str | os.PathLike[str]) -> None:
                 same += target.read(place, INSN_SIZE) == file.read(place, INSN_SIZE)
         if not places or same * 2 <= len(places):
             raise MismatchError(
-                f"{path} is not what runs at {target.location}: {same} of {len(places)} samples of its code"
-                " stand there; give the file of this very build"
+                f"{path} is not the program at {target.location}: {same} of {len(places)} samples of its code"
+                " are in its memory; give the file of this very build"
             )
         names = tuple(file.symbols.load())
         target.knowing(replace(file.modules.main, symbols=SymbolTable(lambda: names)))

@@ -227,7 +227,7 @@ def _relocate(image: ElfImage, memory: Memory, moved: int) -> None:
                     value = int.from_bytes(memory.read(moved + place, 8), order)
                 memory.write(moved + place, ((value + moved) % _TOP).to_bytes(8, order))
             except MappingError as error:
-                raise image.bad(f"the relocation at {place:#x} lies outside what it maps") from error
+                raise image.bad(f"the relocation at {place:#x} lies outside its segments") from error
 
 
 def _symbols(image: ElfImage, moved: int) -> list[Symbol]:

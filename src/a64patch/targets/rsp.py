@@ -389,7 +389,7 @@ class Connection:
                     payload = event.payload
                     if self._is_reply(payload, kind):
                         if len(replies) == count:
-                            raise ConnectionLostError("the stub answered what nobody had asked")
+                            raise ConnectionLostError("the stub sent a reply that nobody had asked for")
                         replies.append(payload)
                         # The replies before the last are acknowledged in `data`, before the next request.
                         if len(replies) == count and self.acknowledge:
@@ -418,7 +418,7 @@ class Connection:
             self._console = (self._console + bytes.fromhex(payload[1:].decode()))[:_MOST_CONSOLE]
             return False
         if kind == "stop":
-            raise ConnectionLostError(f"the stub answered {payload[:40]!r} where it should say that it stopped")
+            raise ConnectionLostError(f"the stub answered {payload[:40]!r} in place of a stop reply")
         return True
 
     def _take_stray(self) -> None:
@@ -434,6 +434,6 @@ class Connection:
                 self.unheard = False
             if event.kind == "packet":
                 if self._is_reply(event.payload, "reply"):
-                    raise ConnectionLostError("the stub answered what nobody had asked")
+                    raise ConnectionLostError("the stub sent a reply that nobody had asked for")
                 if self.acknowledge:
                     self._owed += b"+"

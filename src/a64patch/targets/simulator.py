@@ -581,7 +581,7 @@ class Simulator(Target):
         if size < 0 or not self._program.is_code(address, size):
             raise MappingError(
                 f"{address:#x} and the {size} bytes from there on are not all code; "
-                "only what the simulated program maps as code can be patched"
+                "only code of the simulated program can be patched"
             )
 
     def _require_open(self) -> None:

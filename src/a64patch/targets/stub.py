@@ -90,7 +90,7 @@ GDBSERVER = Kind(
     stops_all=True,
     stop="the threads of one process, not a kernel; other processes that execute the same file run on",
     maintains_caches=True,
-    caches="the kernel under it: ptrace flushes what it writes",
+    caches="the kernel under it: ptrace flushes the words that it writes",
     fixed_cpus=False,
     writes_read_only=True,
     answers_only_halted=True,
@@ -337,7 +337,7 @@ def read_registers(
 
 def _value(connection: Connection, digits: bytes, size: int) -> int:
     if re.fullmatch(rb"x+|E[0-9a-fA-F]{2}", digits):
-        raise CapabilityError("the stub cannot tell where one of its CPUs stands: a register of it is not available")
+        raise CapabilityError("the stub cannot tell the state of one of its CPUs: a register is not available")
     if len(digits) != size * 2 or not re.fullmatch(rb"[0-9a-fA-F]+", digits):
         raise connection.break_off(f"a register of {size} bytes came as {digits[:40]!r}")
     return int.from_bytes(bytes.fromhex(digits.decode()), "little")

@@ -115,8 +115,8 @@ def _open_tcp(location: Location, deadline: float, *, remote: bool) -> Wire:
     places = [(family, address) for family, _, _, _, address in found]
     if not remote and not all(_is_loopback(str(address[0])) for _, address in places):
         raise CapabilityError(
-            f"{location.host} is another machine, and the GDB protocol has no authentication: everybody on the way may"
-            " read and change what is said; add --remote (remote=True) if the network is trusted, or use an SSH tunnel"
+            f"{location.host} is another machine, and the GDB protocol has no authentication: every machine on the way"
+            " may read and change packets; add --remote (remote=True) if the network is trusted, or use an SSH tunnel"
         )
     error: OSError = TargetError(f"{location.host} has no address")
     for family, address in places:
