@@ -104,7 +104,7 @@ def bob(t: ThreadOrder) -> Edges:
 
 
 def pick_lob(t: ThreadOrder) -> Edges:
-    """pick-dep; lob; [W], where lob is lws, dob, pob, aob and bob"""
+    """pick-dep; lob; [W], where lob is (lws | dob | pob | aob | bob)+"""
     picks = [*t.depends("pick_addr", t.M), *t.depends("pick_data", t.W)]
     if not picks:
         return

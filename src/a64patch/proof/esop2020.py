@@ -56,7 +56,7 @@ def bob(t: ThreadOrder) -> Edges:
 def dsb_ob(t: ThreadOrder) -> Edges:
     """[M|barrier|DC|IC]; po; [dsb]  |  [dsb]; po; [M|barrier|DC|IC|SGI]
 
-    dsb.ld is after earlier loads only, dsb.st after earlier stores only.
+    A dsb.ld waits only for loads, a dsb.st only for stores.
     """
     everything = t.all & ~t.F
     dsb = t.barrier("DSB", "sy")

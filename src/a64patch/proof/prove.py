@@ -188,7 +188,7 @@ class _Prover:
                         self._ask(case, name, model)
 
     def _complete(self, site: Site, executors: int, line: int, enter: int) -> Case:
-        """The case with all words of the site. If it is too large, only two words may be fetched as new."""
+        """The case with all words of the site. If it is too large, only the first two changed words may be new."""
         case = self._build((site,), executors, line, enter=enter)
         try:
             self._behaviours(case)

@@ -1,4 +1,4 @@
-"""Where A64 text lives and who may be executing it.
+"""Targets: places of A64 text, with the CPUs that may be executing it.
 
 Read on: base.py for the protocol; ../openers.py for all kinds there are.
 """

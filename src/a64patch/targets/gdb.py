@@ -60,10 +60,10 @@ class GdbTarget(Target):
     """A machine with all its CPUs, or one process, behind a GDB stub.
 
     **Halting.** Each operation halts a running machine and lets it go afterwards; inside `stop()` the machine stays
-    halted. A machine that was halted before we connected is never let go. Some stubs do not tell: a QEMU from 8.1 on
-    that somebody paused, OpenOCD, a stub of unknown kind. Their machine is taken for running. `leave` ("running" or
-    "halted") overrules all this. Closing leaves the machine as it was found, also after a failure, if the stub can
-    still be reached.
+    halted. A machine that is known to have been halted before we connected is never let go. Some stubs do not tell: a
+    paused QEMU from 8.1 on, OpenOCD, a stub of unknown kind. Their machine is taken for running. `leave` ("running" or
+    "halted") overrules the found state. Closing leaves the machine as it was found, also after a failure, if the stub
+    can still be reached.
 
     **Reading and writing.** The stub reads and writes in its own way. Neighbouring words share packets, and packets
     travel together. A gap of up to 64 bytes within a page of 4 KiB is read with its neighbours, never written. Some
@@ -75,10 +75,10 @@ class GdbTarget(Target):
       (`assume`: "caches");
     - a stop or a kick, unless the stub is known to stop all CPUs, or the user says so (`assume`: "stops").
 
-    **A lost connection** makes the operation fail with ReadError or WriteError. The next operation connects again
-    and tries for `timeout` seconds, at most 16 times in the target's life. It accepts only the same kind of stub with
-    the same CPUs. Each word written here must be in memory as it was read before or as it was written. So the caller
-    can read the words and put them back.
+    **A lost connection** makes the operation fail with ReadError or WriteError. The next operation connects again,
+    and tries for `timeout` seconds. So the caller can read the words and put them back. A target connects again at most
+    16 times, and accepts only a stub of the same kind with the same CPUs. At every address written here, memory must
+    still hold the word that was read before, or a word that was written.
 
     A stub does not know which addresses are code or which builds there are: `modules`, or `knowing` later, tell the
     target. They do not limit writes, since there may be more code: every address that the stub accepts may be written,

@@ -154,7 +154,7 @@ class Lifeline:
         """Select a CPU that sees the last wanted address. False when no CPU sees it, or no address was wanted.
 
         A stub reads as the selected CPU would, and a CPU that executes a user's program may not see the kernel. When no
-        CPU sees the address and the machine may run now, it runs on for a millisecond and all CPUs are tried again.
+        CPU sees the address and the machine may run, it runs on for 1 ms and all CPUs are tried again, up to 50 times.
         """
         address = self._interest
         threads = self._stub.threads
@@ -195,7 +195,8 @@ class Lifeline:
     def _first_connection(self) -> tuple[Connection, Stub, Found]:
         """As `_connect`, with the machine's state before it. Tries again when the connection is lost.
 
-        An earlier try may have halted a machine that a later try finds halted. So of a later try only NEVER_RAN counts.
+        An earlier try may have halted a machine that a later try finds halted. So a later HALTED becomes NOT_TOLD;
+        NEVER_RAN stays.
         """
         deadline = time.monotonic() + self._timeout
         met: set[Found] = set()

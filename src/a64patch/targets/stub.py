@@ -48,7 +48,7 @@ class Kind:
     writes_read_only: bool | None
     """The stub writes to text that the program itself may not write. None: tried at the first need."""
     answers_only_halted: bool = False
-    """While its machine runs, the stub reacts to nothing but an interrupt: any other answer shows a halted machine."""
+    """The stub of a running machine reacts only to an interrupt: an answer without one shows a halted machine."""
     unverified: tuple[Act, ...] = ()
     """Steps of publishing that the stub should do, but that nobody has verified."""
 
