@@ -40,7 +40,7 @@ class SystemRegister(NamedTuple):
         return self.access == "128"
 
 
-# op0 op1 CRn CRm, then op2=name; after a colon the access, where it is not rw.
+# op0 op1 CRn CRm, then op2=name; an access other than rw follows a colon.
 _SINGLE = """
 2 0 0 0    2=osdtrrx_el1
 2 0 0 2    0=mdccint_el1 2=mdscr_el1

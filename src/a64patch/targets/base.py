@@ -228,7 +228,7 @@ class Target(Protocol):
         """
 
     def identity(self) -> Identity:
-        """Which target this is, by its first module. `modules` lists all of them."""
+        """Which target this is, by its first module. `Identity.modules` lists all modules."""
         main = self.modules.main
         builds = tuple(Build(module.name, module.build_id, module.base) for module in self.modules)
         return Identity(self.location, main.build_id, main.release, main.base, main.incarnation, builds)

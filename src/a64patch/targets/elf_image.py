@@ -485,7 +485,7 @@ class ElfImage:
             offset += unit
 
     def _packed_places(self, table: Table) -> Iterator[tuple[int, int, int]]:
-        # gABI, "Relative relocation table": an even entry is an address, an odd one a bitmap of the 63 words after.
+        # gABI, "Relative relocation table": an even entry is an address, an odd entry a bitmap of the next 63 words.
         place = 0
         for index, (entry,) in enumerate(self._entries(_RELR, table.offset, table.size)):
             offset = table.offset + 8 * index

@@ -347,7 +347,7 @@ class GdbTarget(Target):
         self._line.witnesses.note_writes(writing.pieces)
         return writing
 
-    # Where CPUs stand
+    # PCs and return addresses
 
     def _can_see_pcs(self) -> bool:
         try:
@@ -376,7 +376,7 @@ class GdbTarget(Target):
             self._line.see_again()
         states = []
         for cpu, ((pc, link, _, *elr), saved) in enumerate(zip(values, frames, strict=True)):
-            # A CPU that has just taken an exception has its address in ELR_EL1 and nowhere else yet.
+            # After an exception a CPU's return address is at first in ELR_EL1 only.
             returns = [link, *saved, *(elr if pc >= KERNEL_HALF else [])]
             states.append(CpuState(cpu, pc, tuple(dict.fromkeys(without_signatures(returns)))))
         return states

@@ -131,7 +131,7 @@ class Lifeline:
             with suppress(ConnectionLostError):  # No operation has begun: connecting again is enough.
                 self._connection.look()
                 if self._connection.stops:
-                    # Somebody else halted it, and will let it go.
+                    # Another debugger or user halted the machine, and will let it go.
                     self._runs = False
                 reply = self._connection.interrupt()
                 if reply[:1] in b"WXN":

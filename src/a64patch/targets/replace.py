@@ -39,7 +39,7 @@ class FileOnDisk:
         self.path = path
         try:
             self._real_path = os.path.realpath(path)
-            # Not after opening it: a FIFO would wait for a writer, a device may do anything.
+            # This comes before opening the file: a FIFO would wait for a writer, a device may do anything.
             status = os.stat(path)
         except (OSError, ValueError) as error:
             raise self._cannot_open(error) from error
