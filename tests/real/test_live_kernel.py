@@ -87,7 +87,7 @@ def test_from_the_command_line(
     assert "????????" not in patch.read_text()
     with live.working(*EVERYTHING):
         said = a64patch("apply", patch, live.gdb, *names, *ACCEPT)
-        assert "8 words written; sync: 8 words are not replaced at once" in said
+        assert "8 words written; stop: 8 words are not replaced at once" in said
         assert f"{CPUS} CPUs stopped for" in said
         live.progress(new=True)
         assert live.run("cat /proc/uptime").split()[0].endswith(".1234")
