@@ -21,7 +21,7 @@ from a64patch.targets.section import Change
 from a64patch.targets.simulator import Simulator
 
 BASE = 0x10000
-RUNS = 40
+RUNS = 25
 OLD, NEW = assemble("mov x1, #1; mov x2, #1"), assemble("mov x1, #2; mov x2, #2")
 RACE = (assemble("nop")[0], assemble("b .+4")[0])
 WIDE = Site(tuple(OLD), tuple(NEW))

@@ -16,6 +16,10 @@ from tests.real.guest import Guest
 from tests.real.live import LiveGuest
 
 _GUESTS = {"guest", "boot", "live"}
+_SHARED: list[Guest] = []
+"""The guest of `guest`, while there is one."""
+_LIVE: list[LiveGuest] = []
+"""The guest of `live`, while there is one."""
 
 
 @pytest.fixture(scope="session")
@@ -55,49 +59,51 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("guest"))
 
 
-@pytest.fixture(scope="session")
-def _shared_guest() -> Iterator[list[Guest]]:
-    guests: list[Guest] = []
-    yield guests
-    for guest in guests:
-        guest.close()
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the shared guests before a test that needs none: each takes up to a core from all tests that follow."""
+    if nextitem is None or not _GUESTS.intersection(getattr(nextitem, "fixturenames", ())):
+        _end_guests()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the shared guests of a session that was cut off."""
+    _end_guests()
+
+
+def _end_guests() -> None:
+    for guests in (_SHARED, _LIVE):
+        while guests:
+            guests.pop().close()
 
 
 @pytest.fixture
-def guest(_shared_guest: list[Guest]) -> Iterator[Guest]:
+def guest() -> Iterator[Guest]:
     """A booted arm64 Linux, shared by all tests: leave it as it was, its kernel unpatched and its CPUs running.
 
     KASLR is on. A test that made it unusable costs the next one the time to boot another. A test whose guest's kernel
     complained fails.
     """
-    if not _shared_guest or not _shared_guest[0].usable:
-        for old in _shared_guest:
+    if not _SHARED or not _SHARED[0].usable:
+        for old in _SHARED:
             old.close()
-        _shared_guest[:] = [Guest()]
-    yield _shared_guest[0]
-    _shared_guest[0].require_healthy()
-
-
-@pytest.fixture(scope="session")
-def _live_guest() -> Iterator[list[LiveGuest]]:
-    guests: list[LiveGuest] = []
-    yield guests
-    for guest in guests:
-        guest.close()
+        _SHARED[:] = [Guest()]
+    yield _SHARED[0]
+    _SHARED[0].require_healthy()
 
 
 @pytest.fixture
-def live(_live_guest: list[LiveGuest]) -> Iterator[LiveGuest]:
+def live() -> Iterator[LiveGuest]:
     """A booted arm64 Linux with what the tests of live patching need in it; else as `guest`.
 
     A test may kill it: the next one gets another.
     """
-    if not _live_guest or not _live_guest[0].usable:
-        for old in _live_guest:
+    if not _LIVE or not _LIVE[0].usable:
+        for old in _LIVE:
             old.close()
-        _live_guest[:] = [LiveGuest()]
-    yield _live_guest[0]
-    _live_guest[0].require_healthy()
+        _LIVE[:] = [LiveGuest()]
+    yield _LIVE[0]
+    _LIVE[0].require_healthy()
 
 
 @pytest.fixture
