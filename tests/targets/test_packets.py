@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -217,3 +217,17 @@ def test_of_a_stack_that_ends_the_beginning_is_given(unmapped: int, read: int) -
 def test_a_stack_is_not_longer_than_it_was_asked_for() -> None:
     connection, _ = connect(lambda request: b"00" * 200 if request[:1] == b"m" else b"OK")
     assert read_stacks(connection, [b"1"], [Piece(0, PAGE, 48)]) == [bytes(48)]
+
+
+@pytest.mark.parametrize(("packet_size", "most"), [(8192, 4080), (8207, 4080), (8208, 4096), (1 << 16, 4096)])
+def test_no_packet_asks_for_more_than_a_slow_line_carries_in_time(packet_size: int, most: int) -> None:
+    asked: list[int] = []
+
+    class Counting:
+        def ask_built(self, frames: Sequence[bytes]) -> list[bytes]:
+            sizes = [int(re.match(rb"\$m[0-9a-f]+,([0-9a-f]+)#", each)[1], 16) for each in frames]  # type: ignore[index]
+            asked.extend(sizes)
+            return [b"00" * size for size in sizes]
+
+    [data] = Reading([(0x10000, 3 * 4096 + 4)], packet_size).results(Counting())  # type: ignore[arg-type]
+    assert (len(data), max(asked), sum(asked)) == (3 * 4096 + 4, most, 3 * 4096 + 4)

@@ -23,6 +23,9 @@ _READ_OVERHEAD = 16
 _WRITE_OVERHEAD = 40
 """At least the bytes of a write beside the data: two numbers of 16 digits, a letter, two marks."""
 _SMALLEST_PIECE = 16
+_LARGEST_PIECE = 4096
+"""The most bytes of memory in one packet. gdbserver takes 64 KiB since GDB 14; over a slow line such a reply takes
+longer than a stub may be silent."""
 
 Span = tuple[int, int]
 """Addresses [start, end)."""
@@ -199,7 +202,7 @@ def _cut(start: int, end: int, most: int) -> list[Span]:
 
 def _most(packet_size: int, overhead: int) -> int:
     """The most bytes of memory in one packet, at two digits for each byte."""
-    return max(_SMALLEST_PIECE, (packet_size - overhead) // 2 & -_SMALLEST_PIECE)
+    return min(_LARGEST_PIECE, max(_SMALLEST_PIECE, (packet_size - overhead) // 2 & -_SMALLEST_PIECE))
 
 
 def _unhexlify(digits: bytes) -> bytes | None:
