@@ -49,6 +49,8 @@ _TABLE = """CREATE TABLE entry (
     aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL, checksum INTEGER NOT NULL
 )"""
 _COLUMNS = 18
+_REVERTS = 4
+"""The number of that column."""
 _FIRST_TABLE = """CREATE TABLE entry (
     id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
     reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
@@ -349,18 +351,25 @@ class Journal:
         JournalError when the journal cannot be written, has no such entry, or the entry is damaged.
         """
         with self._transaction():
-            self._change(entry, state=state.value, ended=_now(), note=_storable(note))
-            reverted = self.entry(entry).reverts
+            reverted = self._change(entry, state=state.value, ended=_now(), note=_storable(note))
             if state is EntryState.APPLIED and reverted:
                 self._change(reverted, state=EntryState.REVERTED.value)
 
-    def _change(self, number: int, **values: str) -> None:
-        self.entry(number)  # raises for a damaged entry: it gets no fresh checksum
+    def _change(self, number: int, **values: str) -> int:
+        """Change fields of an entry; returns the id of the entry that it reverts. A damaged one is not changed."""
         connection = self._open
+        row = None
+        if abs(number) < 1 << 63:
+            row = connection.execute("SELECT * FROM entry WHERE id=?", (number,)).fetchone()
+        if row is None or row[-1] != _checksum(row[:-1]) or not isinstance(row[_REVERTS], int):
+            self.entry(number)
+            raise JournalError(f"entry {number} of the journal {self.path} is damaged")
+        reverts: int = row[_REVERTS]
         settings = ", ".join(f"{name}=?" for name in values)
         connection.execute(f"UPDATE entry SET {settings} WHERE id=?", (*values.values(), number))
         row = connection.execute("SELECT * FROM entry WHERE id=?", (number,)).fetchone()
         connection.execute("UPDATE entry SET checksum=? WHERE id=?", (_checksum(row[:-1]), number))
+        return reverts
 
     def entries(self, *states: EntryState) -> list[Entry]:
         """The entries in these states, or all if no state is given, oldest first. JournalError when one is damaged."""

@@ -49,6 +49,7 @@ _PIECE = 1 << 18
 _LARGEST_FUNCTION = 1 << 20
 """Bytes. A larger function is not searched for indirect jumps: it counts as having one."""
 _MOST_NAMED = 4
+_NOBODY = Ranges()
 _BRANCHES, _CALLS, _TAKES = "branches to", "calls", "takes the address of"
 _CALL_MASK, _CALL = 0xFC000000, 0x94000000
 """BL (Arm ARM, C6.2)."""
@@ -102,11 +103,14 @@ def sites_of(
     A target that no CPU executes needs no functions kept out. A branch into the middle is in `unknown` then: the new
     code may not expect it.
     """
-    sites = [Site(start, end, Ranges(((start + INSN_SIZE, end),))) for start, end in sorted(spans)]
-    wide = [site for site in sites if site.inside]
+    sites = [
+        Site(start, end, Ranges(((start + INSN_SIZE, end),))) if end - start > INSN_SIZE else Site(start, end, _NOBODY)
+        for start, end in sorted(spans)
+    ]
+    wide = [site for site in sites if site.keep_out]
     if wide:
         entries = _Entries(target, changes, wide)
-        sites = [entries.of(site) if site.inside else site for site in sites]
+        sites = [entries.of(site) if site.keep_out else site for site in sites]
     if together and len(sites) > 1 and target.capabilities.cpus:
         sites = [_whole(target, site) for site in sites]
     return tuple(sites)
