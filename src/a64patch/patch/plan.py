@@ -173,16 +173,19 @@ def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
 
     Hunks with less than JOIN bytes between them make one span, unless each is a single word that may race.
     """
+
+    def races(changes: Sequence[Change]) -> bool:
+        return len(changes) == 1 and bool(hotpatch_safe(changes[0].old, changes[0].new, profile))
+
     spans: list[tuple[int, int]] = []
-    alone = False
-    for hunk in sorted((hunk for hunk in hunks if hunk.changes), key=lambda hunk: hunk.changes[0].address):
-        first, last = hunk.changes[0], hunk.changes[-1]
-        races = first is last and bool(hotpatch_safe(first.old, first.new, profile))
-        if spans and first.address - spans[-1][1] < JOIN and not (alone and races):
-            spans[-1] = (spans[-1][0], last.address + INSN_SIZE)
+    before: Sequence[Change] = ()
+    for changes in sorted((hunk.changes for hunk in hunks if hunk.changes), key=lambda each: each[0].address):
+        start, end = changes[0].address, changes[-1].address + INSN_SIZE
+        if spans and start - spans[-1][1] < JOIN and not (races(before) and races(changes)):
+            spans[-1] = (spans[-1][0], end)
         else:
-            spans.append((first.address, last.address + INSN_SIZE))
-        alone = races
+            spans.append((start, end))
+        before = changes
     return spans
 
 
