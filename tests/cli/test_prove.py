@@ -185,3 +185,18 @@ def test_a_step_that_nobody_answers_for_is_no_proof(run: Run, program: Path, mon
     ran = run("prove", saved(run, program, TWO), target, "--protocol", "kick")
     assert ran.status == 1
     assert "UNSAFE: " in ran.out
+
+
+def test_a_target_that_answers_for_nothing_and_a_caller_that_nobody_knows_are_no_proof(
+    run: Run, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(run, program, DRAFT)
+    target = f"sim:{program}?cpus=2"
+    # patch_text_nosync tells no CPU: what the others do then is the caller's code.
+    ran = run("prove", path, target, "--protocol", "nosync")
+    assert ran.status == 1
+    assert "nobody answers for flag, read-flag, test-flag, isb-executor on this target" in ran.out
+    monkeypatch.delattr(Simulator, "doer")
+    ran = run("prove", path, target)
+    assert ran.status == 1
+    assert "UNKNOWN: " in ran.out

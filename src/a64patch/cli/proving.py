@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from a64patch.proof.cases import Site
     from a64patch.proof.model import Model
     from a64patch.proof.prove import Proof, Question
-    from a64patch.protocols import Machine
+    from a64patch.protocols import Doer, Machine, Step
     from a64patch.targets.base import Target
     from a64patch.targets.section import Change
 
@@ -96,7 +96,7 @@ def on_target(
     from a64patch.protocols import BROADCAST, DIC, IDC, PROTOCOLS, Doer
 
     machine |= target.machine()
-    steps = [(step.name, target.doer(step)) for step in PROTOCOLS[protocol].on(machine)]
+    steps = [(step.name, _doer(target, step)) for step in PROTOCOLS[protocol].on(machine)]
     left_out = frozenset(omit) | {name for name, doer in steps if doer is Doer.NOBODY}
     unanswered = tuple(dict.fromkeys(name for name, doer in steps if doer is Doer.UNKNOWN))
 
@@ -109,13 +109,20 @@ def on_target(
     return make
 
 
+def _doer(target: Target, step: Step) -> Doer:
+    """Who does the step; no target answers for the caller's own code."""
+    from a64patch.protocols import Doer, Operation
+
+    return Doer.UNKNOWN if step.operation is Operation.CALLER else target.doer(step)
+
+
 def steps_on(target: Target, protocol: str) -> list[dict[str, str]]:
     """Each step of a protocol, and who does it on the target."""
     from a64patch.protocols import PROTOCOLS
 
     steps = PROTOCOLS[protocol].on(target.machine())
     return [
-        {"step": step.name, "cpu": step.cpu, "act": step.act.value, "by": target.doer(step).value} for step in steps
+        {"step": step.name, "cpu": step.cpu, "act": step.act.value, "by": _doer(target, step).value} for step in steps
     ]
 
 

@@ -13,6 +13,7 @@ After a crash at any point, each word of the target is the old or the new one th
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -239,9 +240,11 @@ def _sites_back(entry: Entry, back: Sequence[Change], target: Target) -> tuple[S
     `keep_out` is that of the entry, and what sites.py finds in the target now. An entry of the journal's version 1 has
     no sites: changes that are neighbours are one site then.
     """
-    addresses = [change.address for change in back]
+    addresses = sorted(change.address for change in back)
     decided = {
-        site.start: site for site in entry.sites if any(site.start <= address < site.end for address in addresses)
+        site.start: site
+        for site in entry.sites
+        if bisect_left(addresses, site.start) < bisect_left(addresses, site.end)
     }
     spans = [(site.start, site.end) for site in decided.values()] or spans_of(back)
     return tuple(

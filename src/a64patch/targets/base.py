@@ -264,12 +264,12 @@ class Target(Protocol):
         return protocols.USUAL if self.capabilities.broadcast else frozenset()
 
     def doer(self, step: Step) -> Doer:
-        """Who does a step of a protocol when this target carries the protocol out. Here we do every step.
+        """Who does a step of a protocol when this target carries the protocol out. Here nobody answers for any step.
 
         The target may do a step by something with the same effect: an emulator translates changed code anew, a kernel
         publishes the words that ptrace writes.
         """
-        return Doer.US
+        return Doer.UNKNOWN
 
     def relocation_at(self, address: int) -> str | None:
         """The relocation that will overwrite the word at this address, as text for people; None without one."""
