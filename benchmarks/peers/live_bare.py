@@ -1,4 +1,4 @@
-"""The least that any client can do: the packets of live.py's work, all sent before an answer is read.
+"""The least that any client can do: the packets of live.py's work, sent without waiting for an answer.
 
 `python live_bare.py STUB LIST OLD NEW`. No library, no check of checksums, no care for a connection that is lost.
 """
@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 from pathlib import Path
+from threading import Thread
 from time import perf_counter
 
 PACKET = re.compile(rb"\$([^#]*)#[0-9a-f]{2}")
@@ -17,8 +18,12 @@ def frame(text: bytes) -> bytes:
 
 
 def ask(stub: socket.socket, texts: list[bytes]) -> list[bytes]:
-    """The answer to each packet; all are sent first, and acknowledged together."""
-    stub.sendall(b"".join(map(frame, texts)))
+    """The answer to each packet; none waits for an answer to another, and all are acknowledged together.
+
+    A thread sends: a stub whose answers nobody takes does not read on, and both would wait for ever.
+    """
+    sender = Thread(target=stub.sendall, args=(b"".join(map(frame, texts)),))
+    sender.start()
     received, found = b"", list[bytes]()
     while len(found) < len(texts):
         received += stub.recv(1 << 20)
@@ -27,6 +32,7 @@ def ask(stub: socket.socket, texts: list[bytes]) -> list[bytes]:
             found.append(match[1])
             place = match.end()
         received = received[place:]
+    sender.join()
     stub.sendall(b"+" * len(texts))
     return found
 
