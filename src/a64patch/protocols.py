@@ -10,9 +10,8 @@ drivers/irqchip/irq-gic-v3.c (gic_ipi_send_mask), arch/x86/kernel/alternative.c 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Method = Literal["nosync", "kick", "stop"]
 """The protocols that can carry out a patch."""
@@ -72,8 +71,7 @@ class Doer(Enum):
     UNKNOWN = "nobody answers for it"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step of a protocol."""
 
     name: str
@@ -103,8 +101,7 @@ GUARD, TAIL, HEAD = "guard", "tail", "head"
 """The phases of BREAKPOINT: BRK over the first word of each site; the other words; the first word."""
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(NamedTuple):
     """Steps in their order: those of the patching CPU, then those of each other CPU."""
 
     name: str
@@ -130,7 +127,7 @@ class Protocol:
 
     def without(self, *names: str) -> Protocol:
         """The protocol without these steps."""
-        return replace(self, steps=tuple(step for step in self.steps if step.name not in names))
+        return self._replace(steps=tuple(step for step in self.steps if step.name not in names))
 
 
 def _mine(name: str, act: Act, operation: Operation, what: str, *, essential: bool = False) -> Step:
@@ -210,7 +207,7 @@ STOP = Protocol(
 def _phase(name: str) -> Iterable[Step]:
     wait = _mine("wait", Act.GATHER, Operation.KICK, "waits until every CPU was interrupted")
     for step in (_STORE, *_PUBLISH, *(each for each in _KICK if each.essential), wait):
-        yield replace(step, name=f"{name}.{step.name}", phase=name)
+        yield step._replace(name=f"{name}.{step.name}", phase=name)
 
 
 BREAKPOINT = Protocol(

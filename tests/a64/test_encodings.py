@@ -9,6 +9,7 @@ import re
 import numpy
 import pytest
 
+from a64patch.a64 import predicates
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.encodings import BY_NAME, GENERAL, TABLE, VECTOR, Encoding, Flow, files_for, rows_for, rows_of
@@ -93,6 +94,17 @@ def test_a_word_is_compared_with_few_rows() -> None:
     for row in TABLE:
         assert row in rows_for(row.value >> 24, 8)
         assert row in rows_for((row.value | ~row.mask & 0xFFFFFFFF) >> 21, 11)
+
+
+def test_the_bits_by_which_a_predicate_rejects_a_word_are_those_of_all_its_rows() -> None:
+    found = {name: value for name, value in vars(predicates).items() if isinstance(value, predicates.Predicate)}
+    quick = {name: predicate for name, predicate in found.items() if predicate.fixed[0]}
+    assert {"is_adrp", "is_load_ex", "is_store_ex"} <= quick.keys()
+    for name, predicate in quick.items():
+        mask, value = predicate.fixed
+        assert predicate.rows, name
+        for row in predicate.rows:
+            assert (row.mask & mask, row.value & mask) == (mask, value), (name, row.name)
 
 
 def test_flow_of_branches() -> None:

@@ -55,15 +55,15 @@ COSTS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "disasm": (["disasm", "d503201f"], [], ["branches", "system"]),
     "check": (["check", "nop", "b .+8"], [], ["branches", "system"]),
     "show": (["show", "PROGRAM", SITE, "-n", "1"], [], ["branches", "system"]),
-    "status": (["status", "PATCH", "PROGRAM"], [], ["branches", "system", "integer", "memory"]),
+    "status": (["status", "PATCH", "PROGRAM"], [], ["branches", "system", "memory"]),
     "apply --dry-run": (
-        ["apply", "PATCH", "PROGRAM", "--dry-run"], ["rich"], ["branches", "system", "integer", "memory"],
+        ["apply", "PATCH", "PROGRAM", "--dry-run"], ["rich"], ["branches", "system", "memory"],
     ),
-    "apply": (["apply", "PATCH", "PROGRAM"], ["sqlite3"], ["branches", "system", "integer", "memory"]),
+    "apply": (["apply", "PATCH", "PROGRAM"], ["sqlite3"], ["branches", "system", "memory"]),
     # The words before the change are looked at, whether one is a load-exclusive.
     "poke": (
         ["poke", "PROGRAM", SITE, "yield", "--expect", "nop"],
-        ["sqlite3"], ["branches", "system", "integer", "memory"],
+        ["sqlite3"], ["branches", "system", "memory"],
     ),
 }  # fmt: skip
 """Two thirds of the rows are those of SIMD: no command on other words makes them."""

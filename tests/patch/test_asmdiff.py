@@ -266,7 +266,7 @@ def reversible(diff: AsmDiff) -> AsmDiff:
             tidied += every
         return tuple(tidied)
 
-    return replace(diff, hunks=tuple(replace(hunk, lines=tidy(hunk.lines)) for hunk in diff.hunks))
+    return diff._replace(hunks=tuple(replace(hunk, lines=tidy(hunk.lines)) for hunk in diff.hunks))
 
 
 @given(diffs().map(reversible))

@@ -6,7 +6,6 @@ The programs are assembled and linked by GNU binutils.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +99,7 @@ def patch(text: str, target: ElfFile, identity: str = BUILD) -> AsmDiff:
     """The patch with all its words, as `fmt` makes it on the build that it is for."""
     filled = fill(parse(text), target)
     assert filled.build_id == target.build_id
-    return replace(filled, headers=((BUILD_ID, identity),) if identity else ())
+    return filled._replace(headers=((BUILD_ID, identity),) if identity else ())
 
 
 CHANGE = """

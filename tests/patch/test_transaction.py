@@ -312,7 +312,7 @@ def test_another_run_of_the_target(now: str, same: bool, journal: Journal, monke
     target = FakeTarget(OLD)
     apply_plan(planned(target), target, journal)
     entry = journal.entry(1)
-    then = replace(entry, identity=replace(entry.identity, incarnation="boot=1 seed=7"))
+    then = entry._replace(identity=replace(entry.identity, incarnation="boot=1 seed=7"))
     monkeypatch.setattr(journal, "entry", lambda number: then)
     monkeypatch.setattr(target, "identity", lambda: Identity("fake", incarnation=now))
     if same:

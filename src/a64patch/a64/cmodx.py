@@ -6,7 +6,7 @@ Read on: ../patch/text.py chooses the synchronisation by this answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from a64patch.a64.fields import OFFSET_FIELDS, get_branch_offset
 from a64patch.a64.predicates import decode
@@ -17,8 +17,7 @@ _LIST_2018 = frozenset({"b", "bl", "brk", "hvc", "isb", "nop", "smc", "svc"})
 _LIST_2023 = _LIST_2018 | {"bcond", "cbz", "cbnz", "tbz", "tbnz"}
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """One issue of the manual's list: instructions of these families may replace each other under execution."""
 
     families: frozenset[str]
@@ -34,8 +33,7 @@ PROFILES: dict[str, Profile] = {
 """The issues of the list, by year. The issue of 2013 has no ISB, and says BKPT, which is read as BRK."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether a change may race with execution, and why. Its truth value is `safe`."""
 
     safe: bool

@@ -13,8 +13,8 @@ The effects follow from the operands of the word's row:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from a64patch.a64.integer_operands import LowBits
 from a64patch.a64.operands import Registers
@@ -29,8 +29,7 @@ _DATA = {"rt", "rt2"}
 """The fields of the registers that loads write and stores read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """An access to memory. Prefetches, cache maintenance and the guarded control stack do not count as accesses."""
 
     loads: bool
@@ -39,8 +38,7 @@ class Memory:
     """Bytes of all registers together; None when the word does not tell: tags, copies, DC ZVA."""
 
 
-@dataclass(frozen=True, slots=True)
-class LowHalf:
+class LowHalf(NamedTuple):
     """How a word adds the low 12 bits of an address (`:lo12:`) to the address of a page in a register."""
 
     base: str
@@ -58,8 +56,7 @@ class LowHalf:
         return _IMM12.encode(word, number)
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(NamedTuple):
     """The effects of one word.
 
     Registers are named `x0` to `x30`, `sp`, `v0` to `v31` and `nzcv`, whatever part of them is used. XZR never appears.

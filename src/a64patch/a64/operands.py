@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from a64patch.a64.row import PAGE_SIZE, Field
 from a64patch.errors import AssemblyError
@@ -47,8 +46,7 @@ class Names(Protocol):
         """The address for people: its name, or the bare number."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The address of an instruction (bytes), and the names of other addresses."""
 
     address: int = 0

@@ -184,8 +184,13 @@ def get_insn_class(word: int | NDArray[numpy.uint32]) -> InsnClass | NDArray[num
 class Predicate:
     """`is_<family>`: whether a word's most exact row belongs to one of these families."""
 
-    def __init__(self, *families: str) -> None:
+    def __init__(self, *families: str, fixed: tuple[int, int] = (0, 0)) -> None:
+        """`fixed` is (mask, value): bits that every row of the families fixes in the same way.
+
+        The predicate is false for an int without these bits, and loads no row to say so.
+        """
         self.families = frozenset(families)
+        self.fixed = fixed
 
     @cached_property
     def rows(self) -> tuple[Encoding, ...]:
@@ -210,6 +215,9 @@ class Predicate:
     def __call__(self, word: int | NDArray[numpy.uint32]) -> bool | NDArray[numpy.bool_]:
         """Whether the word is one of these instructions; for an array, an answer for each word."""
         if isinstance(word, int):
+            mask, value = self.fixed
+            if 0 <= word <= 0xFFFFFFFF and word & mask != value:
+                return False
             row = decode(word)
             return row is not None and not self.families.isdisjoint(row.families)
         answers: NDArray[numpy.bool_] = self._answers[classify(word)]
@@ -307,7 +315,7 @@ is_mrs = Predicate("mrs")
 
 # Addresses, literals, constants
 is_adr = Predicate("adr")
-is_adrp = Predicate("adrp")
+is_adrp = Predicate("adrp", fixed=(0x9F000000, 0x90000000))
 is_adr_adrp = Predicate("adr", "adrp")
 is_ldr_lit = Predicate("ldr_lit")
 is_ldrsw_lit = Predicate("ldrsw_lit")
@@ -319,6 +327,8 @@ is_movn = Predicate("movn")
 is_movk = Predicate("movk")
 
 # Exclusives
-is_load_ex = Predicate("load_ex")
-is_store_ex = Predicate("store_ex")
-is_exclusive = Predicate("exclusive")
+_EXCLUSIVE = (0x3E000000, 0x08000000)
+"""Arm ARM C4.1, "Loads and Stores": op0 is 00 in bits 29:28, and 100 in bits 27:25, for all exclusives."""
+is_load_ex = Predicate("load_ex", fixed=_EXCLUSIVE)
+is_store_ex = Predicate("store_ex", fixed=_EXCLUSIVE)
+is_exclusive = Predicate("exclusive", fixed=_EXCLUSIVE)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from a64patch.errors import EncodingError
 
@@ -32,8 +32,7 @@ class Flow(Enum):
     EXCEPTION = "exception"
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """`width` bits of a word, the lowest one at bit number `lsb`."""
 
     lsb: int
@@ -44,8 +43,7 @@ class Field:
         return (word >> self.lsb) & ((1 << self.width) - 1)
 
 
-@dataclass(frozen=True)
-class Immediate:
+class Immediate(NamedTuple):
     """A number spread over `parts` of a word, the least significant part first."""
 
     parts: tuple[Field, ...]

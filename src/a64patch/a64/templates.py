@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from a64patch.a64.integer_operands import KINDS as INTEGER_KINDS
 from a64patch.a64.integer_operands import Distinct, Fixed, LowBits
@@ -57,8 +57,7 @@ def _operand(kind: str, fields: tuple[Field, ...]) -> tuple[Operand, _Texts]:
     return operand, _Texts(operand, fields)
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Literal text, or an operand with the names of its fields. `optional` is the number of its braces, or 0."""
 
     literal: str

@@ -7,6 +7,7 @@ Read on: one file a command: show.py, apply.py, ….
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -35,6 +36,9 @@ COMMANDS = {
     "litmus": "does Arm's memory model allow what a litmus test asks?",
     "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
 }
+
+_COLLECTED_AFTER = 100_000
+"""New objects before Python looks for cycles. Nearly all objects of a command stay until its end, without a cycle."""
 
 _WRITERS = ("poke", "apply", "revert", "recover")
 
@@ -96,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if list(arguments) == ["--version"]:
         print(f"a64patch {VERSION}")
         return DONE
+    gc.set_threshold(_COLLECTED_AFTER)
     parsed = argparse.Namespace(command=None)
     try:
         # Load one command if the first argument names it. Otherwise the help or the error lists all commands.

@@ -185,7 +185,7 @@ def carry_out(
     if show:
         from a64patch.patch.asmdiff import to_text
 
-        print(to_text(replace(plan.diff, headers=())), end="")
+        print(to_text(plan.diff._replace(headers=())), end="")
     for line in _offset_lines(plan.hunks, done):
         print(line)
     print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.entry, outcome.result)
@@ -344,7 +344,7 @@ def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str
     import tempfile
 
     name = f"{path}.rej"
-    text = to_text(replace(diff, hunks=tuple(rejected), comments=()))
+    text = to_text(diff._replace(hunks=tuple(rejected), comments=()))
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=os.path.dirname(path) or ".", prefix=".rej-", delete=False

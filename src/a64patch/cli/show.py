@@ -89,7 +89,7 @@ def _show_target(target: Target, *, as_json: bool) -> int:
     from dataclasses import asdict
 
     identity = target.identity()
-    facts = {**asdict(identity), **asdict(target.capabilities), "details": target.facts()}
+    facts = {**asdict(identity), **target.capabilities._asdict(), "details": target.facts()}
     if as_json:
         print_json(facts)
         return 0

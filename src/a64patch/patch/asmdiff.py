@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import INSN_SIZE
@@ -109,8 +109,7 @@ class Hunk:
         return len(self.new) - sum(line.sign in " +" for line in self.lines)
 
 
-@dataclass(frozen=True)
-class AsmDiff:
+class AsmDiff(NamedTuple):
     """A whole patch. `description` and `comments` are lines without their ends."""
 
     hunks: tuple[Hunk, ...]
@@ -196,7 +195,7 @@ def reverse(diff: AsmDiff) -> AsmDiff:
     Reversing twice gives the same patch, if `Hunk.new` adds no NOPs and every run of changes has its `-` lines first.
     PatchFormatError as `Hunk.new`.
     """
-    return replace(diff, hunks=tuple(_reversed(hunk) for hunk in diff.hunks))
+    return diff._replace(hunks=tuple(_reversed(hunk) for hunk in diff.hunks))
 
 
 def _clean(line: str, number: int) -> str:

@@ -10,8 +10,8 @@ compared.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
 from os.path import basename
+from typing import NamedTuple
 
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble, disassemble_naming
@@ -35,8 +35,7 @@ _CLOBBERED_BY_CALLS = frozenset(f"x{number}" for number in (*range(19), 30))
 """Registers that a call may change (AAPCS64, 6.1.1)."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """The differences between two builds."""
 
     diff: AsmDiff

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import Predicate, is_adrp, is_load_ex, is_store_ex
@@ -116,8 +115,7 @@ def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazar
             )
 
 
-@dataclass(frozen=True)
-class _Code:
+class _Code(NamedTuple):
     """A range of old code, and the addresses of the words that change."""
 
     start: int

@@ -18,12 +18,11 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
@@ -82,8 +81,7 @@ class EntryState(Enum):
     """The patch failed, and some words are not known to be the old ones; the note says which."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One patch of one target."""
 
     id: int

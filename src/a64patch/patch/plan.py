@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from a64patch.a64.cmodx import PROFILES, Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
@@ -60,8 +60,7 @@ class State(Enum):
     """Other words."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedHunk:
+class PlannedHunk(NamedTuple):
     """A hunk, found at a place of the target."""
 
     hunk: Hunk
@@ -233,10 +232,10 @@ def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
     PatchFormatError for a word that cannot be filled in, and where word and text disagree. Without a target, a text
     that names a symbol cannot become a word; and distances and the low bits of names are not compared.
     """
-    filled = replace(diff, hunks=tuple(_filled(hunk, target) for hunk in diff.hunks))
+    filled = diff._replace(hunks=tuple(_filled(hunk, target) for hunk in diff.hunks))
     if filled != diff and target is not None and not diff.build_id:
         build_id = target.identity().build_id
-        return replace(filled, headers=(*filled.headers, (BUILD_ID, build_id))) if build_id else filled
+        return filled._replace(headers=(*filled.headers, (BUILD_ID, build_id))) if build_id else filled
     return filled
 
 

@@ -26,8 +26,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.predicates import decode
 from a64patch.a64.row import Flow
@@ -55,8 +54,7 @@ _CALL_MASK, _CALL = 0xFC000000, 0x94000000
 """BL (Arm ARM, C6.2)."""
 
 
-@dataclass(frozen=True)
-class Hazard:
+class Hazard(NamedTuple):
     """One thing that may go wrong, at an address (bytes)."""
 
     name: str
@@ -65,13 +63,12 @@ class Hazard:
     sentence: str
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """The range [start, end) from the first to the last changed word (bytes)."""
 
     start: int
     end: int
-    keep_out: Ranges = field(default_factory=Ranges)
+    keep_out: Ranges = Ranges()
     """The addresses where no CPU may stand, and where none may return to, while the site changes."""
     entered: tuple[str, ...] = ()
     """The ways into the middle of the site, a sentence each."""
@@ -142,9 +139,8 @@ def _whole(target: Target, site: Site) -> Site:
             site.start,
             f"the end of the function at {where} is not known, so no CPU can be kept out of it",
         )
-        return replace(site, unknown=(*site.unknown, why))
-    return replace(
-        site,
+        return site._replace(unknown=(*site.unknown, why))
+    return site._replace(
         keep_out=site.keep_out | _behind_first_word(extent),
         kept_out=tuple(dict.fromkeys((*site.kept_out, _name(target, extent)))),
     )
@@ -266,8 +262,7 @@ class _Entries:
         keep_out = site.keep_out | Ranges.of(others)
         for each in functions:
             keep_out |= _behind_first_word(each)
-        return replace(
-            site,
+        return site._replace(
             keep_out=keep_out,
             entered=tuple(dict.fromkeys(entered)),
             kept_out=tuple(dict.fromkeys(_name(target, each) for each in (*functions, *others))),

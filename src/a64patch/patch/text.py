@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned, to_bytes
@@ -30,8 +30,7 @@ _FIRST_PAUSE = 0.0001
 _LONGEST_PAUSE = 0.05
 
 
-@dataclass(frozen=True)
-class PatchResult:
+class PatchResult(NamedTuple):
     """Which words were written, and how."""
 
     method: Method

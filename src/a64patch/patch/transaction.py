@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
@@ -30,16 +30,14 @@ from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The journal entry of a patch, and how its words were written."""
 
     entry: int
     result: PatchResult
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """The result of recovering one entry that was cut off."""
 
     entry: Entry
@@ -153,8 +151,7 @@ def forget(number: int, journal: Journal) -> Recovery:
 _UNFINISHED = (EntryState.OPEN, EntryState.PARTIAL)
 
 
-@dataclass(frozen=True)
-class _Decided:
+class _Decided(NamedTuple):
     """The words to write, and the method. A plan decides this once."""
 
     changes: Sequence[Change]
@@ -248,7 +245,7 @@ def _sites_back(entry: Entry, back: Sequence[Change], target: Target) -> tuple[S
     }
     spans = [(site.start, site.end) for site in decided.values()] or spans_of(back)
     return tuple(
-        replace(site, keep_out=site.keep_out | decided[site.start].keep_out) if site.start in decided else site
+        site._replace(keep_out=site.keep_out | decided[site.start].keep_out) if site.start in decided else site
         for site in sites_of(target, back, spans)
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from a64patch import protocols
 from a64patch.errors import CapabilityError
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from a64patch.targets.section import Outcome, Section
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a target can do. A patch that needs more is refused before anything is touched."""
 
     kind: str
@@ -84,8 +83,7 @@ class Identity:
         return all(now[name] == then[name] for name in now.keys() & then.keys())
 
 
-@dataclass(frozen=True)
-class Aftermath:
+class Aftermath(NamedTuple):
     """Bytes that a target changes besides the given words: a relocation entry that would overwrite a new word."""
 
     offset: int
@@ -95,8 +93,7 @@ class Aftermath:
     """As many bytes as `old`."""
 
 
-@dataclass(frozen=True)
-class CpuState:
+class CpuState(NamedTuple):
     """Where a parked CPU goes on: the address of its next instruction, and its return addresses."""
 
     cpu: int

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
 from a64patch.errors import BusyError, MismatchError, PartialPatchError
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from a64patch.targets.base import CpuState, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One word: at `address` (bytes), `old` becomes `new`."""
 
     address: int
@@ -78,8 +77,7 @@ class Section:
         )
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A CPU that stands at an address in `Section.keep_out`, or will return to that address."""
 
     cpu: int
@@ -88,8 +86,7 @@ class Found:
     """The CPU's PC is this address; when false, the CPU will return to it."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The result of carrying out a section."""
 
     cpus: tuple[int, ...] = ()
