@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from a64patch.a64.assembler import assemble
-from a64patch.errors import ScopeError
+from a64patch.errors import FormatError, ScopeError
 from a64patch.proof.arm_now import ArmNow
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.litmus import parse
@@ -72,7 +72,7 @@ def _catalogue() -> tuple[list[str], str]:
 def _in_scope(text: str) -> bool:
     try:
         parse(text).verdict(ArmNow())
-    except ScopeError:
+    except (FormatError, ScopeError):
         return False
     return True
 

@@ -327,9 +327,14 @@ def interrupting(name: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = Fa
 @pytest.mark.parametrize(
     ("where", "after", "status", "says", "done"),
     [
-        ("a64patch.patch.plan.make_plan", False, 1, "nothing was changed", False),
-        ("a64patch.patch.transaction._patch", False, 1, "nothing was changed", False),
-        ("a64patch.patch.transaction._patch", True, 3, "entry 1 is cut off: run `a64patch recover`", True),
+        ("a64patch.patch.plan.make_plan", False, 130, "nothing was changed", False),
+        ("a64patch.patch.journal.Journal.begin", False, 130, "nothing was changed", False),
+        ("a64patch.patch.journal.Journal.begin", True, 3, "entry 1 is cut off: run `a64patch recover --jour", False),
+        ("a64patch.patch.transaction._patch", False, 130, "nothing was changed", False),
+        ("a64patch.patch.transaction._patch", True, 3, "entry 1 is cut off: run `a64patch recover --jour", True),
+        ("a64patch.patch.journal.Journal.finish", False, 3, "entry 1 is cut off", True),
+        ("a64patch.patch.journal.Journal.finish", True, 0, "everything was done", True),
+        ("a64patch.patch.transaction.apply_plan", True, 0, "everything was done", True),
         ("a64patch.cli.patching.print_result", False, 0, "everything was done", True),
     ],
 )
@@ -348,7 +353,7 @@ def test_ctrl_c_says_what_it_left(
 def test_ctrl_c_while_commands_are_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupting("a64patch.cli.main._parser", monkeypatch)
     ran = run("log")
-    assert (ran.status, ran.err) == (2, "a64patch: interrupted\n")
+    assert (ran.status, ran.err) == (130, "a64patch: interrupted\n")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_patch(run: Run, patch: Path, program: Path) -> None:

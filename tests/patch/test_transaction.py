@@ -354,7 +354,7 @@ def test_nothing_goes_on_top_of_what_was_cut_off(journal: Journal) -> None:
         lambda: revert(1, target, journal),
     ]
     for use in uses:
-        with pytest.raises(PlanError, match=r"entry 2 .* was cut off: run `a64patch recover` first"):
+        with pytest.raises(PlanError, match=r"entry 2 .* was cut off: run `a64patch recover --journal .*` first"):
             use()
     elsewhere = replace(plan, identity=Identity("elsewhere"))
     apply_plan(elsewhere, target, journal)
@@ -555,7 +555,10 @@ def test_one_file_by_two_names(tmp_path: Path, journal: Journal) -> None:
     (tmp_path / "link").symlink_to(path)
     with open_target(path) as target:
         journal.begin(target.identity(), planned(target).changes, "", method="stop")
-    with open_target(tmp_path / "link") as target, pytest.raises(PlanError, match="run `a64patch recover` first"):
+    with (
+        open_target(tmp_path / "link") as target,
+        pytest.raises(PlanError, match=r"run `a64patch recover --journal .*` first"),
+    ):
         apply_plan(planned(target), target, journal)
     assert recovered(journal, open_target(path)) == [EntryState.UNDONE]
     with open_target(tmp_path / "link") as target:

@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the entries."""
-    from a64patch.patch.journal import Journal
-
-    with Journal(arguments.journal, read_only=True) as journal:
+    with patching.open_journal(arguments, read_only=True) as journal:
         entries = journal.entries() if arguments.id is None else [journal.entry(arguments.id)]
         patch = "" if arguments.id is None else _patch(entries[0], journal)
     if arguments.json:

@@ -10,14 +10,17 @@ import argparse
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from a64patch import errors
+from a64patch.cli.output import Output, ReaderGoneError
 from a64patch.version import VERSION
 
-DONE, REFUSED, WRONG, HALF_WAY = 0, 1, 2, 3
-"""Exit statuses: done; refused or `no`, and nothing was changed; wrong usage or unreadable input; cut off half way."""
+DONE, REFUSED, WRONG, HALF_WAY, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit statuses. EPILOG says what they mean."""
 
 COMMANDS = {
     "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
@@ -41,12 +44,19 @@ _COLLECTED_AFTER = 100_000
 """New objects before Python looks for cycles. Nearly all objects of a command stay until its end, without a cycle."""
 
 _WRITERS = ("poke", "apply", "revert", "recover")
+_STREAMS = ("show", "asm", "disasm", "demo")
+"""Commands that print as they go, perhaps without end: they stop when nobody reads on."""
+_PRODUCTS = (*_STREAMS, "diff", "fmt", "log")
+"""Commands that have done nothing if they could not print."""
+_PATCHES = ("diff", "fmt")
+"""Commands that print a patch: it is UTF-8, whatever the terminal shows."""
 
 EPILOG = """\
 TARGET: {targets}.
 SITE is symbol, symbol+0x18, section:0x10 (in a relocatable file) or an address.
 Exit status: 0 done; 1 refused, or the answer is no: nothing was changed; 2 wrong usage or unreadable input;
-3 cut off half way and not undone. A64PATCH_DEBUG=1 shows where an error came from."""
+3 cut off half way and not undone; 130 interrupted, and nothing was changed.
+A64PATCH_DEBUG=1 shows where an error came from."""
 
 _REFUSALS = (
     errors.BusyError,
@@ -101,61 +111,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"a64patch {VERSION}")
         return DONE
     gc.set_threshold(_COLLECTED_AFTER)
-    parsed = argparse.Namespace(command=None)
+    command = arguments[0] if arguments else ""
+    parsed = argparse.Namespace(command=None, outcome=None, book=None)
+    given = sys.stdout
+    if given is not None and not hasattr(given, "buffer"):
+        # A Python program collects the text in memory: printing there does not fail.
+        return _status(arguments, parsed)
+    output = Output(given, encoding="utf-8" if command in _PATCHES else None, ends=command in _STREAMS)
+    sys.stdout = output
+    try:
+        status = _status(arguments, parsed)
+    finally:
+        # Also for argparse, which ends with SystemExit.
+        sys.stdout = given
+        with suppress(ReaderGoneError):
+            output.flush()
+    failure = output.failure
+    if failure is None or isinstance(failure, BrokenPipeError):
+        return status
+    _say(f"cannot print: {failure.strerror}; {_done(parsed)}")
+    return WRONG if status == DONE and command in _PRODUCTS else status
+
+
+def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
+    """Run the command. The outcome decides the exit status; printing does not."""
     try:
         # Load one command if the first argument names it. Otherwise the help or the error lists all commands.
         _parser(arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS).parse_args(arguments, parsed)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the output has closed it: keep Python from an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGoneError:
         return DONE
     except KeyboardInterrupt:
+        # Whoever presses Ctrl-C again still learns what was changed.
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _interrupted(parsed)
     except Exception as error:
         if os.environ.get("A64PATCH_DEBUG"):
             raise
-        return _report(error)
+        status = _report(error)
+        if parsed.outcome is not None:
+            _say(_done(parsed))
+            return DONE
     return status
 
 
+def _say(sentence: str) -> None:
+    """One line on stderr, if it can be written."""
+    with suppress(OSError):
+        print(f"a64patch: {sentence}", file=sys.stderr, flush=True)
+
+
+def _done(parsed: argparse.Namespace) -> str:
+    """What a command has changed that ended in an error of its output."""
+    if parsed.outcome is None:
+        return "nothing was changed"
+    entry = parsed.outcome.entry
+    return f"everything was done before: `{parsed.book.command('log', str(entry))}` shows it"
+
+
 def _interrupted(parsed: argparse.Namespace) -> int:
-    """Say after Ctrl-C whether the target was changed: by the journal, or by the outcome if the command had ended."""
+    """Say after Ctrl-C whether the target was changed. The journal knows, whatever had been printed."""
     if parsed.command not in _WRITERS:
-        print("a64patch: interrupted", file=sys.stderr)
-        return WRONG
-    if getattr(parsed, "outcome", None) is not None:
-        print("a64patch: interrupted, but everything was done: `a64patch log` shows it", file=sys.stderr)
-        return DONE
+        _say("interrupted")
+        return INTERRUPTED
+    if parsed.book is None:
+        _say("interrupted; nothing was changed")
+        return INTERRUPTED
     from a64patch.patch.journal import EntryState, Journal
 
+    unfinished = {EntryState.OPEN, EntryState.PARTIAL}
     try:
-        with Journal(parsed.journal) as journal:
-            unfinished = journal.entries(EntryState.OPEN, EntryState.PARTIAL)
+        with Journal(parsed.book.path) as journal:
+            found = journal.entries(*unfinished) if parsed.command == "recover" else journal.begun_by(parsed.book)
     except errors.A64PatchError as error:
-        print(f"a64patch: interrupted, and the journal cannot say what was changed: {error}", file=sys.stderr)
+        _say(f"interrupted, and the journal cannot say what was changed: {error}")
         return HALF_WAY
-    if unfinished:
-        numbers = ", ".join(str(entry.id) for entry in unfinished)
-        print(f"a64patch: interrupted; journal entry {numbers} is cut off: run `a64patch recover`", file=sys.stderr)
+    numbers = ", ".join(str(entry.id) for entry in found if entry.state in unfinished)
+    if numbers:
+        _say(f"interrupted; journal entry {numbers} is cut off: run `{parsed.book.command('recover')}`")
         return HALF_WAY
     if parsed.command == "recover":
-        print("a64patch: interrupted, but nothing is cut off any more", file=sys.stderr)
+        _say("interrupted, but nothing is cut off any more")
         return DONE
-    print("a64patch: interrupted; nothing was changed", file=sys.stderr)
-    return REFUSED
+    done = [entry for entry in found if entry.state is not EntryState.UNDONE]
+    if done:
+        log = parsed.book.command("log", str(done[-1].id))
+        _say(f"interrupted, but everything was done: `{log}` shows it")
+        return DONE
+    _say("interrupted; nothing was changed")
+    return INTERRUPTED
 
 
 def _report(error: Exception) -> int:
     if isinstance(error, errors.A64PatchError):
-        print(f"a64patch: {error}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(f"a64patch: {note}", file=sys.stderr)
+        for sentence in (str(error), *getattr(error, "__notes__", ())):
+            _say(sentence)
         return exit_status(error)
-    print(
-        f"a64patch: a defect of a64patch itself, please report it: {type(error).__name__}: {error}"
-        " (A64PATCH_DEBUG=1 shows where)",
-        file=sys.stderr,
+    _say(
+        f"a defect of a64patch itself, please report it: {type(error).__name__}: {error} (A64PATCH_DEBUG=1 shows where)"
     )
     return WRONG

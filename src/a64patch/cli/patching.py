@@ -20,6 +20,7 @@ from a64patch.errors import PatchFormatError, RequestError
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
+    from a64patch.patch.journal import Journal
     from a64patch.patch.plan import Plan, PlannedHunk
     from a64patch.patch.sites import Site
     from a64patch.patch.text import PatchResult
@@ -86,6 +87,16 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--journal", metavar="FILE", help="the journal (default: a64patch/journal.sqlite in the XDG state directory)"
     )
+
+
+def open_journal(arguments: argparse.Namespace, *, read_only: bool = False) -> Journal:
+    """The journal of a command. `arguments.book` keeps it, for what is said after Ctrl-C."""
+    from a64patch.patch.journal import Journal
+
+    symbols, remote = getattr(arguments, "symbols", None), getattr(arguments, "remote", False)
+    options = [*(("--symbols", symbols) if symbols else ()), *(("--remote",) if remote else ())]
+    arguments.book = journal = Journal(arguments.journal, read_only=read_only, options=options)
+    return journal
 
 
 def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
@@ -171,11 +182,10 @@ def carry_out(
         require_acceptable(plan, accept, arguments.sync)
         return 0
     require_acceptable(plan, accept, arguments.sync)
-    from a64patch.patch.journal import Journal
     from a64patch.patch.transaction import apply_plan
 
     facts = _plan_facts(plan, target) if arguments.json else None
-    with Journal(arguments.journal) as journal:
+    with open_journal(arguments) as journal:
         outcome = arguments.outcome = apply_plan(
             plan, target, journal, sync=arguments.sync, accept=accept, retry=arguments.retry
         )
@@ -188,7 +198,7 @@ def carry_out(
         print(to_text(plan.diff._replace(headers=())), end="")
     for line in _offset_lines(plan.hunks, done):
         print(line)
-    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.entry, outcome.result)
+    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.entry, outcome.result, journal)
     return 0
 
 
@@ -264,13 +274,13 @@ def result_facts(entry: int, result: PatchResult) -> dict[str, Any]:
     }
 
 
-def print_result(done: str, entry: int, result: PatchResult) -> None:
+def print_result(done: str, entry: int, result: PatchResult, journal: Journal) -> None:
     """Print the result of a patch in two lines."""
     stopped = ""
     if result.cpus:
         stopped = f", {_count(len(result.cpus), 'CPU')} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
     print(f"{done}: {_count(len(result.changes), 'word')} written; {result.method}: {result.reason}{stopped}")
-    print(f"journal entry {entry}: `a64patch revert {entry}` undoes it")
+    print(f"journal entry {entry}: `{journal.command('revert', str(entry))}` undoes it")
 
 
 def _print_plan(plan: Plan, target: Target) -> None:

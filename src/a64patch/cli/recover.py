@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Recover, and print the result for each entry."""
-    from a64patch.patch.journal import EntryState, Journal
+    from a64patch.patch.journal import EntryState
     from a64patch.patch.transaction import forget, recover
 
     def opened(entry: Entry) -> Target:
         return open_location(entry.identity.location, arguments)
 
-    with Journal(arguments.journal) as journal:
+    with patching.open_journal(arguments) as journal:
         forgotten = arguments.forget
         found = list(recover(journal, opened)) if forgotten is None else [forget(forgotten, journal)]
     facts = [_facts(recovery) for recovery in found]

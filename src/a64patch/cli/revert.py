@@ -26,15 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Put the old words back."""
-    from a64patch.patch.journal import Journal
     from a64patch.patch.transaction import revert
 
-    with Journal(arguments.journal) as journal:
+    with patching.open_journal(arguments) as journal:
         location = journal.entry(arguments.id).identity.location
         with open_location(location, arguments) as target:
             outcome = arguments.outcome = revert(arguments.id, target, journal)
     if arguments.json:
         print_json(patching.result_facts(outcome.entry, outcome.result))
     else:
-        patching.print_result(f"reverted entry {arguments.id}", outcome.entry, outcome.result)
+        patching.print_result(f"reverted entry {arguments.id}", outcome.entry, outcome.result, journal)
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import sqlite3
 import stat
 import struct
@@ -138,7 +139,16 @@ class Journal:
     Not guaranteed: in a directory where other users may put files, they can disturb the journal.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        read_only: bool = False,
+        options: Sequence[str] = (),
+    ) -> None:
+        """`options`: what a command needs besides, to open the targets of the entries: see `command`."""
+        self._options = (*(("--journal", os.fspath(path)) if path is not None else ()), *options)
+        self._begun: dict[int, str] = {}
         # Absolute: SQLite gives some names, such as ":memory:", a meaning of their own.
         self.path = Path(os.path.abspath(path)) if path is not None else default_path()
         self._connection: sqlite3.Connection | None = None
@@ -303,6 +313,19 @@ class Journal:
         finally:
             os.close(descriptor)
 
+    def command(self, *words: str) -> str:
+        """A command for this journal and its targets, as a user can give it to the shell: `a64patch revert 3`."""
+        return shlex.join(["a64patch", *words, *self._options])
+
+    def begun_by(self, other: Journal) -> list[Entry]:
+        """The entries that `other`, the same file, has begun. Works after an interrupt at any point of its `begin`."""
+        # Another process may have taken the number since, if the interrupt came before the entry was written.
+        return [
+            entry
+            for number, began in other._begun.items()
+            for entry in self._select("WHERE id = ? AND began = ?", number, began)
+        ]
+
     def begin(
         self,
         identity: Identity,
@@ -330,8 +353,9 @@ class Journal:
         texts = [identity.build_id, identity.release, f"{identity.base:#x}", identity.incarnation, method, reason]
         with self._transaction() as connection:
             number: int = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM entry").fetchone()[0]
+            began = _now()
             row = [
-                number, _now(), "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
+                number, began, "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
                 *map(_storable, texts), words, places, besides, text, "",
             ]  # fmt: skip
             size = connection.execute(
@@ -341,6 +365,7 @@ class Journal:
                 raise JournalError(f"the journal {self.path} is full: move it away, or name another with --journal")
             marks = ", ".join("?" * _COLUMNS)
             connection.execute(f"INSERT INTO entry VALUES ({marks})", (*row, _checksum(row)))
+            self._begun[number] = began
         return number
 
     def finish(self, entry: int, state: EntryState, note: str = "") -> None:
@@ -378,7 +403,7 @@ class Journal:
         """The entry with this id; JournalError when there is none, or it is damaged."""
         for entry in self._select("WHERE id = ?", number) if abs(number) < 1 << 63 else ():
             return entry
-        raise JournalError(f"the journal {self.path} has no entry {number}; `a64patch log` lists them")
+        raise JournalError(f"the journal {self.path} has no entry {number}; `{self.command('log')}` lists them")
 
     def _select(self, condition: str, *values: int | str) -> list[Entry]:
         if self._connection is None:

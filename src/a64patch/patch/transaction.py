@@ -91,9 +91,9 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
     with journal.held():
         entry = journal.entry(number)
         if entry.state is not EntryState.APPLIED:
-            hint = "; `a64patch recover` looks at it" if entry.state in _UNFINISHED else ""
+            hint = f"; `{journal.command('recover')}` looks at it" if entry.state in _UNFINISHED else ""
             raise PlanError(f"entry {number} is {entry.state.value}, so there is nothing to revert{hint}")
-        _require_same(entry, target)
+        _require_same(entry, target, journal)
         _require_nothing_open(journal, entry.identity)
         words = _read(target, entry.changes)
         for change, word in zip(entry.changes, words, strict=True):
@@ -125,7 +125,7 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
         for entry in journal.entries(*_UNFINISHED):
             try:
                 with open_target(entry) as target:
-                    _require_same(entry, target)
+                    _require_same(entry, target, journal)
                     state, note = _recovered(entry, target)
             except A64PatchError as error:
                 yield Recovery(entry, entry.state, str(error))
@@ -186,7 +186,9 @@ def _carry_out(
         lost = error.unrestored if isinstance(error, PartialPatchError) else _not_old(target, changes)
         note = str(error) or type(error).__name__
         if lost:
-            error.add_note(f"The journal's entry {number} lists these words; `a64patch recover` tries again.")
+            error.add_note(
+                f"The journal's entry {number} lists these words; `{journal.command('recover')}` tries again."
+            )
             note = "\n".join([note, *_what_stands(target, changes, set(lost))])
         with _noting(error):
             journal.finish(number, EntryState.PARTIAL if lost else EntryState.UNDONE, note)
@@ -200,7 +202,9 @@ def _carry_out(
     try:
         journal.finish(number, EntryState.APPLIED, f"{result.method}: {result.reason}")
     except JournalError as error:
-        unsaid = JournalError(f"the patch is applied, but the journal does not say so: {error}; run `a64patch recover`")
+        unsaid = JournalError(
+            f"the patch is applied, but the journal does not say so: {error}; run `{journal.command('recover')}`"
+        )
         unsaid.target_changed = True
         raise unsaid from error
     return Outcome(number, result)
@@ -258,12 +262,13 @@ def _require_nothing_open(journal: Journal, identity: Identity) -> None:
     for entry in journal.entries(*_UNFINISHED):
         if entry.identity.place == identity.place:
             raise PlanError(
-                f"entry {entry.id} of the journal, on the same target, was cut off: run `a64patch recover` first;"
+                f"entry {entry.id} of the journal, on the same target, was cut off: run `{journal.command('recover')}`"
+                " first;"
                 " nothing was changed"
             )
 
 
-def _require_same(entry: Entry, target: Target) -> None:
+def _require_same(entry: Entry, target: Target, journal: Journal) -> None:
     """PlanError unless this is the target that the entry patched, as far as its identity tells."""
     now, then = target.identity(), entry.identity
     if now.place != then.place:
@@ -279,9 +284,10 @@ def _require_same(entry: Entry, target: Target) -> None:
             " was changed"
         )
     if not now.runs_on_from(then):
+        forget = journal.command("recover", "--forget", str(entry.id))
         raise PlanError(
             f"{then.location} was started again since entry {entry.id} patched it, and the new words are gone:"
-            f" `a64patch recover --forget {entry.id}` closes an entry that was cut off; nothing was changed"
+            f" `{forget}` closes an entry that was cut off; nothing was changed"
         )
     if now.base != then.base:
         raise PlanError(
