@@ -101,7 +101,7 @@ class FakeTarget(Target):
                 raise WriteError("resume failed")
 
     def identity(self) -> Identity:
-        return Identity("fake")
+        return Identity("fake", incarnation="start=1")
 
     def name(self, *symbols: Symbol) -> None:
         """Give it these names, and no others."""

@@ -83,7 +83,7 @@ def test_applied_reverted_and_applied_again(journal: Journal) -> None:
     outcome = apply_plan(planned(target), target, journal)
     assert target.words == NEW
     entry = journal.entry(outcome.entry)
-    assert (entry.state, entry.identity, entry.method) == (EntryState.APPLIED, Identity("fake"), "stop")
+    assert (entry.state, entry.identity, entry.method) == (EntryState.APPLIED, target.identity(), "stop")
     assert entry.changes == tuple(
         Change(BASE + 4 * number, old, new) for number, (old, new) in enumerate(zip(OLD, NEW, strict=True))
     )

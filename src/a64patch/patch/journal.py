@@ -28,17 +28,19 @@ from typing import Any, NamedTuple, Self
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
 from a64patch.patch.sites import Site
+from a64patch.patch.surroundings import DIGEST_SIZE, Surrounding
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Aftermath, Identity
 from a64patch.targets.section import Change
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
-_VERSION = 2
+_VERSION = 3
 _WORD = struct.Struct("<QII")
 _AFTERMATH = struct.Struct("<QI")
 _SITE = struct.Struct("<QQI")
 _SPAN = struct.Struct("<QQ")
 """A range as its start and its size: its end may be 2**64."""
+_SURROUNDING = struct.Struct(f"<QQ{DIGEST_SIZE}sI")
 _MOST_BYTES = 512 << 20
 _ROOM_TO_FINISH = 1 << 20
 _WAIT_SECONDS = 10.0
@@ -46,9 +48,10 @@ _TABLE = """CREATE TABLE entry (
     id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
     reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
     incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, sites BLOB NOT NULL,
-    aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL, checksum INTEGER NOT NULL
+    surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
+    checksum INTEGER NOT NULL
 )"""
-_COLUMNS = 18
+_COLUMNS = 19
 _REVERTS = 4
 """The number of that column."""
 _FIRST_TABLE = """CREATE TABLE entry (
@@ -57,8 +60,18 @@ _FIRST_TABLE = """CREATE TABLE entry (
     method TEXT NOT NULL, words BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
     checksum INTEGER NOT NULL
 )"""
-"""The table of version 1: without incarnation, reason and sites, and with other names for two methods."""
+_SECOND_TABLE = """CREATE TABLE entry (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
+    reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
+    incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, sites BLOB NOT NULL,
+    aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL, checksum INTEGER NOT NULL
+)"""
+_TABLES = {1: _FIRST_TABLE, 2: _SECOND_TABLE, _VERSION: _TABLE}
+"""The table of each version that can be read. A journal becomes one of this version when it is opened."""
+_ADDED = {"incarnation": "", "reason": "", "sites": b"", "surroundings": b""}
+"""The columns that older versions do not have, as they are for an older entry."""
 _FIRST_METHODS = {"sync": "stop", "nosync+kick": "kick"}
+"""Version 1 had other names for two methods."""
 _FAILURES = (sqlite3.Error, OverflowError, UnicodeError, MemoryError)
 """Errors of sqlite3. UnicodeError: its own message quotes damaged text. OverflowError: a number has over 64 bits."""
 
@@ -107,6 +120,8 @@ class Entry(NamedTuple):
     """Why that method."""
     sites: tuple[Site, ...] = ()
     """The words that change as one, and the addresses where no CPU may be; empty in an entry of version 1."""
+    surroundings: tuple[Surrounding, ...] = ()
+    """The code around the words; empty where the identity tells the build, and in an entry of an older version."""
 
 
 def default_path() -> Path:
@@ -213,35 +228,39 @@ class Journal:
             self._keep_directories()
         elif application != _APPLICATION_ID:
             raise JournalError(f"{self.path} is no journal of a64patch; --journal names another")
-        elif version not in (1, _VERSION):
+        elif version not in _TABLES:
             raise JournalError(f"the journal {self.path} is of version {version}, which this a64patch does not know")
-        elif schema != _schema(_TABLE if version == _VERSION else _FIRST_TABLE):
+        elif schema != _schema(_TABLES[version]):
             raise JournalError(
                 f"the journal {self.path} is damaged: its tables are not its own; --journal names another"
             )
         self._require_complete()
-        if version == 1:
+        if version in _TABLES and version != _VERSION:
             self._migrate()
             self._require_complete()
         connection.execute("COMMIT")
-        if version == 1:
+        if version in _TABLES and version != _VERSION:
             connection.execute("VACUUM")
         if connection.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
             raise JournalError(f"the journal {self.path} cannot be used without a write-ahead log; name another")
 
     def _migrate(self) -> None:
-        """Turn a journal of version 1 into one of this version, inside the open transaction."""
+        """Turn a journal of an older version into one of this version, inside the open transaction."""
         connection = self._open
-        connection.execute("ALTER TABLE entry RENAME TO entry_1")
+        connection.execute("ALTER TABLE entry RENAME TO older")
         connection.execute(_TABLE)
+        names = [column[1] for column in connection.execute("PRAGMA table_info(entry)")][:-1]
         marks = ", ".join("?" * _COLUMNS)
-        for row in connection.execute("SELECT * FROM entry_1 ORDER BY id").fetchall():
-            *kept, method, words, aftermath, patch, note, checksum = row
-            fields = [*kept, "", _FIRST_METHODS.get(method, method), "", words, b"", aftermath, patch, note]
+        older = connection.execute("SELECT * FROM older ORDER BY id")
+        known = [column[0] for column in older.description]
+        for row in older.fetchall():
+            fields: dict[str, Any] = _ADDED | dict(zip(known, row, strict=True))
+            fields["method"] = _FIRST_METHODS.get(fields["method"], fields["method"])
+            values = [fields[name] for name in names]
             # A damaged entry stays damaged: its new checksum is wrong too.
-            damaged = checksum != _checksum(row[:-1])
-            connection.execute(f"INSERT INTO entry VALUES ({marks})", (*fields, _checksum(fields) ^ damaged))
-        connection.execute("DROP TABLE entry_1")
+            damaged = fields["checksum"] != _checksum(row[:-1])
+            connection.execute(f"INSERT INTO entry VALUES ({marks})", (*values, _checksum(values) ^ damaged))
+        connection.execute("DROP TABLE older")
         connection.execute(f"PRAGMA user_version={_VERSION}")
 
     def _keep_directories(self) -> None:
@@ -335,6 +354,7 @@ class Journal:
         method: str,
         reason: str = "",
         sites: Sequence[Site] = (),
+        surroundings: Sequence[Surrounding] = (),
         aftermath: Sequence[Aftermath] = (),
         reverts: int = 0,
     ) -> int:
@@ -349,6 +369,7 @@ class Journal:
             + b"".join(_SPAN.pack(start, end - start) for start, end in site.keep_out)
             for site in sites
         )
+        around = b"".join(map(_packed, surroundings))
         text = _storable(patch)
         texts = [identity.build_id, identity.release, f"{identity.base:#x}", identity.incarnation, method, reason]
         with self._transaction() as connection:
@@ -356,12 +377,15 @@ class Journal:
             began = _now()
             row = [
                 number, began, "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
-                *map(_storable, texts), words, places, besides, text, "",
+                *map(_storable, texts), words, places, around, besides, text, "",
             ]  # fmt: skip
             size = connection.execute(
                 "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
             ).fetchone()
-            if size[0] + len(words) + len(places) + len(besides) + len(text.encode()) > _MOST_BYTES - _ROOM_TO_FINISH:
+            if (
+                size[0] + len(words) + len(places) + len(around) + len(besides) + len(text.encode())
+                > _MOST_BYTES - _ROOM_TO_FINISH
+            ):
                 raise JournalError(f"the journal {self.path} is full: move it away, or name another with --journal")
             marks = ", ".join("?" * _COLUMNS)
             connection.execute(f"INSERT INTO entry VALUES ({marks})", (*row, _checksum(row)))
@@ -439,7 +463,7 @@ class Journal:
         try:
             (
                 number, began, ended, state, reverts, location, build_id, release, base, incarnation, method, reason,
-                words, sites, aftermath, patch, note, checksum,
+                words, sites, surroundings, aftermath, patch, note, checksum,
             ) = row  # fmt: skip
             if checksum != _checksum(row[:-1]):
                 raise ValueError("its checksum is wrong")
@@ -455,7 +479,7 @@ class Journal:
             identity = Identity(os.fsdecode(location), build_id, release, int(base, 16), incarnation)
             return Entry(
                 number, began, ended, EntryState(state), identity, method, changes, _aftermath(aftermath), patch, note,
-                reverts, reason, _sites(sites),
+                reverts, reason, _sites(sites), _surroundings(surroundings),
             )  # fmt: skip
         except (ValueError, TypeError, struct.error) as error:
             raise JournalError(f"entry {row[0]} of the journal {self.path} is damaged: {error}") from None
@@ -483,6 +507,23 @@ def _sites(data: bytes) -> tuple[Site, ...]:
         spans = _SPAN.iter_unpack(data[place : place + count * _SPAN.size])
         place += count * _SPAN.size
         found.append(Site(start, start + size, Ranges(tuple((low, low + length) for low, length in spans))))
+    return tuple(found)
+
+
+def _packed(each: Surrounding) -> bytes:
+    name = _storable(each.name).encode()
+    return _SURROUNDING.pack(each.start, each.end - each.start, each.digest, len(name)) + name
+
+
+def _surroundings(data: bytes) -> tuple[Surrounding, ...]:
+    found, place = [], 0
+    while place < len(data):
+        start, size, digest, length = _SURROUNDING.unpack_from(data, place)
+        place += _SURROUNDING.size
+        if not size or start % INSN_SIZE or size % INSN_SIZE or place + length > len(data):
+            raise ValueError("a surrounding that is none")
+        found.append(Surrounding(start, start + size, data[place : place + length].decode(), digest))
+        place += length
     return tuple(found)
 
 

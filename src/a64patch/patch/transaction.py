@@ -24,6 +24,7 @@ from a64patch.patch.asmdiff import collector_paused, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
 from a64patch.patch.sites import Site, sites_of, spans_of
+from a64patch.patch.surroundings import difference, needed, surroundings
 from a64patch.patch.text import PatchResult, method_for, write
 from a64patch.protocols import Method
 from a64patch.targets.base import Identity, Target
@@ -175,9 +176,10 @@ def _carry_out(
     words = [(change.address, change.new) for change in changes]
     method = _method(target, decided, sync)
     aftermath = () if reverts else target.aftermath(words)
+    around = surroundings(target, changes) if needed(identity) else ()
     number = journal.begin(
         identity, changes, patch, method=method, reason=_reason(decided, method), sites=decided.sites,
-        aftermath=aftermath, reverts=reverts,
+        surroundings=around, aftermath=aftermath, reverts=reverts,
     )  # fmt: skip
     try:
         result = _patch(target, decided, method, retry)
@@ -293,6 +295,25 @@ def _require_same(entry: Entry, target: Target, journal: Journal) -> None:
         raise PlanError(
             f"{then.location} lies at {now.base:#x} now, not at {then.base:#x} as when entry {entry.id} patched it: it"
             " was started again; nothing was changed"
+        )
+    _require_surroundings(entry, target, journal)
+
+
+def _require_surroundings(entry: Entry, target: Target, journal: Journal) -> None:
+    """PlanError when the code around the entry's words is not the code that the entry patched."""
+    if not entry.surroundings:
+        return
+    olds: dict[int, int] = {}
+    # Take back in thought what later entries have changed, whether they were undone since or not.
+    for later in reversed(journal.entries(EntryState.APPLIED, EntryState.REVERTED)):
+        if later.id > entry.id and later.identity.place == entry.identity.place:
+            olds.update((change.address, change.old) for change in later.changes)
+    olds.update((change.address, change.old) for change in entry.changes)
+    found = difference(target, entry.surroundings, olds)
+    if found is not None:
+        raise PlanError(
+            f"{entry.identity.location} is not what entry {entry.id} patched: {found}; it was built again, or"
+            " changed by somebody else; nothing was changed"
         )
 
 
