@@ -96,6 +96,36 @@ def test_system_map_is_moved_to_where_the_kernel_is(tmp_path: Path, slide: int) 
     [module] = machine.modules
     assert (module.base, module.code) == (slide, Ranges(((LINKED + TEXT_AT + slide, kernel.symbols[-1][0] + slide),)))
     assert machine.writable() is None  # a System.map knows of no modules, which are code as well
+    # The list tells no build: the memory of the machine does.
+    identity = machine.identity()
+    assert (identity.build_id, identity.release) == (BUILD_ID.hex(), "Linux 6.6.6-test")
+
+
+@pytest.mark.parametrize("behind", [0x10_0000, 0x480_0000])
+def test_the_build_is_found_wherever_the_notes_lie(tmp_path: Path, behind: int) -> None:
+    kernel = build_kernel()
+    note = kernel.data.rindex(b"GNU\0" + BUILD_ID) - 12
+    whole = bytes(kernel.data[note : note + 16 + len(BUILD_ID)])
+    kernel.data[note : note + 16] = bytes(16)
+    machine = Machine(kernel, SLIDE)
+    start = machine.memory[0][0] + behind
+    machine.memory.append((start, whole))
+    names = [*kernel.symbols, (start - SLIDE, "R", "__start_notes"), (start - SLIDE + len(whole), "R", "__stop_notes")]
+    path = tmp_path / "System.map"
+    path.write_text(listing(names))
+    attach(machine, path)
+    assert machine.identity().build_id == BUILD_ID.hex()
+
+
+def test_a_file_of_another_build_is_refused_by_the_memory(tmp_path: Path) -> None:
+    kernel = build_kernel()
+    other = build_kernel()
+    note = other.data.rindex(BUILD_ID)
+    other.data[note : note + len(BUILD_ID)] = bytes(reversed(BUILD_ID))
+    path = tmp_path / "Image"
+    path.write_bytes(other.data)
+    with pytest.raises(FormatError, match=f"its build id is {bytes(reversed(BUILD_ID)).hex()}, the kernel's"):
+        attach(Machine(kernel, SLIDE), path)
 
 
 @pytest.mark.parametrize(("data", "told"), [(bytes(range(16)), f" ptr_key={bytes(range(16)).hex()}"), (bytes(16), "")])
@@ -260,7 +290,7 @@ def vmlinux(kernel: Kernel, folder: Path) -> Path:
     labels = "".join(f".globl {name}\n{name} = . + {place - first}\n" for place, _, name in kernel.symbols)
     words = from_bytes(bytes(kernel.data[first - LINKED : kernel.symbols[-1][0] - LINKED + 4]))
     text = ".text\n" + labels + "".join(f".inst {word:#x}\n" for word in words)
-    place = ("-Ttext", hex(first), "-e", "0", "--build-id=0x0102")
+    place = ("-Ttext", hex(first), "-e", "0", f"--build-id=0x{BUILD_ID.hex()}")
     return link(assemble(text, folder / "o"), folder / "vmlinux", *place)
 
 
@@ -270,7 +300,7 @@ def test_vmlinux(tmp_path: Path) -> None:
     linked = vmlinux(kernel, tmp_path)
     assert names_a_kernel(linked)
     assert attach(machine, linked)[kernel.symbols[9][2]] == kernel.symbols[9][0] + SLIDE
-    assert machine.identity().modules == (Build("kernel", "0102", SLIDE),)
+    assert machine.identity().modules == (Build("kernel", BUILD_ID.hex(), SLIDE),)
 
 
 def test_vmlinux_takes_names_of_a_kernel_and_stays_the_build_that_it_is(tmp_path: Path) -> None:
@@ -281,7 +311,7 @@ def test_vmlinux_takes_names_of_a_kernel_and_stays_the_build_that_it_is(tmp_path
     for source in (linked, listed):
         with open_target(linked, symbols=source) as target:
             assert target.symbols[kernel.symbols[9][2]] == kernel.symbols[9][0]
-            assert target.identity() == Identity(str(linked), "0102")
+            assert target.identity() == Identity(str(linked), BUILD_ID.hex())
 
 
 def test_listing() -> None:

@@ -157,6 +157,9 @@ def test_saved_kallsyms_names_a_live_kernel_and_its_modules(guest: Guest, tmp_pa
         for module in loaded:
             symbol = next(s for s in listed if s.module == module and s.is_text)
             assert table.resolve(f"{module}:{symbol.name}") == symbol.address
+        # A list of names tells no build id. A patch that was made from this machine must still fit it.
+        assert bytes.fromhex(target.identity().build_id) in guest.run_bytes("cat /sys/kernel/notes")
+        assert target.identity().build_id
 
 
 def test_image_names_a_live_kernel_that_kaslr_moved(image: Path, guest: Guest) -> None:

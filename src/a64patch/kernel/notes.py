@@ -27,13 +27,13 @@ def is_image(head: bytes) -> bool:
     return head[_MAGIC_AT : _MAGIC_AT + 4] == _MAGIC and head[:4] != b"\x7fELF"
 
 
-def release_of(data: bytes) -> str:
+def release_of(data: bytes | bytearray) -> str:
     """The release in the first linux_banner, as `Linux 6.1.0-56-arm64`; empty when there is no banner."""
     match = _BANNER.search(data)
     return f"Linux {match[1].decode()}" if match else ""
 
 
-def build_id_of(data: bytes) -> str:
+def build_id_of(data: bytes | bytearray) -> str:
     """The kernel's build id in hex; empty when `data` holds none, or several candidates.
 
     The build ids of programs inside the kernel (its vDSOs) are no candidates. `data` must begin on a page.
@@ -47,7 +47,7 @@ def build_id_of(data: bytes) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _programs(data: bytes) -> list[tuple[int, int]]:
+def _programs(data: bytes | bytearray) -> list[tuple[int, int]]:
     """The ranges of ELF files that begin on a page. Each ends with its section headers."""
     found: list[tuple[int, int]] = []
     for match in re.finditer(rb"\x7fELF[\x01\x02]\x01\x01", data):

@@ -42,10 +42,11 @@ _MADE_AT_RUN_TIME = re.compile(r"bpf|ftrace|kprobe|__builtin__\w+")
 _NAMES_NOTHING = re.compile(rb"\$[xd](?:\..*)?|" + _LABEL)
 
 _RANDOM_BYTES = 16
+_NAMES_OF_BUILD = ("__start_notes", "__stop_notes", "linux_banner", "__init_begin")
+_PAGE = 4096
 _PIECE = 1 << 20
 _PROBE = 1 << 10
 _LONGEST_TOKEN_TABLE = 1 << 14
-_BEHIND_TABLES = 1 << 22
 _SMALLEST_PIECE = 1 << 16
 _MOST_KERNEL = 1 << 27
 _WIDEST_GAP = 1 << 22
@@ -153,17 +154,20 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     if source is None or (source == LIVE and isinstance(target, KernelImage)):
         return target.symbols
     if source == LIVE:
-        found = _live(target)
-        symbols, shift, build_id, release, file = found.symbols, 0, found.build_id, found.release, ""
+        symbols, shift, build_id, file = live_symbols(target), 0, "", ""
     else:
         read = read_source(source)
         shift = _find_place(target, read)
         symbols = [s._replace(address=(s.address + shift) % placement.ADDRESSES) for s in read.symbols]
-        build_id, release, file = read.build_id, "", read.name
+        build_id, file = read.build_id, read.name
     names = sized(symbols)
     if isinstance(target, FileTarget):
         target.knowing(replace(target.modules.main, symbols=_table(names)))
         return target.symbols
+    told, release = _build(target, symbols)
+    if build_id and told and build_id != told:
+        raise _another_build(file, build_id, told)
+    build_id = told or build_id
     text = Ranges((_bounds(symbols, ""),))
     run = _incarnation(target, symbols)
     named: dict[str, list[Symbol]] = {"": []}
@@ -204,16 +208,6 @@ def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol
     The search goes upwards from addresses where CPUs execute the kernel, since read-only data follows the text. It
     reads up to 128 MiB for each address. `hints` are tried first. Errors as `attach`.
     """
-    return _live(target, hints).symbols
-
-
-class _Live(NamedTuple):
-    symbols: list[KernelSymbol]
-    build_id: str
-    release: str
-
-
-def _live(target: Target, hints: Iterable[int] = ()) -> _Live:
     problem: Exception = _no_kernel()
     seen = Ranges()
     for hint in islice(_kernel_addresses(target, hints), _MOST_HINTS):
@@ -232,8 +226,38 @@ def _live(target: Target, hints: Iterable[int] = ()) -> _Live:
         what = "what looks like the kallsyms tables in memory"
         first, last = _bounds(symbols, what)
         placement.require_fit(target.read, _text_starts(symbols), first, last, what)
-        return _Live(symbols, notes.build_id_of(data), notes.release_of(data))
+        return symbols
     raise problem
+
+
+def _another_build(source: str, build_id: str, kernel: str) -> FormatError:
+    return FormatError(f"{source} does not belong to this kernel: its build id is {build_id}, the kernel's {kernel}")
+
+
+def _build(target: Target, symbols: Sequence[KernelSymbol]) -> tuple[str, str]:
+    """The build id and the release in the memory of a kernel with these symbols; empty where they are not found.
+
+    Both lie in the read-only data, which ends where `__init_begin` is. Kernels with CONFIG_KALLSYMS_ALL name their
+    places: the notes from `__start_notes` to `__stop_notes` (include/asm-generic/vmlinux.lds.h), and `linux_banner`.
+    """
+    places = {symbol.name: symbol.address for symbol in reversed(symbols) if symbol.name in _NAMES_OF_BUILD}
+    build_id = release = ""
+    start, end = places.get("__start_notes", 0), places.get("__stop_notes", 0)
+    if 0 < end - start <= _PIECE:
+        build_id = notes.build_id_of(_readable(target, start, end - start))
+    if "linux_banner" in places:
+        release = notes.release_of(_readable(target, places["linux_banner"], _PROBE))
+    if build_id and release:
+        return build_id, release
+    start = _bounds(symbols, "")[1] // _SMALLEST_PIECE * _SMALLEST_PIECE
+    end = min(places.get("__init_begin", start + _MOST_KERNEL), start + _MOST_KERNEL)
+    data = bytearray()
+    for piece in _mapped(target, start, end):
+        data += piece
+        build_id, release = build_id or notes.build_id_of(data), release or notes.release_of(data)
+        if build_id and release:
+            break
+    return build_id, release
 
 
 def _after_text(target: Target, start: int) -> int:
@@ -264,11 +288,7 @@ def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol],
                 symbols = decode(bytes(data), start).symbols
             except FormatError as error:  # some tables may come later
                 why = str(error)
-        # The kernel's notes are close behind its tables.
-        behind = len(data) - tables
-        if tables >= 0 and behind > (_BEHIND_TABLES if symbols else REACH):
-            break
-        if symbols and notes.build_id_of(bytes(data)):
+        if symbols or (tables >= 0 and len(data) - tables > REACH):
             break
     return bytes(data), symbols, why or "no kallsyms tables were found in the memory of this kernel"
 
@@ -280,10 +300,10 @@ def _no_kernel() -> SymbolError:
     )
 
 
-def _mapped(target: Target, start: int) -> Iterator[bytes]:
+def _mapped(target: Target, start: int, end: int = 1 << 64) -> Iterator[bytes]:
     """The readable bytes from `start` on. Gaps of up to 4 MiB are filled with zeros; a larger gap is the end."""
     address, gap = start, 0
-    while address < min(start + _MOST_KERNEL, 1 << 64) and gap <= _WIDEST_GAP:
+    while address < min(start + _MOST_KERNEL, end) and gap <= _WIDEST_GAP:
         piece = _readable(target, address, _PIECE)
         if not piece:
             gap += _SMALLEST_PIECE
@@ -329,10 +349,7 @@ def _find_place(target: Target, source: Source) -> int:
     """The number of bytes to add to the addresses of a source. FormatError when no number fits."""
     identity = target.identity()
     if source.build_id and identity.build_id and source.build_id != identity.build_id:
-        raise FormatError(
-            f"{source.name} does not belong to this kernel: its build id is {source.build_id}, "
-            f"the kernel's {identity.build_id}"
-        )
+        raise _another_build(source.name, source.build_id, identity.build_id)
     first, last = _bounds(source.symbols, source.name)
     own = [symbol.address for symbol in source.symbols if symbol.is_text and first <= symbol.address < last]
     problem: Exception = _no_kernel()
@@ -386,7 +403,7 @@ def _module_text(symbols: Sequence[KernelSymbol], module: str) -> tuple[int, int
     texts = [symbol.address for symbol in symbols if symbol.module == module and symbol.is_text]
     if not texts:
         return 0, 0
-    return min(texts) // 4096 * 4096, (max(texts) // 4096 + 1) * 4096
+    return min(texts) // _PAGE * _PAGE, (max(texts) // _PAGE + 1) * _PAGE
 
 
 def _bounds(symbols: Iterable[KernelSymbol], name: str) -> tuple[int, int]:
