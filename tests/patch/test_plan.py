@@ -292,7 +292,7 @@ def test_the_words_of_another_patch_are_foreign(build: Build) -> None:
 
 
 def test_a_target_that_has_no_build_id(build: Build) -> None:
-    refused(PlanError, "fake does not tell its build id; --fuzz", one("site"), FakeTarget([1]))
+    refused(PlanError, "fake does not tell its build id; --fuzz", one("site"), FakeTarget([1], cpus=0))
 
 
 def test_two_statics_of_one_name(tmp_path: Path) -> None:
@@ -476,3 +476,11 @@ def test_many_hunks_are_planned_in_one_reading(build: Build) -> None:
     plan = make_plan(parse(text), target)
     assert (plan.state, len(plan.changes)) == (State.TO_DO, 1000)
     assert target.calls.count("read_many") == 2  # the words, and the code around them
+
+
+def test_a_running_target_that_does_not_tell_its_build_is_not_taken_by_fuzz() -> None:
+    machine = FakeTarget([gen_nop()], cpus=2)
+    diff = parse(f"Build-Id: 00ff\n\n@@ {BASE:#x} @@\n-d503201f\n+d503203f\n")
+    with pytest.raises(PlanError, match=r"nothing tells the build of fake: give --symbols .kallsyms") as refused:
+        make_plan(diff, machine)
+    assert "--fuzz" not in str(refused.value)

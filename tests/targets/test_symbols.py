@@ -279,3 +279,8 @@ def test_a_function_is_found_behind_any_number_of_labels(labels: int) -> None:
     assert found is not None
     assert (found[0].name, found[1]) == ("outer", behind)
     assert table.extent(behind) == (0, 0x1000)
+
+
+def test_a_target_without_names_says_how_to_give_it_some() -> None:
+    with pytest.raises(SymbolError, match=r"'start': the target has no names, give --symbols .kallsyms for a running"):
+        SymbolTable().resolve("start")

@@ -37,7 +37,7 @@ from a64patch.protocols import Method
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
-from a64patch.targets.symbols import Space, Symbol, SymbolTable
+from a64patch.targets.symbols import GIVE_NAMES, Space, Symbol, SymbolTable
 
 Sync = Literal["auto", "nosync", "kick", "stop"]
 """How a user wants a plan to be carried out; `auto` takes the plan's method."""
@@ -150,7 +150,7 @@ def make_plan(
     if profile not in PROFILES:
         raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
     identity = target.identity()
-    by_meaning = _compare_by_meaning(diff, identity, fuzz)
+    by_meaning = _compare_by_meaning(diff, target, identity, fuzz)
     finder = _Finder(target, by_meaning, fuzz)
     hunks = tuple(finder.plan(diff.hunks))
     _require_apart(hunks, target)
@@ -283,12 +283,17 @@ def _own_symbols(site: str) -> SymbolTable:
     return SymbolTable(lambda: [symbol], [Space(module, _SOMEWHERE, _SOMEWHERE << 1)] if module else ())
 
 
-def _compare_by_meaning(diff: AsmDiff, identity: Identity, fuzz: bool) -> bool:
+def _compare_by_meaning(diff: AsmDiff, target: Target, identity: Identity, fuzz: bool) -> bool:
     if not diff.build_id:
         return True
     if diff.build_id == identity.build_id:
         return False
     if not fuzz:
+        if target.capabilities.cpus and not identity.build_id:
+            raise PlanError(
+                f"the patch was made for build {diff.build_id}, and nothing tells the build of"
+                f" {identity.location or 'the target'}: {GIVE_NAMES}; nothing was changed"
+            )
         has = f"is build {identity.build_id}" if identity.build_id else "does not tell its build id"
         raise PlanError(
             f"the patch was made for build {diff.build_id}, but {identity.location or 'the target'} {has};"

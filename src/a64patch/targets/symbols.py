@@ -20,6 +20,9 @@ _SITE = re.compile(
 )
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
+GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file for a program)"
+"""What to do about a target that has no names and does not tell its build."""
+
 
 class Symbol(NamedTuple):
     """A name for `size` bytes at `address`; 0 means that the size is unknown."""
@@ -98,7 +101,8 @@ class SymbolTable:
             return found[0]
         where = f" in {module}" if module else ""
         if not found:
-            raise SymbolError(f"there is no symbol {name!r}{where}; an address needs none")
+            lacks = "; an address needs none" if self._sorted() else f": the target has no names, {GIVE_NAMES}"
+            raise SymbolError(f"there is no symbol {name!r}{where}{lacks}")
         addresses = sorted({symbol.address for symbol in found})
         if len(addresses) > 1:
             places = ", ".join(f"{address:#x}" for address in addresses[:8])
