@@ -208,6 +208,37 @@ def test_a_defect_shows_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert "defect" in done.err
 
 
+def test_options_stand_anywhere(run: Run, program: Path) -> None:
+    shown = run("show", program, "work", "-n", "1").out
+    assert shown
+    for arguments in (("-n", "1", program, "work"), (program, "-n", "1", "work"), ("-n", "1", "--", program, "work")):
+        assert run("show", *arguments).out == shown
+    assert run("poke", program, "-n", "work", "--expect", "nop", "yield").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "usage"),
+    [
+        (("shwo",), "did you mean show?", "usage: a64patch [-h]"),
+        (("apply", "--dry-rnu", "a", "b"), "did you mean --dry-run?", "usage: a64patch apply"),
+        (("show", "--frobnicate", "a", "b"), "unrecognized arguments: --frobnicate", "usage: a64patch show"),
+    ],
+)
+def test_a_wrong_word_shows_the_usage_and_the_right_word(
+    run: Run, arguments: tuple[str, ...], says: str, usage: str
+) -> None:
+    done = run(*arguments)
+    assert done.status == 2
+    assert says in done.err
+    assert done.err.startswith(usage)
+
+
+def test_target_and_patch_in_the_other_order(run: Run, program: Path) -> None:
+    done = run("apply", program, program.with_name("fix.patch"))
+    assert (done.status, one_sentence(done.err)) == (2, True)
+    assert "is an ELF file and no patch: name the patch first, then the target" in done.err
+
+
 def test_asm_and_disasm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("asm", "mov x0, #1; b 0x2000", "--address", "0x1ffc").out == "d2800020\n14000000\n"
     assert run("disasm", "d2800020", "14000000", "--address", "0x1ffc").out == "mov x0, #1\nb 0x2000\n"

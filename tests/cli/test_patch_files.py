@@ -351,7 +351,7 @@ def test_ctrl_c_says_what_it_left(
 
 
 def test_ctrl_c_while_commands_are_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupting("a64patch.cli.main._parser", monkeypatch)
+    interrupting("a64patch.cli.main._command_parser", monkeypatch)
     ran = run("log")
     assert (ran.status, ran.err) == (130, "a64patch: interrupted\n")
 

@@ -10,10 +10,12 @@ import argparse
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from a64patch import errors
 from a64patch.cli.output import Output, ReaderGoneError
@@ -70,11 +72,24 @@ _REFUSALS = (
 )
 
 
-def _parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser of these commands. Loads the file of each."""
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors show the usage and, where a word is nearly right, the right one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, and end with status 2."""
+        from difflib import get_close_matches
+
+        wrong = re.search("(?:unrecognized arguments:|invalid choice:) '?([^' ]+)", message)
+        known = COMMANDS if wrong and not wrong[1].startswith("-") else self._option_string_actions
+        meant = get_close_matches(wrong[1].partition("=")[0], known, 1) if wrong else []
+        super().error(f"{message}; did you mean {meant[0]}?" if meant else message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of the first argument: a command, or an option that needs none."""
     from a64patch.openers import target_forms
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="a64patch",
         description="patch(1) for AArch64 machine code, wherever it is.",
         epilog=EPILOG.format(targets=target_forms()),
@@ -82,18 +97,23 @@ def _parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"a64patch {VERSION}")
     commands = parser.add_subparsers(prog="a64patch", dest="command", metavar="COMMAND", required=True)
-    for name in names:
-        module = importlib.import_module(f"a64patch.cli.{name}")
-        command = commands.add_parser(
-            name,
-            help=COMMANDS[name],
-            description=(module.__doc__ or "").split("\n\n")[0],
-            epilog=module.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_argument("--json", action="store_true", help="print the facts as JSON instead of text")
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    for name, purpose in COMMANDS.items():
+        commands.add_parser(name, help=purpose)
+    return parser
+
+
+def _command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of the arguments of a command. Loads the file of the command."""
+    module = importlib.import_module(f"a64patch.cli.{name}")
+    parser = _Parser(
+        prog=f"a64patch {name}",
+        description=(module.__doc__ or "").split("\n\n")[0],
+        epilog=module.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON instead of text")
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
     return parser
 
 
@@ -136,8 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
     """Run the command. The outcome decides the exit status; printing does not."""
     try:
-        # Load one command if the first argument names it. Otherwise the help or the error lists all commands.
-        _parser(arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS).parse_args(arguments, parsed)
+        if not arguments or arguments[0] not in COMMANDS:
+            _parser().parse_args(arguments)
+        parsed.command = arguments[0]
+        # Options may stand anywhere.
+        _command_parser(arguments[0]).parse_intermixed_args(arguments[1:], parsed)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except ReaderGoneError:

@@ -114,6 +114,8 @@ def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
                 if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
                     raise PatchFormatError(f"{path} is a directory: name a patch")
                 data = file.read(asmdiff.MOST_BYTES + 1)
+            if data.startswith(b"\x7fELF"):
+                raise PatchFormatError(f"{path} is an ELF file and no patch: name the patch first, then the target")
     except OSError as error:
         raise PatchFormatError(f"cannot read {path}: {error.strerror}") from error
     try:
