@@ -221,7 +221,7 @@ def test_options_stand_anywhere(run: Run, program: Path) -> None:
     [
         (("shwo",), "did you mean show?", "usage: a64patch [-h]"),
         (("apply", "--dry-rnu", "a", "b"), "did you mean --dry-run?", "usage: a64patch apply"),
-        (("show", "--frobnicate", "a", "b"), "unrecognized arguments: --frobnicate", "usage: a64patch show"),
+        (("show", "--frobnicate", "a", "b"), "unrecognized arguments: --frobnicate\n", "usage: a64patch show"),
     ],
 )
 def test_a_wrong_word_shows_the_usage_and_the_right_word(

@@ -81,7 +81,7 @@ class _Parser(argparse.ArgumentParser):
 
         wrong = re.search("(?:unrecognized arguments:|invalid choice:) '?([^' ]+)", message)
         known = COMMANDS if wrong and not wrong[1].startswith("-") else self._option_string_actions
-        meant = get_close_matches(wrong[1].partition("=")[0], known, 1) if wrong else []
+        meant = get_close_matches(wrong[1].partition("=")[0], known, 1, 0.75) if wrong else []
         super().error(f"{message}; did you mean {meant[0]}?" if meant else message)
 
 
