@@ -29,6 +29,8 @@ class Opener(NamedTuple):
     form: str = ""
     """How people write it, for help texts; empty for a kind that is refused."""
     schemes: tuple[str, ...] = ()
+    lasts: bool = True
+    """The words that a command has written are still there when the command has ended."""
     magic: tuple[tuple[int, bytes], ...] = ()
     """(offset, bytes) within the first 64 bytes of a file; the file must have all of them."""
     sniffs: str = ""
@@ -70,7 +72,7 @@ OPENERS: tuple[Opener, ...] = (
     Opener("GDB stub", "targets.gdb:open_gdb", "gdb://HOST:PORT, gdb+unix:PATH, gdb+serial:DEVICE",
            schemes=("gdb://", "gdb+unix:", "gdb+serial:"),
            options=("symbols", "remote", "timeout", "baud", "leave", "assume")),
-    Opener("simulator", "targets.simulator_url:parse_url", "sim:PATH?cpus=4&seed=1", schemes=("sim:",)),
+    Opener("simulator", "targets.simulator_url:parse_url", "sim:PATH?cpus=4&seed=1", schemes=("sim:",), lasts=False),
     Opener("process", schemes=("pid:",), refusal="names a process, and opening one is not built yet"),
     _compressed(b"\x1f\x8b", "gunzip"),
     _compressed(b"\x28\xb5\x2f\xfd", "unzstd"),
@@ -93,6 +95,11 @@ SOURCES: tuple[Source, ...] = (
     Source("the ELF file of a program", "targets.naming:is_elf", "targets.naming:name_program"),
 )
 """The first kind that knows a source takes it. A source that none knows goes to the first kind, which refuses."""
+
+
+def lasts(text: str) -> bool:
+    """Whether the target with this name keeps its words when the command ends that wrote them."""
+    return _opener_of(text, is_path=False).lasts
 
 
 def open_target(

@@ -116,6 +116,15 @@ def test_the_same_on_the_simulator(run: Run, patch: Path, program: Path) -> None
     assert run("status", patch, f"sim:{program}").status == 1
 
 
+def test_a_patch_of_a_machine_that_ends_with_the_command(run: Run, patch: Path, program: Path) -> None:
+    journal = ("--journal", program.parent / "journal")
+    done = run("apply", patch, f"sim:{program}?cpus=4", *journal)
+    assert done.status == 0
+    assert done.out.splitlines()[-1].startswith("the simulated machine ends with this command")
+    assert json.loads(run("apply", patch, f"sim:{program}", *journal, "--json").out)["entry"] is None
+    assert run("log", *journal).out == "the journal has no entries\n"
+
+
 def test_hazards_are_refused_until_accepted(run: Run, program: Path) -> None:
     path = program.parent / "two.patch"
     path.write_text("@@ pair @@\n-11000400\n-11000800\n+52800000\n+52800000\n")

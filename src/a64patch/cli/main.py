@@ -188,7 +188,7 @@ def _say(sentence: str) -> None:
 
 def _done(parsed: argparse.Namespace) -> str:
     """What a command has changed that ended in an error of its output."""
-    if parsed.outcome is None:
+    if parsed.outcome is None or parsed.book is None:
         return "nothing was changed"
     entry = parsed.outcome.entry
     return f"everything was done before: `{parsed.book.command('log', str(entry))}` shows it"

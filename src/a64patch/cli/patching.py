@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError, RequestError
+from a64patch.openers import lasts
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from a64patch.patch.text import PatchResult
     from a64patch.targets.base import Target
 
+_ENDED = "the simulated machine ends with this command, and the new words with it: the journal has no entry"
 _MANY = 200
 """At most this many changes of a plan are shown."""
 
@@ -97,6 +99,21 @@ def open_journal(arguments: argparse.Namespace, *, read_only: bool = False) -> J
     options = [*(("--symbols", symbols) if symbols else ()), *(("--remote",) if remote else ())]
     arguments.book = journal = Journal(arguments.journal, read_only=read_only, options=options)
     return journal
+
+
+@contextmanager
+def _journal_of_target(arguments: argparse.Namespace) -> Iterator[Journal]:
+    """The journal of a command that writes to TARGET; one that nobody keeps for a target that does not last."""
+    if lasts(arguments.target):
+        with open_journal(arguments) as journal:
+            yield journal
+        return
+    import tempfile
+
+    from a64patch.patch.journal import Journal
+
+    with tempfile.TemporaryDirectory() as folder, Journal(os.path.join(folder, "journal")) as journal:
+        yield journal
 
 
 def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
@@ -187,12 +204,12 @@ def carry_out(
     from a64patch.patch.transaction import apply_plan
 
     facts = _plan_facts(plan, target) if arguments.json else None
-    with open_journal(arguments) as journal:
+    with _journal_of_target(arguments) as journal:
         outcome = arguments.outcome = apply_plan(
             plan, target, journal, sync=arguments.sync, accept=accept, retry=arguments.retry
         )
     if facts is not None:
-        print_json(facts | result_facts(outcome.entry, outcome.result))
+        print_json(facts | result_facts(outcome.entry if lasts(arguments.target) else None, outcome.result))
         return 0
     if show:
         from a64patch.patch.asmdiff import to_text
@@ -200,7 +217,8 @@ def carry_out(
         print(to_text(plan.diff._replace(headers=())), end="")
     for line in _offset_lines(plan.hunks, done):
         print(line)
-    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.entry, outcome.result, journal)
+    undo = undo_command(journal, outcome.entry) if lasts(arguments.target) else _ENDED
+    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.result, undo)
     return 0
 
 
@@ -263,8 +281,8 @@ def _site_facts(site: Site) -> dict[str, Any]:
     }
 
 
-def result_facts(entry: int, result: PatchResult) -> dict[str, Any]:
-    """The result of a patch for JSON."""
+def result_facts(entry: int | None, result: PatchResult) -> dict[str, Any]:
+    """The result of a patch for JSON. `entry` is null when no journal keeps it."""
     return {
         "entry": entry,
         "method": result.method,
@@ -276,13 +294,18 @@ def result_facts(entry: int, result: PatchResult) -> dict[str, Any]:
     }
 
 
-def print_result(done: str, entry: int, result: PatchResult, journal: Journal) -> None:
-    """Print the result of a patch in two lines."""
+def undo_command(journal: Journal, entry: int) -> str:
+    """How to undo the patch of an entry."""
+    return f"journal entry {entry}: `{journal.command('revert', str(entry))}` undoes it"
+
+
+def print_result(done: str, result: PatchResult, undo: str) -> None:
+    """Print the result of a patch, and how to undo it."""
     stopped = ""
     if result.cpus:
         stopped = f", {_count(len(result.cpus), 'CPU')} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
     print(f"{done}: {_count(len(result.changes), 'word')} written; {result.method}: {result.reason}{stopped}")
-    print(f"journal entry {entry}: `{journal.command('revert', str(entry))}` undoes it")
+    print(undo)
 
 
 def _print_plan(plan: Plan, target: Target) -> None:

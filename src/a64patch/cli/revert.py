@@ -35,5 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(patching.result_facts(outcome.entry, outcome.result))
     else:
-        patching.print_result(f"reverted entry {arguments.id}", outcome.entry, outcome.result, journal)
+        undo = patching.undo_command(journal, outcome.entry)
+        patching.print_result(f"reverted entry {arguments.id}", outcome.result, undo)
     return 0
