@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.effects import effects_of
-from a64patch.a64.predicates import Predicate, is_adrp, is_load_ex, is_store_ex
+from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.sites import Hazard as Hazard
 from a64patch.patch.sites import Site, spans_of
@@ -34,6 +34,8 @@ NAMES = {
     "address-pair": "an ADRP or the instruction that completes its address changes, but not both",
     "exclusive": "a word between a load-exclusive and its store-exclusive changes",
     "erratum-843419": "a new ADRP lies at an offset in its page where Cortex-A53 may compute a wrong address",
+    "erratum-835769": "a new sequence of memory access and 64-bit multiply-accumulate, where Cortex-A53 may compute a"
+    " wrong result",
     "relocation": "the loader or linker will overwrite the word",
 }
 """What each hazard means, by the name that a user gives to accept it."""
@@ -68,6 +70,7 @@ def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site])
     for code in _surroundings(target, changes, sorted(changed)):
         found += _exclusives(target, code, changed)
         found += _pairs(target, code, changed)
+        found += _erratum_835769(target, code, changed)
     return sorted(set(found), key=lambda hazard: (hazard.address, hazard.name))
 
 
@@ -134,6 +137,22 @@ class _Code(NamedTuple):
         if index == len(self.changed) or self.changed[index] > self.address(high):
             return None
         return (self.changed[index] - self.start) // INSN_SIZE
+
+    def behind_changes(self, predicate: Predicate, new: Mapping[int, int]) -> list[int]:
+        """The numbers of the words that satisfy `predicate`, old or `new`, where the word or the one before changes."""
+        low, high = (bisect_left(self.changed, self.address(place)) for place in (0, len(self.words)))
+        changed = self.changed[low:high]
+        if isinstance(self.words, list):
+            words = self.words
+            near = {(at - self.start) // INSN_SIZE + step for at in changed for step in (0, 1)} - {len(words)}
+            return sorted(each for each in near if predicate(words[each]) or predicate(new.get(self.address(each), 0)))
+        import numpy
+
+        first = (numpy.array(changed, numpy.uint64) - numpy.uint64(self.start)) // numpy.uint64(INSN_SIZE)
+        places = numpy.union1d(first, first + numpy.uint64(1)).astype(numpy.intp)
+        places = places[places < len(self.words)]
+        news = numpy.array([new[at] for at in changed], numpy.uint32)
+        return sorted({*places[predicate(self.words[places])].tolist(), *first[predicate(news)].astype(int).tolist()})
 
     def before_changes(self, predicate: Predicate, reach: int) -> Sequence[int]:
         """The numbers of the words that satisfy `predicate`, where the word or one of `reach` behind it changes."""
@@ -208,3 +227,50 @@ def _completes(word: int, register: int) -> bool:
         return False
     does = effects_of(word)
     return does is not None and does.low_half is not None
+
+
+_accumulates = Predicate("madd", "msub", "smaddl", "smsubl", "umaddl", "umsubl", fixed=(0x1F000000, 0x1B000000))
+_prefetches = Predicate("prfm_lit", "prfm_imm", "prfm_reg", "prfum")
+_XZR = 31
+
+
+def _erratum_835769(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[Hazard]:
+    for place in code.behind_changes(_accumulates, changed):
+        if not place:
+            continue
+        addresses = code.address(place - 1), code.address(place)
+        old = [int(word) for word in code.words[place - 1 : place + 1]]
+        new = [changed.get(at, word) for at, word in zip(addresses, old, strict=True)]
+        if _is_835769(*new) and not _is_835769(*old):
+            access, accumulate = (target.symbols.describe(at) for at in addresses)
+            yield Hazard(
+                "erratum-835769",
+                addresses[1],
+                f"the multiply-accumulate at {accumulate} directly follows the memory access at {access}, and"
+                " Cortex-A53 may compute a wrong result (erratum 835769)",
+            )
+
+
+def _is_835769(first: int, second: int) -> bool:
+    """Whether Cortex-A53 may compute a wrong result when it executes these two words in a row.
+
+    - The first accesses memory, or prefetches (ARM-EPM-048406, Cortex-A53 MPCore Software Developers Errata Notice).
+    - The second is a 64-bit multiply-accumulate whose Ra is not XZR.
+    - The first is no load of a general register that the second reads. As GNU ld --fix-cortex-a53-835769 has it,
+      the base of a load with writeback makes nothing safe.
+    """
+    row, does, then = decode(first), effects_of(first), effects_of(second)
+    if row is None or does is None or then is None or not _accumulates_64_bits(second):
+        return False
+    if does.memory is None:
+        return _prefetches(first)
+    if not does.memory.loads or any(name.startswith("v") for name in does.reads | does.writes):
+        return True
+    return then.reads.isdisjoint(f"x{row.fields[name].get(first)}" for name in ("rt", "rt2") if name in row.fields)
+
+
+def _accumulates_64_bits(word: int) -> bool:
+    row = decode(word) if _accumulates(word) else None
+    if row is None or row.fields["ra"].get(word) == _XZR:
+        return False
+    return "sf" not in row.fields or row.fields["sf"].get(word) == 1
