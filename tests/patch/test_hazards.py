@@ -74,15 +74,19 @@ def names(found: Sequence[Hazard]) -> list[tuple[str, int]]:
         ("br x1; nop", {0: "mov x0, #1", 1: "mov x0, #2"}, []),
         # Landing pads.
         ("bti c", {0: "nop"}, [("landing-pad", 0)]),
-        ("paciasp", {0: "nop"}, [("landing-pad", 0)]),
+        ("paciasp", {0: "nop"}, [("landing-pad", 0), ("pac-pair", 0)]),
         ("bti jc", {0: "bti c"}, [("landing-pad", 0)]),
-        ("paciasp", {0: "bti c"}, []),
+        ("paciasp; retaa", {0: "bti c", 1: "ret"}, []),
         ("bti c", {0: "brk #0"}, []),
         ("bti", {0: "nop"}, []),
         ("nop", {0: "bti c"}, []),
         ("brk #0", {0: "nop"}, []),
-        ("paciasppc", {0: "nop"}, [("landing-pad", 0)]),
-        ("bti c", {0: "paciasppc"}, []),
+        ("paciasppc", {0: "nop"}, [("landing-pad", 0), ("pac-pair", 0)]),
+        ("bti c", {0: "paciasppc"}, [("pac-pair", 0)]),
+        # The function is not known: signing and authenticating become more together, or fewer.
+        ("nop; paciasp; nop; autiasp; ret", {3: "nop"}, [("pac-pair", 3)]),
+        ("nop; bti c; nop; retaa", {1: "paciasp"}, [("pac-pair", 1)]),
+        ("bti c; nop; ret", {0: "paciasp", 2: "retaa"}, []),
         # Halves of an address.
         ("adrp x0, 0x2000; add x0, x0, #16", {0: "nop"}, [("address-pair", 0)]),
         ("adrp x0, 0x2000; nop; ldr x1, [x0, #16]", {2: "mov x1, #0"}, [("address-pair", 2)]),
@@ -151,6 +155,63 @@ def test_the_sentence_of_a_pair_names_the_half_that_changes(index: int, changes:
 def test_an_adrp_at_the_end_of_a_page(index: int, seen: bool) -> None:
     found = hazards("; ".join(["nop"] * 1026), {index: "adrp x0, 0x0"})
     assert [name for name, _ in names(found)] == ["erratum-843419"] * seen
+
+
+PAC_PAIRS = [
+    # One side alone, by every instruction that signs or authenticates.
+    ("paciasp; nop; autiasp; ret", {0: "bti c"}, [0]),
+    ("paciasp; nop; autiasp; ret", {2: "nop"}, [2]),
+    ("pacibsp; nop; retab", {0: "bti c"}, [0]),
+    ("pacibsp; nop; retab", {2: "ret"}, [2]),
+    ("paciaz; nop; autiaz; ret", {2: "nop"}, [2]),
+    ("paciasppc; nop; retaasppc 0x1008", {2: "ret"}, [2]),
+    ("pacnbibsppc; nop; retabsppcr x1", {2: "ret"}, [2]),
+    ("paciasppc; nop; autiasppc 0x1008; ret", {2: "nop"}, [2]),
+    ("bti c; nop; nop; ret", {0: "paciasp"}, [0]),
+    ("bti c; nop; nop; ret", {2: "autibsp"}, [2]),
+    # Another key or another modifier on one side.
+    ("pacibsp; nop; retab", {0: "paciasp"}, [0]),
+    ("paciasp; nop; autiasp; ret", {2: "autibsp"}, [2]),
+    ("paciasp; nop; autiasp; ret", {2: "autiaz"}, [2]),
+    ("paciasp; nop; autiasp; ret", {0: "pacibsp", 2: "autiaz"}, [0]),
+    # One of two returns.
+    ("paciasp; autiasp; ret; autiasp; ret", {1: "nop"}, [1]),
+    ("paciasp; retaa; retaa", {0: "pacibsp", 1: "retab"}, [0]),
+    ("paciasp; retaa; retaa", {0: "pacibsp", 1: "retab", 2: "retab"}, []),
+    # Both sides: gone, new, with another key, elsewhere, spelled otherwise.
+    ("paciasp; nop; autiasp; ret", {0: "bti c", 2: "nop"}, []),
+    ("bti c; nop; nop; ret", {0: "paciasp", 3: "retaa"}, []),
+    ("pacibsp; nop; retab", {0: "paciasp", 2: "retaa"}, []),
+    ("bti c; paciasp; nop; autiasp; ret", {1: "nop", 2: "paciasp"}, []),
+    ("paciasp; nop; autiasp; ret", {2: "retaa", 3: "nop"}, []),
+    # Instructions that sign or authenticate no return address.
+    ("paciasp; pacia1716; autiasp; ret", {1: "nop"}, []),
+    ("paciasp; pacia x0, x1; autiasp; ret", {1: "autda x3, x4"}, []),
+    ("paciasp; nop; autiasp; ret", {1: "xpaclri"}, []),
+]
+
+
+@pytest.mark.parametrize(("code", "new", "places"), PAC_PAIRS)
+def test_halves_of_a_signed_return_address(code: str, new: dict[int, str], places: list[int]) -> None:
+    """In a function between two others, which sign and authenticate too."""
+    words = words_of(code, BASE + 8)
+    target = FakeTarget([*words_of("paciasp; retaa"), *words, *words_of("pacibsp; retab")])
+    start, end = BASE + 8, BASE + 8 + 4 * len(words)
+    target.name(Symbol("before", BASE, 8), Symbol("site", start, end - start), Symbol("behind", end, 8))
+    changes = [
+        Change(start + 4 * place, words[place], assemble_one(text, start + 4 * place)) for place, text in new.items()
+    ]
+    found = [hazard for hazard in all_hazards(target, changes) if hazard.name == "pac-pair"]
+    assert [(hazard.address - start) // 4 for hazard in found] == places
+
+
+def test_a_sentence_says_which_half_of_a_signed_return_address_changes() -> None:
+    words = words_of("paciasp; autiasp; ret; autiasp; ret")
+    [hazard] = all_hazards(FakeTarget(words), [Change(BASE + 4, words[1], gen_nop())])
+    assert hazard.sentence == (
+        "site+0x4 changes one side only: with key A and SP, the new code of site would sign the return address in 1 and"
+        " authenticate it in 1 words, not in 1 and 2 as before"
+    )
 
 
 LOADS_AND_STORES = """

@@ -8,7 +8,9 @@ Not seen: data words between the code, and the entries that sites.py lists as no
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.effects import effects_of
@@ -31,6 +33,7 @@ NAMES = {
     "return-into-site": "a call returns to a word strictly inside a site, and no CPU can be kept out",
     "together": "all hunks change together, but no CPU can be kept out of a function whose end is not known",
     "landing-pad": "a BTI or PACIASP that indirect branches need is removed",
+    "pac-pair": "an instruction that signs or authenticates the return address changes, but not its partners",
     "address-pair": "an ADRP or the instruction that completes its address changes, but not both",
     "exclusive": "a word between a load-exclusive and its store-exclusive changes",
     "erratum-843419": "a new ADRP lies at an offset in its page where Cortex-A53 may compute a wrong address",
@@ -63,6 +66,7 @@ def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site])
     found = [
         *_relocations(target, changes),
         *_landing_pads(target, changes),
+        *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
         *(each for site in sites for each in site.unknown),
     ]
@@ -103,6 +107,98 @@ def _landing_pads(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]
             yield Hazard(
                 "landing-pad", change.address, f"{where} is a landing pad for indirect {kinds}, but its new word is not"
             )
+
+
+class _Pac(NamedTuple):
+    """What an instruction does with the pointer authentication code of the return address."""
+
+    signs: bool
+    """False when it authenticates."""
+    key: str
+    """The key and the modifier, for people: what one instruction signs with one, another must authenticate with it."""
+
+
+def _pac_rows() -> Iterator[tuple[str, _Pac]]:
+    """The rows that sign or authenticate x30 (Arm ARM C6.2 has a page for each)."""
+    for key in "ab":
+        for modifier, signing, authenticating in (
+            ("SP", ("paci{}sp",), ("auti{}sp", "reta{}")),
+            ("zero", ("paci{}z",), ("auti{}z",)),
+            (
+                "SP and PC",
+                ("paci{}sppc", "pacnbi{}sppc"),
+                ("auti{}sppc", "auti{}sppcr", "reta{}sppc", "reta{}sppcr"),
+            ),
+        ):
+            for names in (signing, authenticating):
+                for name in names:
+                    yield name.format(key), _Pac(names is signing, f"key {key.upper()} and {modifier}")
+
+
+_PAC_ROWS = dict(_pac_rows())
+_TOPS_OF_PAC = (0xD5, 0xD6, 0xDA, 0x55, 0xF3)
+"""The top bytes of these rows: hints, returns, data processing with one source, returns and others with an offset."""
+
+
+@lru_cache(maxsize=1 << 12)
+def _pac_of(word: int) -> _Pac | None:
+    row = decode(word)
+    return _PAC_ROWS.get(row.name) if row is not None else None
+
+
+def _pac_pairs(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
+    of_function: dict[tuple[int, int] | None, list[Change]] = {}
+    for change in changes:
+        if change.old >> 24 not in _TOPS_OF_PAC and change.new >> 24 not in _TOPS_OF_PAC:
+            continue
+        if _pac_of(change.old) != _pac_of(change.new):
+            of_function.setdefault(target.symbols.extent(change.address), []).append(change)
+    every = {change.address: change.new for change in changes} if of_function else {}
+    for extent, changed in of_function.items():
+        where, old, new = "the changed words", [change.old for change in changed], [change.new for change in changed]
+        if extent is not None:
+            start, end = extent
+            where = target.symbols.describe(start)
+            old = from_bytes(target.read(start, (end - start) & -INSN_SIZE))
+            new = [every.get(start + INSN_SIZE * place, word) for place, word in enumerate(old)]
+        before, after = _count_pacs(old), _count_pacs(new)
+        for change in changed:
+            keys = [pac.key for pac in (_pac_of(change.old), _pac_of(change.new)) if pac is not None]
+            key = next((key for key in keys if _is_half(before[key], after[key], whole=extent is not None)), "")
+            if key:
+                (signed, authenticated), (signs, authenticates) = before[key], after[key]
+                yield Hazard(
+                    "pac-pair",
+                    change.address,
+                    f"{target.symbols.describe(change.address)} changes one side only: with {key}, the new code of"
+                    f" {where} would sign the return address in {signs} and authenticate it in {authenticates}"
+                    f" words, not in {signed} and {authenticated} as before",
+                )
+                break
+
+
+def _is_half(before: tuple[int, int], after: tuple[int, int], *, whole: bool) -> bool:
+    """Whether one side changes without the other, by how often code signs and authenticates with one key.
+
+    The sides change together in the `whole` function when they all go away, or come where there was none. When only
+    some words of the function are known, both must become more or both become fewer.
+    """
+    if before == after:
+        return False
+    if whole:
+        return any(after) and (any(before) or not all(after))
+    return (after[0] - before[0]) * (after[1] - before[1]) <= 0
+
+
+def _count_pacs(words: Iterable[int]) -> defaultdict[str, tuple[int, int]]:
+    """By key: how many words sign with it, and how many authenticate."""
+    found: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for word in words:
+        pac = _pac_of(word) if word >> 24 in _TOPS_OF_PAC else None
+        if pac is not None:
+            signs, authenticates = found[pac.key]
+            found[pac.key] = signs + pac.signs, authenticates + (not pac.signs)
+    return found
 
 
 def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
