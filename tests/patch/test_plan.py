@@ -246,6 +246,28 @@ def test_the_method_and_the_hazards_are_those_of_all_changes() -> None:
 # Refusals
 
 
+@pytest.mark.parametrize(
+    ("hunks", "seen"),
+    [
+        # One half alone; then with other context, and with words between the halves.
+        ("@@ 0x1008 @@\n-91004000\n+91008000\n", True),
+        ("@@ 0x1008 @@\n-91004000\n+91008000\n d503201f\n", True),
+        ("@@ 0x1004 @@\n-b0000000\n+d2800000\n", True),
+        ("@@ 0x1000 @@\n d503201f\n-b0000000\n+d2800000\n", True),
+        # The other half is context, of this hunk or of another one, or changes too.
+        ("@@ 0x1004 @@\n b0000000\n-91004000\n+91008000\n", False),
+        ("@@ 0x1000 @@\n-d503201f\n+d2800000\n b0000000\n@@ 0x1008 @@\n-91004000\n+91008000\n", False),
+        ("@@ 0x1004 @@\n-b0000000\n+d2800000\n 91004000\n", False),
+        ("@@ 0x1004 @@\n-b0000000\n+d2800000\n-91004000\n+91008000\n", False),
+    ],
+)
+def test_half_of_an_address_is_a_hazard_where_the_patch_shows_no_other_half(hunks: str, seen: bool) -> None:
+    """A person who sees both halves and changes one means it: another page with the same offset, or the reverse."""
+    target = FakeTarget([gen_nop(), 0xB0000000, 0x91004000, gen_nop()])  # adrp x0, 0x2000; add x0, x0, #16
+    plan = make_plan(parse(f"a title\n\n{hunks}"), target)
+    assert [hazard.name for hazard in plan.hazards] == ["address-pair"] * seen
+
+
 def refused(
     error: type[A64PatchError], match: str, diff: AsmDiff, target: ElfFile | FakeTarget, fuzz: bool = False
 ) -> None:

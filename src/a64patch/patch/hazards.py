@@ -34,7 +34,7 @@ NAMES = {
     "together": "all hunks change together, but no CPU can be kept out of a function whose end is not known",
     "landing-pad": "a BTI or PACIASP that indirect branches need is removed",
     "pac-pair": "an instruction that signs or authenticates the return address changes, but not its partners",
-    "address-pair": "an ADRP or the instruction that completes its address changes, but not both",
+    "address-pair": "an ADRP or the instruction that completes its address changes, and the patch does not show both",
     "exclusive": "a word between a load-exclusive and its store-exclusive changes",
     "erratum-843419": "a new ADRP lies at an offset in its page where Cortex-A53 may compute a wrong address",
     "erratum-835769": "a new sequence of memory access and 64-bit multiply-accumulate, where Cortex-A53 may compute a"
@@ -58,10 +58,13 @@ _DESTINATION = 0x1F
 _ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
 
 
-def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site]) -> list[Hazard]:
+def hazards_of(
+    target: Target, changes: Sequence[Change], sites: Sequence[Site], shown: Iterable[tuple[int, int]] = ()
+) -> list[Hazard]:
     """The hazards of these changes, and those that sites.py found for their sites, by address.
 
-    Reads the code around the changes.
+    `shown` are the ranges [start, end) of all words that the patch shows, context too: its author knew them. Reads the
+    code around the changes.
     """
     found = [
         *_relocations(target, changes),
@@ -71,10 +74,14 @@ def hazards_of(target: Target, changes: Sequence[Change], sites: Sequence[Site])
         *(each for site in sites for each in site.unknown),
     ]
     changed = {change.address: change.new for change in changes if change.new != change.old}
+    pairs: list[tuple[Hazard, int]] = []
     for code in _surroundings(target, changes, sorted(changed)):
         found += _exclusives(target, code, changed)
-        found += _pairs(target, code, changed)
+        pairs += _pairs(target, code, changed)
         found += _erratum_835769(target, code, changed)
+    if pairs:
+        known = Ranges.of(shown)
+        found += [hazard for hazard, other in pairs if other not in known]
     return sorted(set(found), key=lambda hazard: (hazard.address, hazard.name))
 
 
@@ -296,7 +303,8 @@ def _exclusives(target: Target, code: _Code, changed: Mapping[int, int]) -> Iter
         )
 
 
-def _pairs(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[Hazard]:
+def _pairs(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[tuple[Hazard, int]]:
+    """The halves that change without their other half, each with the address of the other half."""
     for first in code.before_changes(is_adrp, _PAIR_REACH):
         register = int(code.words[first]) & 31
         behind = range(first + 1, min(first + _PAIR_REACH + 1, len(code.words)))
@@ -309,12 +317,11 @@ def _pairs(target: Target, code: _Code, changed: Mapping[int, int]) -> Iterator[
         if low in changed and (changed[low] ^ int(code.words[second])) & ~_DESTINATION == 0:
             continue  # the address is the same: only the other register of the instruction changes
         names = [target.symbols.describe(address) for address in (page, low)]
-        changes = names[0] if page in changed else names[1]
-        yield Hazard(
-            "address-pair",
-            page if page in changed else low,
-            f"the ADRP at {names[0]} and the instruction at {names[1]} form one address, and only {changes} changes",
+        half, other, changes = (page, low, names[0]) if page in changed else (low, page, names[1])
+        sentence = (
+            f"the ADRP at {names[0]} and the instruction at {names[1]} form one address, and only {changes} changes"
         )
+        yield Hazard("address-pair", half, sentence), other
 
 
 def _completes(word: int, register: int) -> bool:

@@ -163,7 +163,8 @@ def make_plan(
     if together and cpus and len(spans) > 1:
         method, reason = "stop", "all hunks change together"
     sites = sites_of(target, plan.changes, spans, together=together)
-    hazards = tuple(hazards_of(target, plan.changes, sites))
+    shown = ((planned.address, planned.address + INSN_SIZE * len(planned.found)) for planned in hunks)
+    hazards = tuple(hazards_of(target, plan.changes, sites, shown))
     return replace(plan, method=method, reason=reason, sites=sites, hazards=hazards)
 
 
