@@ -46,6 +46,39 @@ def test_show_marks_what_may_be_hot_patched(run: Run, program: Path) -> None:
     assert "bl work" in run("show", program, "_start").out
 
 
+LITERAL = """
+    .globl f
+    .type f, %function
+f:  ldr w0, 1f
+    nop
+    ret
+1:  .word 0xd503201f
+    .size f, . - f
+"""
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["object", "linked"])
+def test_data_between_code_is_shown_as_data_and_changed_when_accepted(run: Run, tmp_path: Path, linked: bool) -> None:
+    path = assemble(LITERAL, tmp_path / "f.o")
+    path = link(path, tmp_path / "f", "-e", "f") if linked else path
+    lines = [line.split()[1:] for line in run("show", path, "f").out.splitlines()]
+    assert lines[1:] == [
+        ["f+0x4", "d503201f", "*", "nop"],
+        ["f+0x8", "d65f03c0", "ret"],
+        ["f+0xc", "d503201f", ".word", "0xd503201f"],
+    ]
+    facts = json.loads(run("show", path, "f", "--json").out)
+    assert [each["data"] for each in facts] == [False, False, False, True]
+    literal = ("poke", path, "f+0xc", "12345678", "--expect", "d503201f")
+    refused = run(*literal)
+    assert refused.status == 1
+    assert "f+0xc is data between the code" in refused.err
+    assert "--accept data" in refused.err
+    assert run(*literal, "--accept", "data").status == 0
+    assert ".word 0x12345678" in run("show", path, "f").out
+    assert run("poke", path, "f+4", "yield", "--expect", "nop").status == 0
+
+
 def test_show_as_json(run: Run, program: Path) -> None:
     facts = json.loads(run("show", program, "work", "-n", "1", "--json").out)
     assert facts[0]["word"] == "d503201f"

@@ -6,6 +6,7 @@ Read on: elf_files.py builds them; test_elf_fuzz.py damages them; test_elf.py pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from elftools.elf.relocation import RelocationTable, RelrRelocationSection, Relr
 from a64patch.errors import FormatError
 from a64patch.targets.elf_image import ElfImage, Table, relocation_name, relocation_size
 from a64patch.targets.symbols import Symbol
-from tests.support import assemble, need, run, unavailable
+from tests.support import assemble, link, need, run, unavailable
 from tests.targets.elf_files import (
     KINDS,
     TEXT_RELOCATIONS,
@@ -232,3 +233,51 @@ def test_a_segment_without_bytes_may_point_beyond_the_end_of_the_file(tmp_path: 
     assert ElfImage(empty, "empty").code == ElfImage(data, "full").code
     with pytest.raises(FormatError, match="beyond its end"):
         ElfImage(set_bytes(data, at + 8, "Q", len(data) + 4096), "outside")
+
+
+DATA_IN_CODE = """
+    .text
+    nop
+    ldr x0, 1f
+    ret
+1:  .quad 0xd503201fd503201f
+    nop
+    .word 1, 2
+    .section .text.more, "ax"
+    .word 3
+    nop
+    .word 4
+    .section .rodata
+    .word 5
+"""
+MORE_DATA_IN_CODE = """
+    .globl _start
+_start: nop
+    .section .text.more, "ax"
+    ret
+    .inst 0x00000000
+    .word 6
+"""
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["object", "linked"])
+@pytest.mark.parametrize("endian", ["-EL", "-EB"])
+def test_data_in_code_is_where_objdump_prints_data(tmp_path: Path, linked: bool, endian: str) -> None:
+    sources = {"one": DATA_IN_CODE, "two": MORE_DATA_IN_CODE}
+    objects = [assemble(source, tmp_path / f"{name}.o", endian) for name, source in sources.items()]
+    path = link(objects, tmp_path / "program", endian) if linked else objects[0]
+    image = ElfImage(path.read_bytes(), str(path))
+    starts = {} if linked else {space.name: space.start for space in image.spaces()}
+    expected, start = set(), 0
+    for line in run(need("aarch64-linux-gnu-objdump", "binutils-aarch64-linux-gnu"), "-dz", path).splitlines():
+        if section := re.fullmatch(r"Disassembly of section (\S+):", line):
+            start = starts.get(section[1], 0)
+        elif data := re.match(r" *([0-9a-f]+):\t[0-9a-f]{8} \t\.word\t", line):
+            expected.add(start + int(data[1], 16))
+    assert len(expected) == 6 + linked
+    assert {at for low, high in image.data_in_code for at in range(low, high, 4)} == expected
+
+
+def test_a_file_without_mapping_symbols_tells_no_data(tmp_path: Path) -> None:
+    path = link(assemble(MORE_DATA_IN_CODE, tmp_path / "two.o"), tmp_path / "program", "--strip-all")
+    assert not ElfImage(path.read_bytes(), str(path)).data_in_code

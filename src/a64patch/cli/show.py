@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 A word marked * is in the manual's list: another word of the list may replace it while CPUs execute it.
 A word marked r belongs to a relocation: the loader overwrites it.
+Data between the code (mapping symbol $d) is shown as .word.
 examples:
   a64patch show ./program main -n 4
   a64patch show ext4.ko ext4_sync_fs+0x10
@@ -120,11 +121,13 @@ def _line(target: Target, address: int, word: int, profile: str) -> dict[str, An
     from a64patch.a64.disassembler import disassemble
 
     relocation_at = getattr(target, "relocation_at", None)
+    is_data = any(claim.hazard == "data" and address in claim.words for claim in target.modules.claims)
     return {
         "address": f"{address:#x}",
         "site": target.symbols.describe(address),
         "word": f"{word:08x}",
-        "text": disassemble(word, address, target.symbols),
-        "hotpatchable": is_hotpatchable(word, profile),
+        "text": f".word {word:#010x}" if is_data else disassemble(word, address, target.symbols),
+        "hotpatchable": not is_data and is_hotpatchable(word, profile),
+        "data": is_data,
         "relocation": relocation_at(address) if relocation_at else None,
     }

@@ -2,7 +2,7 @@
 
 Read on: plan.py attaches hazards to a plan. A user must accept each of them before the plan is carried out.
 
-Not seen: data words between the code, and the entries that sites.py lists as not seen.
+Not seen: data that no symbol of the target marks, and the entries that sites.py lists as not seen.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ NAMES = {
     "erratum-835769": "a new sequence of memory access and 64-bit multiply-accumulate, where Cortex-A53 may compute a"
     " wrong result",
     "relocation": "the loader or linker will overwrite the word",
+    "data": "the word is data between the code, such as a literal",
 }
 """What each hazard means, by the name that a user gives to accept it."""
 
@@ -68,6 +69,7 @@ def hazards_of(
     """
     found = [
         *_relocations(target, changes),
+        *_claims(target, changes),
         *_landing_pads(target, changes),
         *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
@@ -91,6 +93,16 @@ def _relocations(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
         if owner is not None:
             where = target.symbols.describe(change.address)
             yield Hazard("relocation", change.address, f"{where} belongs to {owner}, which will overwrite it")
+
+
+def _claims(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
+    for claim in target.modules.claims:
+        for change in changes:
+            if change.address in claim.words:
+                where = target.symbols.describe(change.address)
+                yield Hazard(claim.hazard, change.address, f"{where} {claim.sentence}")
+                if claim.of_build:
+                    break
 
 
 def _lands(word: int) -> frozenset[str]:

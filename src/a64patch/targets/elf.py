@@ -24,7 +24,7 @@ from a64patch.targets.elf_image import (
     require_aarch64,
 )
 from a64patch.targets.file import FileTarget
-from a64patch.targets.modules import Module
+from a64patch.targets.modules import Claim, Module
 from a64patch.targets.symbols import SymbolTable
 
 _MOST_BYTES = 1 << 31
@@ -67,7 +67,12 @@ class ElfFile(FileTarget):
         image = self._image
         symbols = SymbolTable(image.symbols, image.spaces())
         name = os.path.basename(self.path)
-        return [Module(name, symbols, image.build_id, code=Ranges.of(image.code), file=self.location)]
+        code = Ranges.of(image.code)
+        return [Module(name, symbols, image.build_id, code=code, file=self.location, claims=self._claims)]
+
+    def _claims(self) -> Iterable[Claim]:
+        data = self._image.data_in_code
+        return [Claim("data", data, "is data between the code, which other code reads")] if data else []
 
     @property
     def is_relocatable(self) -> bool:

@@ -79,6 +79,14 @@ _RELOCATION_NAMES = {
 _RELOCATION_SIZES = {0: 0, 256: 0, 259: 2, 262: 2, 257: 8, 260: 8, 307: 8, 580: 8, R_AARCH64_TLSDESC: 16}
 
 
+_LOCAL_WITHOUT_TYPE = STB_LOCAL << 4 | STT_NOTYPE
+
+
+def _is_mapping_symbol(name: str, info: int) -> bool:
+    # AAELF64 5.5.5: local symbols $x and $d, with or without a suffix, mark the start of code and data.
+    return name[:2] in ("$x", "$d") and name[2:3] in ("", ".") and info == _LOCAL_WITHOUT_TYPE
+
+
 def relocation_name(number: int) -> str:
     """The name that AAELF64 5.7 gives a relocation type: `R_AARCH64_CALL26` for 283."""
     for first, names in _RELOCATION_NAMES.items():
@@ -577,8 +585,7 @@ class ElfImage:
                 if home in (SHN_UNDEF, SHN_COMMON) or kind in (STT_SECTION, STT_FILE, STT_TLS) or not offset:
                     continue
                 name = names.at(offset)
-                # AAELF64 5.5.5: local symbols $x and $d, with or without a suffix, mark the start of code and data.
-                if name[:2] in ("$x", "$d") and name[2:3] in ("", ".") and info == STB_LOCAL << 4 | STT_NOTYPE:
+                if _is_mapping_symbol(name, info):
                     continue
                 is_function = kind in (STT_FUNC, STT_GNU_IFUNC)
                 if not self.relocatable:
@@ -595,6 +602,37 @@ class ElfImage:
                 if place is not None and value <= place.end - place.start:
                     found.append(Symbol(name, place.start + value, size, place.name, is_function))
         return list(dict.fromkeys(found)) if len(tables) > 1 else found
+
+    @cached_property
+    def data_in_code(self) -> Ranges:
+        """The part of `code` that holds data: from a mapping symbol $d to the next one of its section, or to its end.
+
+        A file whose mapping symbols were stripped, and code that came without them, tell nothing.
+        """
+        marks: dict[int, list[tuple[int, bool]]] = {}
+        for index, table in enumerate(self.sections):
+            if table.type != SHT_SYMTAB or table.entry_size != _SYMBOL_SIZE:
+                continue
+            names = self._strings_of(table.link)
+            for number, (offset, info, _, home, value, _) in enumerate(
+                self._entries(_SYMBOL, table.offset, table.size)
+            ):
+                if info != _LOCAL_WITHOUT_TYPE or not _is_mapping_symbol(name := names.at(offset), info):
+                    continue
+                home = self._extended_index(index, number) if home == SHN_XINDEX else home
+                section = self._section_for(home, "a mapping symbol")
+                start = section.offset if self.relocatable else 0
+                marks.setdefault(home, []).append((start + value, name[1] == "d"))
+        spans = []
+        for home, places in marks.items():
+            section = self.sections[home]
+            end = (section.offset if self.relocatable else section.address) + section.size
+            places.sort(key=lambda place: place[0])  # of several at one address, the last one says it
+            ends = [min(start, end) for start, _ in places[1:]] + [end]
+            spans += [
+                (start, up_to) for (start, data), up_to in zip(places, ends, strict=True) if data and start < up_to
+            ]
+        return Ranges.of(spans) & self.code
 
     def _homes(self) -> list[Space | None]:
         return [

@@ -5,12 +5,25 @@ Read on: base.py derives a target's names, code and identity from them; symbols.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from a64patch.ranges import Ranges
 from a64patch.targets.symbols import Symbol, SymbolTable
+
+
+class Claim(NamedTuple):
+    """A use of some words of a build that their instructions do not show: a patch of them has a hazard."""
+
+    hazard: str
+    """A name in patch/hazards.py, NAMES."""
+    words: Ranges
+    sentence: str
+    """What is done with the words, for people: it goes on after the site of a word."""
+    of_build: bool = False
+    """The claim is one about the build: one hazard says so, however many of the words change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +45,8 @@ class Module:
     """The path of the file that these facts come from; empty when they come from memory."""
     incarnation: str = ""
     """Which run of the build this is, as `Identity.incarnation`."""
+    claims: Callable[[], Iterable[Claim]] = tuple
+    """The claims on words of the build. `Modules.claims` asks once, at its first use."""
 
 
 class Modules(tuple[Module, ...]):
@@ -58,6 +73,11 @@ class Modules(tuple[Module, ...]):
     def code(self) -> Ranges:
         """The known code of all modules. A module without known code adds none."""
         return Ranges.of(span for module in self for span in module.code or ())
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims on words of all modules."""
+        return tuple(claim for module in self for claim in module.claims())
 
     def code_with(self, address: int) -> Ranges:
         """The code of the module that holds this address; empty when no module's known code does."""
