@@ -65,7 +65,7 @@ def _compressed(magic: bytes, program: str) -> Opener:
 
 
 OPENERS: tuple[Opener, ...] = (
-    Opener("ELF file", "targets.elf:ElfFile", "path of an ELF file",
+    Opener("ELF file", "kernel.elf:KernelElf", "path of an ELF file",
            magic=((0, b"\x7fELF"),), options=("symbols", "drop_relocations")),
     Opener("Image file", "kernel.image:open_image", "path of a raw arm64 Image",
            sniffs="kernel.notes:is_image", options=("symbols", "drop_relocations")),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 A word marked * is in the manual's list: another word of the list may replace it while CPUs execute it.
 A word marked r belongs to a relocation: the loader overwrites it.
+A word marked k is one that Linux itself rewrites, or finds in a table.
 Data between the code (mapping symbol $d) is shown as .word.
 examples:
   a64patch show ./program main -n 4
@@ -69,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(len(line["site"]) for line in lines)
     digits = max(len(line["address"]) for line in lines)
     for line in lines:
-        marks = ("*" if line["hotpatchable"] else " ") + ("r" if line["relocation"] else " ")
+        owner = "r" if line["relocation"] else "k" if line["kernel"] else " "
+        marks = ("*" if line["hotpatchable"] else " ") + owner
         owner = f"  ; {line['relocation']}" if line["relocation"] else ""
         print(f"{line['address']:>{digits}}  {line['site']:<{width}}  {line['word']} {marks} {line['text']}{owner}")
     return 0
@@ -121,7 +123,8 @@ def _line(target: Target, address: int, word: int, profile: str) -> dict[str, An
     from a64patch.a64.disassembler import disassemble
 
     relocation_at = getattr(target, "relocation_at", None)
-    is_data = any(claim.hazard == "data" and address in claim.words for claim in target.modules.claims)
+    claims = [claim for claim in target.modules.claims if address in claim.words and not claim.of_build]
+    is_data = any(claim.hazard == "data" for claim in claims)
     return {
         "address": f"{address:#x}",
         "site": target.symbols.describe(address),
@@ -130,4 +133,5 @@ def _line(target: Target, address: int, word: int, profile: str) -> dict[str, An
         "hotpatchable": not is_data and is_hotpatchable(word, profile),
         "data": is_data,
         "relocation": relocation_at(address) if relocation_at else None,
+        "kernel": "; ".join(claim.sentence for claim in claims if claim.hazard == "kernel-rewrites"),
     }

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.kallsyms import Kallsyms, KernelSymbol, decode
+from a64patch.kernel.rewrites import claims_on_kernel
 from a64patch.ranges import Ranges
 from a64patch.targets.file import FileTarget
-from a64patch.targets.modules import Module
+from a64patch.targets.modules import Claim, Module
 from a64patch.targets.symbols import Symbol, SymbolTable
 
 KERNEL = "kernel"
@@ -51,7 +52,8 @@ class KernelImage(FileTarget):
     `write` changes a copy in memory; `publish` replaces the file.
 
     Not guaranteed: the booting kernel changes its own text (alternatives, jump labels, ftrace sites), and may overwrite
-    a patch. Nothing here notices this. A signature for Secure Boot is not valid for the patched file.
+    a patch. `modules` claims these words only if the names of the kernel's tables are known; the names in the file are
+    enough with CONFIG_KALLSYMS_ALL. A signature for Secure Boot is not valid for the patched file.
 
     TargetError when the file cannot be opened. FormatError when it is not such an Image, is truncated, or has more than
     1 GiB.
@@ -67,7 +69,11 @@ class KernelImage(FileTarget):
         """One module: the kernel. It has no slide, since KASLR does not move a file."""
         layout, release = self._layout, notes.release_of(self._original)
         table, build_id = SymbolTable(lambda: sized(layout.symbols)), notes.build_id_of(self._original)
-        return [Module(KERNEL, table, build_id, release, code=Ranges.of(layout.code), file=self.location)]
+        code = Ranges.of(layout.code)
+        return [Module(KERNEL, table, build_id, release, code=code, file=self.location, claims=self._claims)]
+
+    def _claims(self) -> Iterable[Claim]:
+        return claims_on_kernel(self.read, self.symbols, self._layout.code)
 
     def kernel_symbols(self) -> list[KernelSymbol]:
         """All names in the file with nm's letter for each, ascending by address; empty when there are none."""

@@ -17,6 +17,7 @@ from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.image import KERNEL, KernelImage, sized
 from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
+from a64patch.kernel.rewrites import claims_on_kernel
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import ElfImage
@@ -173,7 +174,11 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     named: dict[str, list[Symbol]] = {"": []}
     for name in names:
         named.setdefault(name.module, []).append(name)
-    kernel = Module(KERNEL, _table(named.pop("")), build_id, release, shift, text, file, run)
+    table = _table(named.pop(""))
+    kernel = Module(
+        KERNEL, table, build_id, release, shift, text, file, run,
+        claims=lambda: claims_on_kernel(target.read, table, text, running=True),
+    )  # fmt: skip
     loaded = [
         Module(module, _table(named[module]), code=Ranges((_module_text(symbols, module),)) or None, file=file)
         for module in sorted(named)

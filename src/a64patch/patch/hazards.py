@@ -41,6 +41,8 @@ NAMES = {
     " wrong result",
     "relocation": "the loader or linker will overwrite the word",
     "data": "the word is data between the code, such as a literal",
+    "kernel-rewrites": "Linux itself rewrites the word at boot, at load or later, or finds it in a table of exceptions",
+    "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
 }
 """What each hazard means, by the name that a user gives to accept it."""
 

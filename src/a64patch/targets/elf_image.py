@@ -46,6 +46,7 @@ _MOST_SEGMENTS = 1 << 10
 _MOST_TABLES = 1 << 10
 _MOST_ENTRIES = 1 << 23
 _MOST_NOTE_BYTES = 1 << 24
+_MOST_POINTER_BYTES = 1 << 24
 _ADDRESSES = 1 << 64
 
 # AAELF64 5.7, as runs of consecutive numbers.
@@ -471,6 +472,38 @@ class ElfImage:
         """All relocations of a table, in its order, each with the address of the first byte that it overwrites."""
         for entry, place, _ in self._places(table):
             yield place, self._relocation(table, entry)
+
+    def pointers_in(self, name: str) -> Iterator[tuple[bytes, dict[int, int]]]:
+        """For each section of this name in a relocatable file: its bytes, and the addresses to which its fields refer.
+
+        The addresses are by the offset of the field in the section. A symbol in no section of the file gives none.
+        """
+        homes = self._homes() if self.relocatable else []
+        found = {number: home for number, home in enumerate(homes) if home is not None and home.name == name}
+        tables = [section for section in self.sections if section.type == SHT_RELA and section.info in found]
+        size = sum(home.end - home.start for home in found.values()) + sum(table.size for table in tables)
+        if size > _MOST_POINTER_BYTES:
+            raise self.bad(f"{name} and its relocations have {size} bytes, more than can be read")
+        pointers: dict[int, dict[int, int]] = {number: {} for number in found}
+        for table in tables:
+            pointers[table.info].update(self._pointers(table, found[table.info], homes))
+        for number, home in found.items():
+            yield self.data[home.start : home.end], pointers[number]
+
+    def _pointers(self, section: Section, of: Space, homes: list[Space | None]) -> Iterator[tuple[int, int]]:
+        table = self._section_for(section.link, "a relocation section")
+        for place, info, addend in self._entries(_RELA, section.offset, section.size):
+            at = _SYMBOL_SIZE * (info >> 32)
+            if table.type != SHT_SYMTAB or at + _SYMBOL_SIZE > table.size or place >= of.end - of.start:
+                raise self.bad(f"a relocation of {of.name} lies outside it, or has a symbol that does not exist")
+            _, _, _, home, value, _ = self._unpack(_SYMBOL, table.offset + at, "a symbol")
+            if home == SHN_XINDEX:
+                home = self._extended_index(section.link, info >> 32)
+            elif home >= SHN_LORESERVE:
+                continue
+            space = homes[home] if home < len(homes) else None
+            if space is not None:
+                yield place, space.start + value + addend
 
     def _relocation(self, table: Table, entry: int) -> Relocation:
         if table.type == SHT_RELR:

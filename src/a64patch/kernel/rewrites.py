@@ -1,0 +1,218 @@
+"""The words of Linux' text that the kernel itself rewrites, or looks up in a table: from a module, a vmlinux, an Image.
+
+Read on: elf.py and image.py claim these words; symbols.py does so for a running kernel.
+
+A table of a module is zero: relocations hold its addresses. In a linked kernel, each field holds the distance from
+itself (since 4.20), and symbols say where the table begins and ends. arm64 has no table of static calls: their
+trampolines read a literal outside the text.
+
+Not seen: PACIASP and AUTIASP, which a kernel with dynamic shadow call stacks rewrites at boot (.init.eh_frame); probes
+that somebody sets at run time; and in a running kernel the sites of ftrace, since the kernel frees their table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from a64patch.a64.predicates import is_bl, is_bti
+from a64patch.a64.words import INSN_SIZE, from_bytes
+from a64patch.errors import SymbolError, TargetError
+from a64patch.ranges import Ranges
+from a64patch.targets.elf_image import ElfImage
+from a64patch.targets.modules import Claim
+from a64patch.targets.symbols import SymbolTable
+
+HAZARD = "kernel-rewrites"
+Span = tuple[int, int]
+_MOST_BYTES = 1 << 24
+
+
+class _Data(NamedTuple):
+    """The bytes of one table, and the addresses to which its fields refer."""
+
+    data: bytes
+    address_at: Callable[[int], int | None]
+    """The address to which the field at this offset refers; None without one."""
+    absolute_at: Callable[[int], int | None]
+    """The same for a field of 8 bytes that holds an address."""
+    word_at: Callable[[int], int]
+    """The instruction at an address of the code."""
+    starts: Callable[[], Collection[int]]
+    """The addresses where functions start."""
+
+
+class _Kind(NamedTuple):
+    """One kind of table."""
+
+    section: str
+    """The name of the table's section in a module."""
+    bounds: tuple[str, str]
+    """The symbols at the table's start and end in a linked kernel; empty where only modules have the table."""
+    in_init: bool
+    """A kernel frees the table after boot."""
+    strides: tuple[int, ...]
+    """The bytes of an entry, in some release each."""
+    pointers: tuple[int, ...]
+    """The offsets in each entry of the fields that refer to code. An entry with another address has another size."""
+    spans: Callable[[_Data, int], Iterable[tuple[Span, str]]]
+    """The words that the entry at this offset is about, and what the kernel does with them."""
+
+
+def _jump_label(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
+    yield (
+        _word(data, at),
+        "the kernel makes it a branch or a NOP when its static key changes",
+    )
+
+
+def _alternative(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
+    # struct alt_instr: orig_offset, alt_offset, cpucap, orig_len, alt_len; alt_len is 0 for a callback.
+    old, new, (length, of_new) = data.address_at(at), data.address_at(at + 4), data.data[at + 10 : at + 12]
+    assert old is not None
+    how = "at boot or load, if the CPU has or lacks some feature"
+    yield (old, old + length), f"the kernel overwrites it {how}"
+    if new is not None and of_new:
+        yield (new, new + of_new), f"the kernel copies it over other code {how}"
+
+
+def _ftrace_site(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
+    # ftrace_call_adjust(), arch/arm64/kernel/ftrace.c
+    start = data.absolute_at(at)
+    if start is None:
+        return
+    sentence = "the kernel rewrites it at boot or load, and when somebody traces the function"
+    if is_bl(data.word_at(start)):
+        yield (start, start + INSN_SIZE), sentence
+        return
+    if start + 8 in data.starts():  # CALL_OPS: two words before the function hold an address
+        yield (start, start + 8), sentence
+        start += 8
+    if is_bti(data.word_at(start)):
+        start += INSN_SIZE
+    yield (start, start + 2 * INSN_SIZE), sentence
+
+
+def _bug(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
+    yield _word(data, at), "the kernel takes a BRK here for a certain BUG or WARN"
+
+
+def _fixup(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
+    yield (
+        _word(data, at),
+        "when it faults, the kernel goes on at a fixup made for this instruction",
+    )
+
+
+def _word(data: _Data, at: int) -> Span:
+    address = data.address_at(at)
+    assert address is not None
+    return address, address + INSN_SIZE
+
+
+_MCOUNT = ("__start_mcount_loc", "__stop_mcount_loc")
+_KINDS = (
+    # struct jump_entry: relative since 4.20, three addresses before
+    _Kind("__jump_table", ("__start___jump_table", "__stop___jump_table"), False, (16, 24), (0,), _jump_label),
+    _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative),
+    _Kind("__patchable_function_entries", ("", ""), True, (8,), (), _ftrace_site),
+    _Kind("__mcount_loc", _MCOUNT, True, (8,), (), _ftrace_site),
+    # struct bug_entry: with file and line, without them, with a format too
+    _Kind("__bug_table", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug),
+    # struct exception_table_entry: with a type since 5.16
+    _Kind("__ex_table", ("__start___ex_table", "__stop___ex_table"), False, (12, 8), (0, 4), _fixup),
+)
+
+
+def claims_on_module(image: ElfImage, starts: Callable[[], Collection[int]]) -> Iterator[Claim]:
+    """The claims that the tables of a relocatable file make. FormatError when the file is not sound."""
+
+    def word_at(address: int) -> int:
+        chunks = image.chunks(address, INSN_SIZE) or ()
+        return from_bytes(b"".join(image.data[at : at + size] for at, size in chunks).ljust(INSN_SIZE, b"\0"))[0]
+
+    for kind in _KINDS:
+        for data, pointers in image.pointers_in(kind.section):
+            yield from _claims(kind, _Data(data, pointers.get, pointers.get, word_at, starts), image.code)
+
+
+def claims_on_kernel(
+    read: Callable[[int, int], bytes],
+    symbols: SymbolTable,
+    code: Ranges,
+    *,
+    running: bool = False,
+    relocated: Callable[[int, int], Mapping[int, int]] | None = None,
+) -> Iterator[Claim]:
+    """The claims that the tables of a linked, little-endian kernel make, as far as `symbols` names the tables.
+
+    A `running` kernel has freed some of them. `relocated` gives the addresses that the boot writes between two
+    addresses, each by its place: a kernel that GNU ld linked holds zeros there.
+    """
+
+    def word_at(address: int) -> int:
+        return from_bytes(read(address, INSN_SIZE))[0]
+
+    def starts() -> Collection[int]:
+        return {symbol.address for symbol in symbols.ascending() if symbol.is_function}
+
+    for kind in _KINDS:
+        try:
+            start, end = (symbols.find(name).address for name in kind.bounds)
+        except SymbolError:
+            continue
+        if (running and kind.in_init) or start >= end:
+            continue
+        try:
+            if end - start > _MOST_BYTES:
+                raise TargetError("the table is larger than can be read")
+            data = read(start, end - start)
+            places = relocated(start, end) if relocated and kind.strides == (8,) else {}
+            found = list(_claims(kind, _linked(data, start, places, word_at, starts), code))
+        except TargetError:
+            found = [_unknown(kind, code)]
+        yield from found
+
+
+def _linked(
+    data: bytes,
+    start: int,
+    places: Mapping[int, int],
+    word_at: Callable[[int], int],
+    starts: Callable[[], Collection[int]],
+) -> _Data:
+    def address_at(at: int) -> int | None:
+        return int(start + at + struct.unpack_from("<i", data, at)[0]) if at + 4 <= len(data) else None
+
+    def absolute_at(at: int) -> int | None:
+        # 0 stands for a weak function that another one replaced.
+        return places.get(start + at) or int(struct.unpack_from("<Q", data, at)[0]) or None
+
+    return _Data(data, address_at, absolute_at, word_at, starts)
+
+
+def _claims(kind: _Kind, data: _Data, code: Ranges) -> Iterator[Claim]:
+    size = len(data.data)
+
+    def fits(stride: int) -> bool:
+        fields = (at + pointer for at in range(0, size, stride) for pointer in kind.pointers)
+        return size % stride == 0 and all(
+            (address := data.address_at(at)) is not None and address in code for at in fields
+        )
+
+    stride = next(filter(fits, kind.strides), 0)
+    if not stride:
+        yield _unknown(kind, code)
+        return
+    spans: dict[str, list[Span]] = {}
+    for at in range(0, size, stride):
+        if kind.pointers or (data.absolute_at(at) or 0) in code:
+            for span, sentence in kind.spans(data, at):
+                spans.setdefault(sentence, []).append(span)
+    for sentence, listed in spans.items():
+        yield Claim(HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}")
+
+
+def _unknown(kind: _Kind, code: Ranges) -> Claim:
+    return Claim(HAZARD, code, f"may be listed in {kind.section}, which cannot be read", of_build=True)
