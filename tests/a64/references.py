@@ -115,3 +115,33 @@ LLVM_FEATURES: dict[Version, str] = {
     (19, 0): "all v9.5a",
 }
 """-mattr of llvm-mc by the release of LLVM."""
+
+
+def assembled(judge: str, texts: Sequence[str], size: int = 4) -> list[int | None]:
+    """The judge's number of `size` bytes for each line of a text, None where it refuses the line or warns of it."""
+    tool = need("aarch64-linux-gnu-as", "binutils-aarch64-linux-gnu") if judge == "gnu-as" else need(*TOOLS[judge])
+    copy = need("aarch64-linux-gnu-objcopy", "binutils-aarch64-linux-gnu")
+    if judge == "gnu-as":
+        options = [f"-march={for_release('objdump', GNU_AS_ARCHITECTURES)}"]
+    else:
+        attributes = ",".join(f"+{name}" for name in for_release("llvm-mc", LLVM_FEATURES).split())
+        options = ["--triple=aarch64", "--filetype=obj", f"--mattr={attributes}"]
+    refused = set[int]()
+    with tempfile.TemporaryDirectory() as folder:
+        unit, binary = Path(folder, "unit.o"), Path(folder, "unit.bin")
+        while True:
+            lines = [f".zero {size}" if number in refused else text for number, text in enumerate(texts, start=1)]
+            done = subprocess.run(
+                [tool, *options, "-o", str(unit), "-"],
+                input="\n".join([*lines, ""]).encode(), capture_output=True, check=False, timeout=300,
+            )  # fmt: skip
+            said = re.findall(r"^[^:]*:(\d+):.*(?:[Ee]rror|[Ww]arning):", done.stderr.decode(), re.M)
+            if not {int(line) for line in said} - refused:
+                break
+            refused |= {int(line) for line in said}
+        assert done.returncode == 0, done.stderr.decode()[:1000]
+        subprocess.run([copy, "-O", "binary", "-j", ".text", str(unit), str(binary)], check=True)
+        data = binary.read_bytes()
+    assert len(data) == size * len(texts), "each line must give one number"
+    values = [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), size)]
+    return [None if number in refused else value for number, value in enumerate(values, start=1)]

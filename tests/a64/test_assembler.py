@@ -52,8 +52,8 @@ def test_names_both_ways() -> None:
         ("dsb #16", "must be from 0 to 15"),
         ("cbz x0", "do not fit"),
         ("ret x0, x1", "do not fit"),
-        (".inst 0x100000000", "does not know"),
-        (".inst 9999999999", "more than 32 bits"),
+        (".inst 0x100000000", "word is 4294967296, must be from 0 to 4294967295"),
+        (".inst 9999999999", "word is 9999999999, must be"),
         ("mrs x0, S4_0_C0_C0_0", "system register"),
         ("add z0.b, z1.b, z2.b", "SVE and SME are not in this table"),
         ("smopa za0.s, p0/m, p1/m, z0.b, z1.b", "SVE and SME"),
@@ -113,13 +113,13 @@ def test_labels_comments_and_expressions_as_gnu_as() -> None:
         b.ne 1b
         cbz x0, 1f
         ldr x1, [sp, #8*3]
-        add x2, x2, #~0xfff & 0xffff, lsl #0 ; b start+4
-    1:  lsl x3, x3, #64-1; b start /* back */
+        add x2, x2, #~0xfff + 0x1fff, lsl#0 ; b start+4*(1+1) - 4
+    1:  lsl x3, x3, #64-1; b start /* back */; cbz x1, 1b+4|8; b 1f-8
+    1:  mov x5, #';'; mov x6, #':' + '/' // two more
         movz x4, #(2+3)*4, lsl #8*2
         add x1, x2, #-5; sub sp, sp, #-16; cmp w3, #-1; cmn x3, #-4096; adds x1, x2, #-7, lsl #12
     """
-    expected = gnu_as_program(text.replace("#~0xfff & 0xffff, lsl #0", "#0xf000"))
-    assert assemble(text.replace("#~0xfff & 0xffff, lsl #0", "#(~0xfff & 0xffff)"), 0x4000) == expected
+    assert assemble(text, 0x4000) == gnu_as_program(text)
 
 
 def test_the_name_in_an_adrp_stands_for_its_page() -> None:
@@ -142,13 +142,9 @@ def test_the_name_in_an_adrp_stands_for_its_page() -> None:
         ("b 1f", "there is no label '1f'"),
         ("1: nop; b 1f", "no label 1 behind"),
         ("b 1b; 1: nop", "no label 1 before"),
-        ("mov x0, #1/0", "cannot be computed"),
-        ("mov x0, #1<<999", "cannot be computed"),
-        ("mov x0, #(((1", "cannot be computed"),
-        ("mov x0, #2**99", "cannot be computed"),
         ("label:", "empty"),
     ],
 )
-def test_labels_and_expressions_that_are_wrong(text: str, reason: str) -> None:
+def test_labels_that_are_wrong(text: str, reason: str) -> None:
     with pytest.raises(AssemblyError, match=reason):
         assemble(text)

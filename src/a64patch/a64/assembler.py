@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from functools import cache
 
 from a64patch.a64.encodings import GENERAL, VECTOR, rows_of
-from a64patch.a64.operands import CONDITIONS, Names, Place
+from a64patch.a64.operands import CONDITIONS, NUMBER, Names, Place, check_range, number_of
 from a64patch.a64.row import Encoding
-from a64patch.a64.source import LocalNames, plain, read_source
+from a64patch.a64.source import LocalNames, read_source
 from a64patch.a64.templates import Template, templates
 from a64patch.errors import AssemblyError
 
-_INST = re.compile(r"\.inst\s+(0x[0-9a-f]{1,8}|[0-9]{1,10})", re.ASCII | re.IGNORECASE)
+_INST = re.compile(rf"\.inst\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
 _SCALABLE = re.compile(r"\b(?:[zp][0-9]{1,2}|pn[0-9]{1,2}|za[0-9]*[hv]?|zt0|ffr)\b", re.ASCII | re.IGNORECASE)
 _LONGEST = 200
 """The most characters of one instruction. Every spelling is much shorter."""
@@ -50,20 +50,10 @@ def _spellings(mnemonic: str) -> Iterator[Template]:
 def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> int:
     """The word of one instruction at `address` (bytes). AssemblyError names the wrong operand and the reason.
 
-    Upper or lower case, with or without `#`, hexadecimal or decimal. Labels are addresses, `.+8`, or names that
-    `symbols` resolves. `.inst 0xd503201f` gives the word itself.
+    Upper or lower case. Numbers are constant expressions (expressions.py), with or without `#`. Labels are addresses,
+    `.+8`, names that `symbols` resolves, or `name+4*2`. `.inst 0xd503201f` gives the word itself.
     """
     return _assemble_at(text, Place(address, symbols))
-
-
-class _Nowhere:
-    """Resolves every name to address 0."""
-
-    def resolve(self, site: str) -> int:
-        return 0
-
-    def describe(self, address: int) -> str:
-        return hex(address)
 
 
 def assemble_anywhere(text: str) -> int:
@@ -71,7 +61,7 @@ def assemble_anywhere(text: str) -> int:
 
     Errors as `assemble_one`, but every label reaches and every name is known.
     """
-    return _assemble_at(text, Place(0, _Nowhere(), anywhere=True))
+    return _assemble_at(text, Place(anywhere=True))
 
 
 def _assemble_at(text: str, place: Place) -> int:
@@ -80,10 +70,7 @@ def _assemble_at(text: str, place: Place) -> int:
         raise AssemblyError(f"an instruction of {len(text)} characters: {text[:40]!r}…")
     literal = _INST.fullmatch(text)
     if literal:
-        word = int(literal[1], 16 if literal[1][:2].lower() == "0x" else 10)
-        if word > 0xFFFFFFFF:
-            raise AssemblyError(f"{text!r} is more than 32 bits")
-        return word
+        return check_range(number_of(literal[1]), 0, 0xFFFFFFFF, "word")
     mnemonic = text.split()[0].lower() if text else ""
     tried = list[Template]()
     wrong: AssemblyError | None = None
@@ -118,4 +105,4 @@ def assemble(text: str, address: int = 0, symbols: Names | None = None) -> list[
     source = read_source(text, address)
     if not source.instructions:
         raise AssemblyError("there is no instruction in an empty text")
-    return [assemble_one(plain(line), place, LocalNames(source, place, symbols)) for place, line in source.instructions]
+    return [assemble_one(line, place, LocalNames(source, place, symbols)) for place, line in source.instructions]

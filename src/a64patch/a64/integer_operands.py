@@ -11,6 +11,7 @@ from functools import partial
 from typing import ClassVar, Protocol
 
 from a64patch.a64.operands import (
+    AMOUNT,
     CONDITION_NAMES,
     CONDITIONS,
     GENERAL,
@@ -157,7 +158,7 @@ class _EightRegisters(Registers):
 
 
 def _low_bits(text: str, place: Place) -> int:
-    return target_of(text.lstrip("#")[len(":lo12:") :], place) & 0xFFF
+    return target_of(text.removeprefix("#")[len(":lo12:") :].strip(), place) & 0xFFF
 
 
 class LowBits:
@@ -170,7 +171,7 @@ class LowBits:
 class _Immediate12(LowBits):
     """`#imm{, lsl #12}` of ADD and SUB, or `:lo12:symbol`: fields sh, imm12."""
 
-    regex = rf"{NUMBER}(?:\s*,\s*lsl\s+{NUMBER})?|#?:lo12:[^,\s]+"
+    regex = rf"{NUMBER}(?:\s*,\s*lsl{AMOUNT})?|#?:lo12:[^,]+"
     default: Numbers = (0, 0)
 
     def parse(self, text: str, place: Place) -> Numbers:
@@ -182,12 +183,17 @@ class _Immediate12(LowBits):
             amount = number_of(shift.strip()[3:].strip())
             if amount not in (0, 12):
                 raise AssemblyError(f"shift is {amount}, must be 0 or 12")
-            return (amount // 12, check_range(value, 0, 4095, "imm12"))
-        if 0 <= value <= 4095:
-            return (0, value)
-        if value % 4096 == 0 and 0 < value <= 4095 * 4096:
-            return (1, value // 4096)
+            if self._fits(value):
+                return (amount // 12, abs(value))
+            raise AssemblyError(f"imm12 is {value}, must be from 0 to 4095")
+        if self._fits(value):
+            return (0, abs(value))
+        if value % 4096 == 0 and self._fits(value // 4096):
+            return (1, abs(value) // 4096)
         raise AssemblyError(f"imm12 is {value}, must be 0..4095 or a multiple of 4096 up to {4095 * 4096}")
+
+    def _fits(self, value: int) -> bool:
+        return 0 <= value <= 4095
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         number = f"#{numbers[1]}" if numbers[1] < 10 else f"#{numbers[1]:#x}"
@@ -197,10 +203,10 @@ class _Immediate12(LowBits):
 class _NegativeImmediate12(_Immediate12):
     """`#-imm`: ADD of it becomes SUB, and SUB becomes ADD, as in GNU as and LLVM. Never printed."""
 
-    regex = rf"#?-(?:0x[0-9a-f]+|[0-9]+)(?:\s*,\s*lsl\s+{NUMBER})?"
+    regex = rf"{NUMBER}(?:\s*,\s*lsl{AMOUNT})?"
 
-    def parse(self, text: str, place: Place) -> Numbers:
-        return super().parse(text.replace("-", "", 1), place)
+    def _fits(self, value: int) -> bool:
+        return -4095 <= value < 0
 
     def format(self, numbers: Sequence[int], place: Place) -> str | None:
         return None
@@ -247,7 +253,7 @@ class Scaled(Number):
 class _Offset12(Scaled, LowBits):
     """The unsigned offset of a load or store, or `:lo12:symbol`."""
 
-    regex = rf"{NUMBER}|#?:lo12:[^,\s\]]+"
+    regex = rf"{NUMBER}|#?:lo12:[^,\]]+"
 
     def __init__(self, fields: Sequence[Field], scale: int) -> None:
         super().__init__(fields, scale, optional=True)
@@ -262,7 +268,7 @@ _SHIFTS = {"lsl": 0, "lsr": 1, "asr": 2, "ror": 3}
 class _ShiftedBy:
     """`lsl #3` after a register: fields shift, amount."""
 
-    regex = rf"(?:lsl|lsr|asr|ror)\s+{NUMBER}"
+    regex = rf"(?:lsl|lsr|asr|ror){AMOUNT}"
     default: Numbers = (0, 0)
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -279,7 +285,7 @@ class _ShiftedBy:
 class _OptionalLeftShift:
     """`lsl #3`, left out when 0."""
 
-    regex = rf"lsl\s+{NUMBER}"
+    regex = rf"lsl{AMOUNT}"
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -307,7 +313,7 @@ def _extension(text: str) -> tuple[str, str, str]:
 class _Extended(Registers):
     """`w2, sxtw #2` of ADD and SUB: fields rm, option, imm3, and registers; if one of these is SP, `lsl` is printed."""
 
-    regex = rf"[a-z][a-z0-9]*(?:\s*,\s*(?:[us]xt[bhwx]|lsl)(?:\s+{NUMBER})?)?"
+    regex = rf"[a-z][a-z0-9]*(?:\s*,\s*(?:[us]xt[bhwx]|lsl)(?:{AMOUNT})?)?"
     default: Numbers = ()
     position = 0
 
@@ -338,7 +344,7 @@ class _Extended(Registers):
 class _RegisterOffset(Registers):
     """`x2, lsl #3` inside brackets: fields rm, the outer bits of the option, S. `scale` is the log2 of the access."""
 
-    regex = rf"[wx][a-z0-9]+(?:\s*,\s*(?:uxtw|sxtw|sxtx|lsl)(?:\s+{NUMBER})?)?"
+    regex = rf"[wx][a-z0-9]+(?:\s*,\s*(?:uxtw|sxtw|sxtx|lsl)(?:{AMOUNT})?)?"
     default: Numbers = (0, 0, 1, 0)
     position = 0
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from a64patch.a64.expressions import CHARACTER, distance, evaluate
 from a64patch.a64.row import PAGE_SIZE, Field
 from a64patch.errors import AssemblyError
 
@@ -33,7 +35,10 @@ CONDITION_NAMES = (
     {0: "eq", 2: "cs", 3: "cc"} | {number: name for name, number in CONDITIONS.items() if number > 3} | {1: "ne"}
 )
 
-NUMBER = r"#?[+-]?(?:0x[0-9a-f]+|[0-9]+)"
+NUMBER = rf"#?[-+~!(\s]*(?:[0-9]|{CHARACTER})(?:{CHARACTER}|[^,\[\]{{}}#'])*"
+"""A number or a constant expression, with or without `#`. `number_of` refuses what is none."""
+AMOUNT = rf"(?:\s+|(?=#)){NUMBER}"
+"""The number of bits behind the name of a shift."""
 
 
 class Names(Protocol):
@@ -52,7 +57,7 @@ class Place(NamedTuple):
     address: int = 0
     names: Names | None = None
     anywhere: bool = False
-    """The address of the instruction is unknown: every label means the instruction itself."""
+    """The address of the instruction is unknown: every label means the instruction itself, every name address 0."""
 
 
 Numbers = tuple[int | None, ...]
@@ -73,9 +78,8 @@ class Operand(Protocol):
 
 
 def number_of(text: str) -> int:
-    """The number in a text of the form NUMBER."""
-    digits = text.lstrip("#").lower()
-    return int(digits, 16 if "0x" in digits else 10)
+    """The value of a text of the form NUMBER, from -2**63 to 2**63 - 1. AssemblyError as `expressions.evaluate`."""
+    return evaluate(text.removeprefix("#"))
 
 
 def check_range(value: int, low: int, high: int, what: str) -> int:
@@ -234,7 +238,7 @@ class _Zero:
 class _Shift:
     """`lsl #16` in steps of 16 bits."""
 
-    regex = r"lsl\s+" + NUMBER
+    regex = "lsl" + AMOUNT
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -285,12 +289,12 @@ class _Wide:
 
 
 class Label(Packed):
-    """An address: a number, `.+8`, or a name. The field holds the distance in units of `unit` bytes.
+    """An address: a number, `.+8`, a name, `name+4*2`. The field holds the distance in units of `unit` bytes.
 
     A negative unit counts backwards. When the unit is a page, a name means the page of its address, as in GNU as.
     """
 
-    regex = r"[^,\s\[\]#][^,\s\[\]]*|#" + NUMBER
+    regex = r"[^,\s\[\]#][^,\[\]]*|#" + NUMBER
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field], unit: int) -> None:
@@ -307,7 +311,7 @@ class Label(Packed):
         if place.anywhere:
             return self._split(0)
         target = target_of(text, place)
-        if self.unit > 4 and not _is_number(text):
+        if self.unit > 4 and _split(text)[0] not in ("", _HERE):
             target -= target % self.unit
         # Addresses are 64 bits and wrap around, as the CPU's PC does.
         distance = ((target - self._origin(place)) + (1 << 63)) % (1 << 64) - (1 << 63)
@@ -327,26 +331,40 @@ class Label(Packed):
         return place.names.describe(target) if place.names else f"{target:#x}"
 
 
-_HERE = re.compile(r"\.\s*(?:([+-])\s*(0x[0-9a-f]+|[0-9]+))?", re.ASCII | re.IGNORECASE)
+_HERE = "."
+_ABSOLUTE = re.compile(NUMBER, re.ASCII)
+_NUMBERED = re.compile(r"[0-9]{1,4}[bf]\s*(?:[-+]|$)", re.ASCII)
+_ADDRESS = re.compile(rf"(?P<name>\S.*?)\s*(?P<distance>[-+][-+~!(\s]*(?:[0-9]|{CHARACTER}).*)?", re.ASCII)
 
 
-def _is_number(text: str) -> bool:
-    """Whether the text is an address or a distance, not a name."""
-    return bool(_HERE.fullmatch(text) or re.fullmatch(NUMBER, text, re.ASCII | re.IGNORECASE))
+def _split(text: str) -> tuple[str, int]:
+    """A name and a distance from it (bytes). The name is empty for a number, and `.` for the instruction itself."""
+    if _ABSOLUTE.fullmatch(text) and not _NUMBERED.match(text):
+        return "", number_of(text)
+    match = _ADDRESS.fullmatch(text)
+    if match is None or match["distance"] is None:
+        return text, 0
+    return match["name"], distance(match["distance"])
 
 
 def target_of(text: str, place: Place) -> int:
-    """The address of a label: a number, `.+8`, or a name. AssemblyError for an unknown name."""
-    here = _HERE.fullmatch(text)
-    if here:
-        distance = number_of(here[2]) if here[2] else 0
-        return place.address + (-distance if here[1] == "-" else distance)
-    if re.fullmatch(NUMBER, text, re.ASCII | re.IGNORECASE):
-        return number_of(text)
+    """The address of a label: a number, `.+8`, a name, or a name and a distance. AssemblyError for an unknown name."""
+    name, offset = _split(text)
+    if not name:
+        return offset
+    if name == _HERE:
+        return place.address + offset
+    if place.anywhere:
+        return 0
     if place.names is None:
-        raise AssemblyError(f"label {text!r} is a name, but there are no symbols here: write an address")
+        raise AssemblyError(f"label {name!r} is a name, but there are no symbols here: write an address")
     try:
-        return place.names.resolve(text)
+        if "-" in text and "+" not in text:
+            with suppress(LookupError):  # a symbol whose name has a minus in it
+                return place.names.resolve(text)
+        if offset < 0:
+            return place.names.resolve(name) + offset
+        return place.names.resolve(f"{name}+{offset:#x}" if offset else name)
     except LookupError as error:
         raise AssemblyError(str(error)) from None
 

@@ -23,9 +23,10 @@ def words_of(text: str, address: int = 0, names: Names | None = None) -> list[in
     AssemblyError when there is no instruction.
     """
     from a64patch.a64.assembler import assemble_one
+    from a64patch.a64.source import statements
 
     words: list[int] = []
-    for part in re.split(r"[;\n]", text):
+    for part in statements(text):
         if not part.strip():
             continue
         word = _WORD.fullmatch(part)

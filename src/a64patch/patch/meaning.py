@@ -50,16 +50,18 @@ class _Recorder:
     def __init__(self, symbols: SymbolTable) -> None:
         self._symbols = symbols
         self.site = ""
-        """The last site that was asked for; there is no other, since an instruction has one label at most."""
+        """The last site that was asked for, since an instruction has one label at most."""
         self.missing: SymbolError | None = None
 
     def resolve(self, site: str) -> int:
         self.site = site
         try:
-            return self._symbols.resolve(site)
+            address = self._symbols.resolve(site)
         except SymbolError as error:
             self.missing = error
             raise
+        self.missing = None
+        return address
 
     def describe(self, address: int) -> str:
         return self._symbols.describe(address)
