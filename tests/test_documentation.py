@@ -150,12 +150,14 @@ def commands(block: Block, place: Place) -> None:
 
 
 def softdog_patch(block: Block, place: Place) -> None:
-    """What `fmt` makes of the patch without words and Build-Id is the patch."""
+    """What `fmt` makes of the patch without words, counts and Build-Id is the patch."""
     place.softdog()
     draft = re.sub(r"^([ +-])[0-9a-f]{8}", r"\1????????", block.text, flags=re.MULTILINE)
     draft = re.sub(r"^Build-Id:.*\n\n", "", draft, flags=re.MULTILINE)
+    draft = re.sub(r" -4 \+4 @@$", " @@", draft, flags=re.MULTILINE)
     assert draft.count("????????") == 7
     assert "Build-Id" not in draft
+    assert " -4" not in draft
     (place.directory / "draft.patch").write_text(draft, "utf-8")
     (place.directory / "grace.patch").write_text(block.text, "utf-8")
     assert place.run("a64patch fmt draft.patch softdog.ko") == block.text

@@ -89,7 +89,7 @@ def test_poke_changes_exactly_the_named_bytes(run: Run, program: Path) -> None:
     before = program.read_bytes()
     done = run("poke", program, "work", "b .+8", "--expect", "nop")
     assert done.status == 0
-    assert done.out.splitlines()[:3] == ["@@ work @@", "-d503201f  nop", "+14000002  b     work+0x8"]
+    assert done.out.splitlines()[:3] == ["@@ work -1 +1 @@", "-d503201f  nop", "+14000002  b     work+0x8"]
     after = program.read_bytes()
     assert [old for old, new in zip(before, after, strict=True) if old != new] == [0x1F, 0x20, 0x03, 0xD5]
     again = run("poke", program, "work", "b .+8", "--expect", "nop")

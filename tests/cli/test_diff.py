@@ -34,7 +34,7 @@ def test_a_difference(builds: dict[str, str], capsys: pytest.CaptureFixture[str]
     assert main(["diff", builds["old"], builds["new"]]) == 0
     said = capsys.readouterr()
     assert said.out == (
-        "Target: old\nBuild-Id: 0102\n\n@@ _start @@\n-528000a0  mov   w0, #5\n+528000c0  mov   w0, #6\n"
+        "Target: old\nBuild-Id: 0102\n\n@@ _start -3 +3 @@\n-528000a0  mov   w0, #5\n+528000c0  mov   w0, #6\n"
         " d2800ba8  mov   x8, #0x5d\n d4000001  svc   #0x0\n"
     )
     assert said.err == ""

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from a64patch.a64.generate import gen_nop
+from a64patch.patch.journal import EntryState, Journal
+from a64patch.targets.base import Identity
+from a64patch.targets.section import Change
 from tests.cli.running import Run, one_sentence
 from tests.support import ROOT, assemble, link
 
@@ -65,7 +69,7 @@ def patch(program: Path, run: Run) -> Path:
 
 def test_fmt_fills_in_words_texts_and_the_build(run: Run, patch: Path, program: Path) -> None:
     assert patch.read_text() == (
-        "Add three, not one.\n\nBuild-Id: aabbccdd\n\n@@ pair @@\n-11000400  add   w0, w0, #1\n"
+        "Add three, not one.\n\nBuild-Id: aabbccdd\n\n@@ pair -2 +2 @@\n-11000400  add   w0, w0, #1\n"
         "+11000c00  add   w0, w0, #3\n 11000800  add   w0, w0, #2\n"
     )
     assert run("fmt", patch, program).out == run("fmt", patch).out == patch.read_text()
@@ -98,7 +102,7 @@ def test_revert_by_number(run: Run, patch: Path, program: Path) -> None:
     before = program.read_bytes()
     entry = json.loads(run("apply", patch, program, "--json").out)["entry"]
     assert run("log").out.splitlines()[-1].split()[3:] == ["applied", "1", "word", str(program)]
-    assert "+11000c00  add   w0, w0, #3" in run("log", str(entry)).out
+    assert "@@ pair -2 +2 @@\n-11000400  add   w0, w0, #1\n+11000c00  add   w0, w0, #3" in run("log", str(entry)).out
     assert run("revert", str(entry)).out.startswith(f"reverted entry {entry}: 1 word written")
     assert program.read_bytes() == before
     refused = run("revert", str(entry))
@@ -138,6 +142,41 @@ def test_hazards_are_refused_until_accepted(run: Run, program: Path) -> None:
     assert (dry.status, "hazard branch-into-site" in dry.out) == (1, True)
     assert "there is no hazard 'x'" in run("apply", path, program, "--accept", "x").err
     assert run("apply", path, program, "--accept", "branch-into-site").status == 0
+
+
+def test_a_patch_that_lost_its_end_is_refused(run: Run, patch: Path, program: Path) -> None:
+    before, lines = program.read_bytes(), patch.read_text().splitlines(keepends=True)
+    assert lines[-2].startswith("+")
+    patch.write_text("".join(lines[:-2]))
+    refused = run("apply", patch, program)
+    assert (refused.status, one_sentence(refused.err)) == (2, True)
+    assert f"{patch}: line 5: the hunk at pair counts -2 +2, but has 1 old and 0 new instructions: the" in refused.err
+    assert run("fmt", patch, program).status == 2, "fmt corrects no counts"
+    assert program.read_bytes() == before
+
+
+def test_log_reads_what_was_stored_without_counts(run: Run, program: Path) -> None:
+    """Journals have such texts from before there were counts."""
+    stored, path = "@@ pair @@\n-11000400  add   w0, w0, #1\n", program.parent / "journal"
+    changes = [Change(0x1000, 0x11000400, gen_nop())]
+    with Journal(path) as journal:
+        first = journal.begin(Identity(str(program)), changes, stored, method="stop")
+        journal.finish(first, EntryState.APPLIED)
+        second = journal.begin(Identity(str(program)), changes, "", method="stop", reverts=first)
+        journal.finish(second, EntryState.APPLIED)
+    assert run("log", str(first), "--journal", path).out.endswith(f"\n\n{stored}")
+    shown = run("log", str(second), "--journal", path).out
+    assert shown.endswith("\n\n@@ pair -1 +1 @@\n-d503201f  nop\n+11000400  add   w0, w0, #1\n")
+
+
+def test_rejects_do_not_vouch_for_nops(run: Run, program: Path) -> None:
+    path = program.parent / "cut.patch"
+    path.write_text("@@ pair @@\n-d503201f\n\n@@ other @@\n-52800000\n+52800020\n")
+    assert run("apply", path, program).status == 1
+    text = path.with_name("cut.patch.rej").read_text()
+    assert text.startswith("Hunks: 2\n\n# rejected: pair holds")
+    assert "\n@@ pair @@\n" in text
+    assert "\n@@ other -1 +1 @@\n" in text
 
 
 REFUSALS: dict[str, tuple[str, int, str]] = {

@@ -31,16 +31,17 @@ Answer 0 for the idle time in /proc/uptime.
 Target: Linux 6.1.0-56-arm64
 # seen on two machines
 Build-Id: 2f6a
+Hunks: 2
 
 # the only caller
-@@ uptime_proc_show+0x74 @@
+@@ uptime_proc_show+0x74 -3 +3 @@
  2a1303e1  mov   w1, w19
 -97ffffc3  bl    get_idle_time
 # nobody reads it
 +d2800000  mov   x0, #0
  11000662  add   w2, w19, #1
 
-@@ other @@
+@@ other -3 +0 @@
 -d503201f  nop
 -????????  nop
 -d503201f
@@ -62,9 +63,9 @@ def test_every_part_of_the_example() -> None:
     assert diff.headers[1] == ("#", " seen on two machines")
     assert (diff.header("Target"), diff.build_id, diff.header("None")) == ("Linux 6.1.0-56-arm64", "2f6a", "")
     first, second = diff.hunks
-    assert (first.site, first.comments, first.number) == ("uptime_proc_show+0x74", (" the only caller",), 8)
+    assert (first.site, first.comments, first.number) == ("uptime_proc_show+0x74", (" the only caller",), 9)
     assert first.lines[1] == Line("-", 0x97FFFFC3, "bl get_idle_time")
-    assert first.lines[1].number == 10
+    assert first.lines[1].number == 11
     assert first.lines[2] == Line("#", None, " nobody reads it")
     assert (signs(first.old), signs(first.new), first.padding) == (" - ", " + ", 0)
     assert second.lines[1:] == (Line("-", None, "nop"), Line("-", NOP))
@@ -74,7 +75,9 @@ def test_every_part_of_the_example() -> None:
 
 def test_lines_are_tidied() -> None:
     untidy = "\n\nWhy\t not  \r\n\r\nbuild-id:   AB12\n@@\tf \t@@  \r\n-D503201F \t nop  \n+1F2003D5\tfmla  a,\tb\n\n\n"
-    assert to_text(parse(untidy)) == ("Why  not\n\nBuild-Id: ab12\n\n@@ f @@\n-d503201f  nop\n+1f2003d5  fmla  a, b\n")
+    assert to_text(parse(untidy)) == (
+        "Why  not\n\nBuild-Id: ab12\n\n@@ f -1 +1 @@\n-d503201f  nop\n+1f2003d5  fmla  a, b\n"
+    )
 
 
 def test_a_long_mnemonic_widens_its_hunk_alone() -> None:
@@ -107,6 +110,27 @@ def test_each_run_is_padded_at_its_end() -> None:
     padded = hunk("-00000001", "-00000002", "+00000003", " 00000004", "-00000005", "+00000006", "-00000007")
     assert [line.word for line in padded.new] == [3, NOP, 4, 6, NOP]
     assert padded.padding == 2
+
+
+def test_counts_that_are_missing_are_added_except_where_they_would_vouch_for_nops() -> None:
+    diff = parse("@@ f @@\n-00000001\n-00000002\n+00000003\n\n@@ g @@\n 00000001\n-00000002\n+00000003\n# end")
+    assert [hunk.counted for hunk in diff.hunks] == [False, False]
+    first, second = "@@ f @@\n-00000001\n-00000002\n+00000003\n", "@@ g -2 +2 @@\n 00000001\n-00000002\n+00000003\n"
+    text = f"Hunks: 2\n\n{first}\n{second}# end\n"
+    assert to_text(diff) == text
+    assert [hunk.counted for hunk in parse(text).hunks] == [False, True]
+    assert to_text(AsmDiff((replace(diff.hunks[0], counted=True),))).startswith("@@ f -2 +1 @@\n")
+
+
+def test_reversing_writes_nops_out_and_counts_them() -> None:
+    text = to_text(reverse(parse("@@ f @@\n-00000001\n-00000002\n+00000003\n")))
+    assert text == "@@ f -2 +2 @@\n-00000003\n-d503201f  nop\n+00000001\n+00000002\n"
+
+
+def test_the_number_of_hunks_is_no_part_of_the_headers() -> None:
+    text = "# a\nhunks: 1\n\n@@ f -1 +1 @@\n-00000001\n+00000002\n"
+    assert (parse(text).headers, parse(text).hunks[0].comments) == ((), (" a",))
+    assert to_text(parse(text)) == text.replace("hunks: 1\n\n", "")
 
 
 def test_more_new_than_old_is_refused_where_the_room_ends() -> None:
@@ -150,6 +174,22 @@ def test_reverse(lines: list[str], reversed_lines: list[str]) -> None:
         ("Prose only\n", 0, 0, "no hunk"),
         ("@@ f\n", 1, 1, "begins with `@@ SITE @@`"),
         ("@@ a b @@\n-00000000\n", 1, 1, "the site has no blanks"),
+        ("@@ f -1 @@\n-00000000\n", 1, 1, "begins with `@@ SITE @@` or `@@ SITE -1 .1 @@`"),
+        ("@@ -1 +0 @@\n-00000000\n", 1, 1, "begins with"),
+        ("@@ f -12345678 +1 @@\n-00000000\n", 1, 1, "begins with"),
+        ("@@ f -2 +2 @@\n-00000000\n+00000000\n", 1, 0, "at f counts -2 .2, but has 1 old and 1 new instructions: the"),
+        ("@@ f -1 +1 @@\n-00000000\n+00000000\n 00000000\n", 1, 0, "has 2 old and 2 new .* may have been cut off"),
+        ("@@ f -1 +1 @@\n", 1, 0, "has 0 old and 0 new instructions"),
+        ("@@ f -1 +1 @@\n-00000000\n@@ g\n", 1, 0, "the hunk at f counts -1 .1, but has 1 old and 0 new"),
+        ("@@ f -1 +1 @@\n 00000000\n", 1, 0, "the hunk at f changes nothing"),
+        ("@@ f -1 +0 @@\n-00000000", 2, 0, "the last line has no end: the patch may have been cut off"),
+        ("Hunks: 1\n\n@@ f @@\n-00000000\n# b", 5, 0, "the last line has no end"),
+        ("Hunks: 2\n\n@@ f @@\n-00000000\n", 1, 0, "number of hunks is 1, not 2: the patch may have been cut off"),
+        ("Why\n\nA: b\nhunks: 1\n\n@@ f @@\n-00000000\n@@ g @@\n-00000000\n", 4, 0, "hunks is 2, not 1"),
+        ("Hunks: two\n\n@@ f @@\n-00000000\n", 1, 0, "'two' is no number of hunks"),
+        ("Hunks: 0\n\n@@ f @@\n-00000000\n", 1, 0, "'0' is no number of hunks"),
+        ("Hunks: 1\nHunks: 1\n\n@@ f @@\n-00000000\n", 2, 0, "stands twice"),
+        ("Hunks: 1\n\nProse\n\n@@ f @@\n-00000000\n", 1, 0, "stands in the prose"),
         ("@@ f @@\n", 1, 0, "changes nothing"),
         ("@@ f @@\n-00000000\n@@ g @@\n 00000000\n", 3, 0, "the hunk at g changes nothing"),
         ("@@ f @@\n-00000000\n*0000\n", 3, 1, "begins with a blank"),
@@ -278,6 +318,49 @@ def test_reversed_twice_is_itself(diff: AsmDiff) -> None:
         assert [(line.word, line.text) for line in hunk.new] == [(line.word, line.text) for line in back.old]
 
 
+# Texts that were cut off
+
+
+def instructions(diff: AsmDiff) -> list[tuple[str, list[Line]]]:
+    """The sites and all lines but comments."""
+    return [(hunk.site, [line for line in hunk.lines if line.sign != "#"]) for hunk in diff.hunks]
+
+
+def is_refused(cut: str, whole: AsmDiff) -> bool:
+    """Whether a text that was cut off is refused; otherwise it must be the whole patch, comments aside."""
+    try:
+        diff = parse(cut)
+    except PatchFormatError:
+        return True
+    assert instructions(diff) == instructions(whole)
+    return False
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_text_with_counts_is_refused_wherever_it_is_cut(end: str) -> None:
+    text = f"{EXAMPLE}# inside\n\n# behind\n".replace("\n", end)
+    whole = parse(text)
+    behind = text.index(f"-d503201f{end}#") + len(f"-d503201f{end}")
+    taken = [cut for cut in range(len(text)) if not is_refused(text[:cut], whole)]
+    assert taken[0] == behind
+    assert text.index("# behind") in taken
+
+
+@given(diffs(), st.sampled_from(["\n", "\r\n"]), st.data())
+def test_no_cut_takes_an_instruction_away(diff: AsmDiff, end: str, data: st.DataObject) -> None:
+    lines = to_text(diff).replace("\n", end).splitlines(keepends=True)
+    text = "".join(lines)
+    assert parse(text) == diff
+    for count in range(len(lines)):
+        is_refused("".join(lines[:count]), diff)
+    is_refused(text[: data.draw(st.integers(0, len(text)))], diff)
+
+
+def test_a_text_without_counts_is_read_as_it_is() -> None:
+    diff = parse("@@ f @@\n-00000000\n+00000001\n\n@@ g @@\n-00000000\n+00000001")
+    assert [(hunk.site, len(hunk.lines), hunk.counted) for hunk in diff.hunks] == [("f", 2, False), ("g", 2, False)]
+
+
 # Garbage
 
 
@@ -293,6 +376,8 @@ def test_any_bytes_are_a_patch_or_a_format_error(data: bytes) -> None:
 
 PIECES = [
     "@@ f @@\n",
+    "@@ g -1 +1 @@\n",
+    "Hunks: 1\n",
     "@@",
     " @@\n",
     "-d503201f",
@@ -329,6 +414,8 @@ MIB = 1 << 20
         b"@" * (10 * MIB),
         b"@@ " + b"x" * (10 * MIB),
         b"@@ " * (3 * MIB),
+        b"@@ f" + b" " * (5 * MIB) + b"-1" + b" " * (5 * MIB) + b"+1 @",
+        b"@@ f" + b" -1 +1" * (2 * MIB),
         b"@@" + b" " * (10 * MIB),
         b"@@ f @@\n" * (MIB + MIB // 4),
         b"@@ f @@\n-00000000" + b" " * (10 * MIB) + b"\1",

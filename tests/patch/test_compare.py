@@ -129,10 +129,10 @@ def test_changes_with_context_near_ones_together(build: Build) -> None:
     old, new = build(), build(("mov w0, #1", "mov w0, #9"), ("mov w3, #2", "mov w3, #3"), MOVED)
     found = compared(old, new)
     assert to_text(found.diff) == (
-        "Target: 0\nBuild-Id: 0011\n\n"
-        "@@ work @@\n-52800020  mov   w0, #1\n+52800120  mov   w0, #9\n"
+        "Target: 0\nBuild-Id: 0011\nHunks: 2\n\n"
+        "@@ work -4 +4 @@\n-52800020  mov   w0, #1\n+52800120  mov   w0, #9\n"
         + " 11000400  add   w0, w0, #1\n" * 3
-        + "\n@@ work+0x18 @@\n" + " 11000400  add   w0, w0, #1\n" * 3
+        + "\n@@ work+0x18 -5 +5 @@\n" + " 11000400  add   w0, w0, #1\n" * 3
         + "-52800043  mov   w3, #2\n+52800063  mov   w3, #3\n d65f03c0  ret\n"
     )  # fmt: skip
     near = compared(old, build(("mov w3, #2", "mov w3, #3"), ("    add w0, w0, #1\n    mov w3", "    nop\n    mov w3")))

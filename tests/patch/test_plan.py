@@ -444,9 +444,11 @@ def test_a_new_word_whose_meaning_is_not_known(build: Build) -> None:
 def test_fill_needs_no_target_for_what_needs_none() -> None:
     made = fill(parse("@@ m:f+0x8 @@\n-????????  b f+0x10\n-d503201f\n+????????  NOP\n 97ffffff\n 97ffffff bl gone\n"))
     assert to_text(made) == (
-        "@@ m:f+0x8 @@\n-14000002  b     f+0x10\n-d503201f  nop\n+d503201f  NOP\n 97ffffff\n 97ffffff  bl    gone\n"
+        "@@ m:f+0x8 -4 +3 @@\n-14000002  b     f+0x10\n-d503201f  nop\n+d503201f  NOP\n"
+        " 97ffffff\n 97ffffff  bl    gone\n"
     )
     assert fill(made) == made
+    assert [hunk.counted for hunk in made.hunks] == [True]
 
 
 @pytest.mark.parametrize(
@@ -473,7 +475,7 @@ def test_fill_with_a_target_finds_words_and_texts(build: Build) -> None:
     new = assemble_one("bl rest", start + 12, target.symbols)
     old = word_at(target, "main+12")
     assert to_text(made) == (
-        f"Build-Id: {BUILD}\n\n@@ main+0x8 @@\n 528000a0  mov   w0, #5\n"
+        f"Build-Id: {BUILD}\n\n@@ main+0x8 -2 +2 @@\n 528000a0  mov   w0, #5\n"
         f"-{old:08x}  bl    work\n+{new:08x}  bl    rest\n"
     )
     assert fill(made, target) == made == fill(made)

@@ -40,7 +40,9 @@ def page_for(page: str, function: str, target: Target) -> str:
     `a64patch show` lists; everything else stays. LookupError when this build does not have the old instructions of the
     page's first hunk in a row: then the page tells those who have it too little.
     """
-    hunk = re.search(rf"^    @@ {function}\+(0x[0-9a-f]+) @@\n((?:    [-+ #].*\n)+)", page, re.MULTILINE)
+    hunk = re.search(
+        rf"^    @@ {function}\+(0x[0-9a-f]+)(?: -\d+ \+\d+)? @@\n((?:    [-+ #].*\n)+)", page, re.MULTILINE
+    )
     assert hunk is not None
     lines = re.findall(r"^    [- ]\S{8} +(.*)", hunk[2], re.MULTILINE)
     old = "".join(f"{' '.join(line.split())}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Print a patch in its canonical form: words and texts filled in, operands aligned.
+"""Print a patch in its canonical form: words, texts and counts filled in, operands aligned.
 
 Read on: patching.py, ../patch/asmdiff.py.
 """
@@ -13,6 +13,8 @@ from a64patch.errors import PatchFormatError
 
 EPILOG = """\
 While you write a patch, you can put ???????? for a word. Here it becomes the word of its text, or the word in TARGET.
+You need not count instructions (-OLD +NEW behind a site) or hunks (the header Hunks): missing counts are added here.
+Counts that are wrong are refused, since the patch may have been cut off. After an edit, delete them.
 examples:
   a64patch fmt draft.patch ./program > fix.patch
   a64patch fmt fix.patch"""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import INSN_SIZE
@@ -25,8 +25,8 @@ MOST_LINES = 1 << 20
 UNKNOWN = "????????"
 """In place of a word that the writer of a patch does not know yet; `fill` of plan.py fills it in."""
 
-TARGET, BUILD_ID = "Target", "Build-Id"
-_KNOWN_HEADERS = {name.lower(): name for name in (TARGET, BUILD_ID)}
+TARGET, BUILD_ID, HUNKS = "Target", "Build-Id", "Hunks"
+_KNOWN_HEADERS = {name.lower(): name for name in (TARGET, BUILD_ID, HUNKS)}
 _LONGEST_TEXT = 300
 _LONGEST_SITE = 4096
 _MNEMONIC_WIDTHS = (5, 16)
@@ -34,10 +34,11 @@ _MNEMONIC_WIDTHS = (5, 16)
 
 Sign = Literal[" ", "-", "+", "#"]
 
-_HEADER = re.compile(r"([A-Z][A-Za-z0-9-]{0,40}|(?i:target|build-id)):[ \t]+(\S.*)", re.ASCII)
-_HUNK = re.compile(r"@@[ \t]+(\S+)[ \t]+@@", re.ASCII)
-_LINE = re.compile(r"([ +-])([0-9a-fA-F]{8}|\?{8})(?:[ \t]+(\S.*))?", re.ASCII)
-_SITE = re.compile(r"(?:(.*?)\+)?(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})", re.ASCII)
+# `_clean` has made each tab a blank.
+_HEADER = re.compile(r"([A-Z][A-Za-z0-9-]{0,40}|(?i:target|build-id|hunks)): +(\S.*)", re.ASCII)
+_HUNK = re.compile(r"@@ +(\S+) +(?:-([0-9]{1,7}) +\+([0-9]{1,7}) +)?@@", re.ASCII)
+_LINE = re.compile(r"([ +-])([0-9a-fA-F]{8}|\?{8})(?: +(\S.*))?", re.ASCII)
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,9 @@ class Hunk:
     comments: tuple[str, ...] = ()
     """Comment lines before the hunk, without their `#`."""
     number: int = field(default=0, compare=False)
+    """Line number in the patch file, from 1; 0 for a hunk that was not read from a file."""
+    counted: bool = field(default=True, compare=False)
+    """False for a hunk that was read from a text without its counts: some of its lines may have been cut off."""
 
     @property
     def old(self) -> list[Line]:
@@ -115,7 +119,7 @@ class AsmDiff(NamedTuple):
     hunks: tuple[Hunk, ...]
     description: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    """Names and values in their order. The name `#` means a comment between headers."""
+    """Names and values in their order, without `Hunks`. The name `#` means a comment between headers."""
     comments: tuple[str, ...] = ()
     """Comment lines behind the last hunk, without their `#`."""
 
@@ -150,7 +154,12 @@ def parse(text: str) -> AsmDiff:
     - a text without hunks, or with control characters;
     - a hunk that changes nothing;
     - two hunks whose sites alone show that they overlap;
-    - a header that occurs twice, or a known header in the prose.
+    - a header that occurs twice, or a known header in the prose;
+    - a text that was cut off, as far as its counts tell.
+
+    The counts are the numbers of old and new instructions in the line of each hunk, and the header `Hunks`. Each of
+    them may be missing. With any of them, the last line must have an end too. A text with all counts, as `to_text`
+    writes it, is refused wherever it was cut off; only blanks and comments may be missing behind the last instruction.
     """
     if len(text) > MOST_BYTES or text.count("\n") > MOST_LINES:
         raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB or {MOST_LINES} lines: split it")
@@ -158,9 +167,11 @@ def parse(text: str) -> AsmDiff:
     first = next((number for number, line in enumerate(lines) if line.startswith("@@")), None)
     if first is None:
         raise PatchFormatError("there is no hunk: a patch needs a line `@@ SITE @@` and instructions below it")
-    description, headers, comments = _preamble([_clean(line, number) for number, line in enumerate(lines[:first], 1)])
-    hunks, comments = _hunks(lines, first, comments)
-    _require_apart(hunks)
+    cleaned = [_clean(line, number) for number, line in enumerate(lines[:first], 1)]
+    description, headers, comments, stated = _preamble(cleaned)
+    hunks, sizes, comments = _hunks(lines, first, comments)
+    _require_whole(lines, hunks, stated)
+    _require_apart(hunks, sizes)
     return AsmDiff(tuple(hunks), description, headers, tuple(comments))
 
 
@@ -177,12 +188,18 @@ def decode(data: bytes) -> str:
 
 
 def to_text(diff: AsmDiff) -> str:
-    """The canonical text of a patch, with the operands in a column. `parse` makes an equal patch of it."""
+    """The canonical text of a patch, with the operands in a column and with counts. `parse` makes an equal patch of it.
+
+    A hunk stays without counts if it was read so and implies NOPs: counts would say that the NOPs are meant.
+    """
     paragraphs = []
     if diff.description:
         paragraphs.append("\n".join(diff.description))
-    if diff.headers:
-        paragraphs.append("\n".join(f"#{value}" if name == "#" else f"{name}: {value}" for name, value in diff.headers))
+    headers = [f"#{value}" if name == "#" else f"{name}: {value}" for name, value in diff.headers]
+    if len(diff.hunks) > 1:
+        headers.append(f"{HUNKS}: {len(diff.hunks)}")
+    if headers:
+        paragraphs.append("\n".join(headers))
     paragraphs += ["\n".join(_hunk_lines(hunk)) for hunk in diff.hunks]
     if diff.comments:
         paragraphs.append("\n".join(f"#{comment}" for comment in diff.comments))
@@ -206,8 +223,8 @@ def _clean(line: str, number: int) -> str:
     return line
 
 
-def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], list[str]]:
-    """The description, the headers, and the comments of the first hunk."""
+def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], list[str], str]:
+    """The description, the headers, the comments of the first hunk, and the stated number of hunks or ""."""
     start, end = _last_paragraph(lines, len(lines))
     comments: list[str] = []
     while start < end and all(line.startswith("#") for line in lines[start:end]):
@@ -226,7 +243,13 @@ def _preamble(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, s
             )
     first = next((number for number, line in enumerate(lines) if line), start)
     last = _last_paragraph(lines, start)[1]
-    return tuple(lines[first:last]), headers, comments
+    stated = next((value for name, value in headers if name == HUNKS), "")
+    headers = tuple(header for header in headers if header[0] != HUNKS)
+    if all(name == "#" for name, _ in headers):
+        # Comments alone are no headers.
+        comments = [value for _, value in headers] + comments
+        headers = ()
+    return tuple(lines[first:last]), headers, comments, stated
 
 
 def _last_paragraph(lines: Sequence[str], end: int) -> tuple[int, int]:
@@ -251,6 +274,8 @@ def _headers(paragraph: Sequence[str], before: int) -> tuple[tuple[str, str], ..
         else:
             name = _KNOWN_HEADERS.get(match[1].lower(), match[1])
             value = match[2]
+            if name == HUNKS and not re.fullmatch("[1-9][0-9]{0,6}", value):
+                raise PatchFormatError(f"{value[:40]!r} is no number of hunks", number)
             if name == BUILD_ID:
                 value = value.lower()
                 if not re.fullmatch(r"(?:[0-9a-f]{2}){1,64}", value):
@@ -261,20 +286,32 @@ def _headers(paragraph: Sequence[str], before: int) -> tuple[tuple[str, str], ..
     return tuple(headers)
 
 
-def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[Hunk], list[str]]:
-    """The hunks from line index `first` on, and the comments behind the last."""
+def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[Hunk], list[int], list[str]]:
+    """The hunks from line index `first` on, how many old instructions each has, and the comments behind the last."""
     hunks: list[Hunk] = []
-    site, begun, changes = "", 0, False
+    sizes: list[int] = []
+    header: re.Match[str] | None = None
+    begun = 0
     body: list[Line] = []
+    counts: dict[Sign, int] = {" ": 0, "-": 0, "+": 0}
     pending: list[Line] = []
     """Comments behind an empty line: they belong to this hunk if a line of it follows, else to the next hunk."""
     apart = False
 
-    def close() -> None:
-        if site:
-            if not changes:
-                raise PatchFormatError(f"the hunk at {site[:80]} changes nothing", begun)
-            hunks.append(Hunk(site, tuple(body), tuple(comments), begun))
+    def close(header: re.Match[str]) -> None:
+        site, stated_old, stated_new = header.groups()
+        old, new = counts[" "] + counts["-"], counts[" "] + counts["+"]
+        if stated_old is not None and (int(stated_old) != old or int(stated_new) != new):
+            raise PatchFormatError(
+                f"the hunk at {site[:80]} counts -{stated_old} +{stated_new}, but has {old} old and {new} new"
+                " instructions: the patch may have been cut off; after an edit, delete the counts, and `a64patch fmt`"
+                " adds them",
+                begun,
+            )
+        if not counts["-"] and not counts["+"]:
+            raise PatchFormatError(f"the hunk at {site[:80]} changes nothing", begun)
+        hunks.append(Hunk(site, tuple(body), tuple(comments), begun, stated_old is not None))
+        sizes.append(old)
 
     for number, line in enumerate(lines[first:], first + 1):
         if not line.isprintable():
@@ -284,36 +321,42 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
             if apart:
                 body += pending
                 pending, apart = [], False
-            body.append(_line(match, number))
-            changes = changes or match[1] != " "
-        elif not line.rstrip():
-            apart = True
+            instruction = _line(match, number)
+            body.append(instruction)
+            counts[instruction.sign] += 1
         elif line.startswith("@@"):
+            if header is not None:
+                close(header)
+                comments = [comment.text for comment in pending] if pending else []
             header = _HUNK.fullmatch(line.rstrip())
             if header is None:
-                raise PatchFormatError("a hunk begins with `@@ SITE @@`, and the site has no blanks", number, 1)
-            close()
-            if site:
-                comments = [comment.text for comment in pending]
-            site, begun, changes, body, pending, apart = header[1], number, False, [], [], False
-            if len(site) > _LONGEST_SITE:
-                raise PatchFormatError(f"a site of {len(site)} characters", number, header.start(1) + 1)
+                raise PatchFormatError(
+                    "a hunk begins with `@@ SITE @@` or `@@ SITE -1 +1 @@`, and the site has no blanks", number, 1
+                )
+            begun, body, pending, apart = number, [], [], False
+            counts = {" ": 0, "-": 0, "+": 0}
+            if len(header[1]) > _LONGEST_SITE:
+                raise PatchFormatError(f"a site of {len(header[1])} characters", number, header.start(1) + 1)
+        elif not line.rstrip():
+            apart = True
         elif line.startswith("#"):
             comment = Line("#", None, line[1:].rstrip(), number)
             (pending if apart else body).append(comment)
         else:
             raise _wrong_line(line, number)
-    close()
-    return hunks, [comment.text for comment in pending]
+    if header is not None:
+        close(header)
+    return hunks, sizes, [comment.text for comment in pending]
 
 
 def _line(match: re.Match[str], number: int) -> Line:
-    sign, word, text = match.groups("")
+    sign: Sign
+    sign, word, text = match.groups("")  # type: ignore[assignment]  # _LINE says so
     if "  " in text or text.endswith(" "):
         text = " ".join(text.split())
     if len(text) > _LONGEST_TEXT:
         raise PatchFormatError(f"an instruction of {len(text)} characters", number, match.start(3) + 1)
-    return Line(cast(Sign, sign), None if word == UNKNOWN else int(word, 16), text, number)
+    return Line(sign, None if word == UNKNOWN else int(word, 16), text, number)
 
 
 def _wrong_line(line: str, number: int) -> PatchFormatError:
@@ -323,12 +366,24 @@ def _wrong_line(line: str, number: int) -> PatchFormatError:
 
 
 def _hunk_lines(hunk: Hunk) -> list[str]:
-    lines = [*(f"#{comment}" for comment in hunk.comments), f"@@ {hunk.site} @@"]
     width, most = _MNEMONIC_WIDTHS
+    stays = goes = comes = 0
     for line in hunk.lines:
+        sign = line.sign
+        if sign == " ":
+            stays += 1
+        elif sign == "-":
+            goes += 1
+        elif sign == "+":
+            comes += 1
+        else:
+            continue
         length = line.text.find(" ")
-        if width < length <= most and line.sign != "#":
+        if width < length <= most:
             width = length
+    counts = f" -{stays + goes} +{stays + comes}" if hunk.counted or comes >= goes else ""
+    lines = [f"#{comment}" for comment in hunk.comments]
+    lines.append(f"@@ {hunk.site}{counts} @@")
     for line in hunk.lines:
         if line.sign == "#":
             lines.append(f"#{line.text}")
@@ -375,15 +430,33 @@ def _turned(line: Line, sign: Sign) -> Line:
     return line if line.sign == "#" else replace(line, sign=sign)
 
 
-def _require_apart(hunks: Iterable[Hunk]) -> None:
-    """PatchFormatError for hunks that overlap by their sites alone. plan.py finds the other overlaps."""
+def _require_whole(lines: Sequence[str], hunks: Sequence[Hunk], stated: str) -> None:
+    """PatchFormatError for another number of hunks than the stated one, and for an end inside a line."""
+    if stated and int(stated) != len(hunks):
+        number = next(number for number, line in enumerate(lines, 1) if line.lower().startswith(f"{HUNKS.lower()}:"))
+        raise PatchFormatError(
+            f"the number of hunks is {len(hunks)}, not {stated}: the patch may have been cut off; after an edit,"
+            " delete this line, and `a64patch fmt` adds it",
+            number,
+        )
+    if lines[-1].strip() and (stated or any(hunk.counted for hunk in hunks)):
+        raise PatchFormatError(
+            "the last line has no end: the patch may have been cut off; if it is whole, add a line feed", len(lines)
+        )
+
+
+def _require_apart(hunks: Sequence[Hunk], sizes: Sequence[int]) -> None:
+    """PatchFormatError for hunks of these numbers of words that overlap by their sites alone.
+
+    plan.py finds the other overlaps.
+    """
     ranges: dict[str, list[tuple[int, int, int]]] = {}
-    every = list(hunks)
-    for index, hunk in enumerate(every):
-        match = _SITE.fullmatch(hunk.site)
-        name, text = (hunk.site, "0") if match is None else (match[1] or "", match[2])
+    for index, (hunk, size) in enumerate(zip(hunks, sizes, strict=True)):
+        name, _, text = hunk.site.rpartition("+")
+        if not _NUMBER.fullmatch(text):
+            name, text = hunk.site, "0"
         start = int(text, 16 if text[:2].lower() == "0x" else 10)
-        ranges.setdefault(name, []).append((start, start + INSN_SIZE * len(hunk.old), index))
+        ranges.setdefault(name, []).append((start, start + INSN_SIZE * size, index))
     for group in ranges.values():
         if len(group) > 1:
             group.sort()
@@ -391,6 +464,6 @@ def _require_apart(hunks: Iterable[Hunk]) -> None:
                 if start < end:
                     one, other = sorted((one, other))
                     raise PatchFormatError(
-                        f"the hunks at {every[one].site[:80]} and {every[other].site[:80]} overlap: make them one",
-                        every[other].number,
+                        f"the hunks at {hunks[one].site[:80]} and {hunks[other].site[:80]} overlap: make them one",
+                        hunks[other].number,
                     )

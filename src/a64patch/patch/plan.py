@@ -228,7 +228,8 @@ def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
 
     - An unknown word comes from its text. Without a text, the word of a context or `-` line comes from the target.
     - A missing text comes from the word.
-    - A patch without a Build-Id gets that of the target, if anything was filled in.
+    - A patch without a Build-Id gets that of the target, if a word or text was filled in.
+    - Missing counts come from the lines. Counts that are there are never corrected: `parse` has compared them.
 
     PatchFormatError for a word that cannot be filled in, and where word and text disagree. Without a target, a text
     that names a symbol cannot become a word; and distances and the low bits of names are not compared.
@@ -264,7 +265,7 @@ def _filled(hunk: Hunk, target: Target | None) -> Hunk:
         lines.append(replace(line, word=word, text=text))
         old += INSN_SIZE * (line.sign in " -")
         new = old if line.sign == " " else new + INSN_SIZE * (line.sign == "+")
-    return replace(hunk, lines=tuple(lines))
+    return replace(hunk, lines=tuple(lines), counted=True)
 
 
 def _assembled(line: Line, place: Place, has_target: bool) -> int:
