@@ -155,6 +155,26 @@ def test_a_patch_that_lost_its_end_is_refused(run: Run, patch: Path, program: Pa
     assert program.read_bytes() == before
 
 
+def test_without_counts_a_patch_that_lost_its_end_is_a_hazard(run: Run, program: Path) -> None:
+    path = program.parent / "cut.patch"
+    path.write_text("@@ pair @@\n-11000400\n")
+    before = program.read_bytes()
+    refused = run("apply", path, program)
+    assert (refused.status, program.read_bytes()) == (1, before)
+    assert refused.err == (
+        "a64patch: the hunk at pair may have been cut off: it has no counts, and implies a NOP at pair;"
+        " if that is right, --accept implied-nop; nothing was changed\n"
+    )
+    says = "hunk pair: NOP at pair: the patch has no new instruction there\n"
+    dry = run("apply", path, program, "--dry-run")
+    assert (dry.status, says in dry.out, "hazard implied-nop: the hunk at pair" in dry.out) == (1, True, True)
+    done = run("apply", path, program, "--accept", "implied-nop")
+    assert (done.status, done.out.startswith(f"{says}applied: 1 hunk: 1 word written")) == (0, True)
+    entry = json.loads(run("apply", "-R", path, program, "--json").out)["entry"]
+    assert "@@ pair -1 +1 @@\n-d503201f  nop\n+11000400" in run("log", str(entry)).out
+    assert program.read_bytes() == before
+
+
 def test_log_reads_what_was_stored_without_counts(run: Run, program: Path) -> None:
     """Journals have such texts from before there were counts."""
     stored, path = "@@ pair @@\n-11000400  add   w0, w0, #1\n", program.parent / "journal"
@@ -169,6 +189,25 @@ def test_log_reads_what_was_stored_without_counts(run: Run, program: Path) -> No
     assert shown.endswith("\n\n@@ pair -1 +1 @@\n-d503201f  nop\n+11000400  add   w0, w0, #1\n")
 
 
+def test_fmt_says_which_counts_it_adds_for_nops(run: Run, program: Path) -> None:
+    path = program.parent / "cut.patch"
+    path.write_text("@@ pair @@\n-11000400\n-11000800\n")
+    says = "the hunk at pair had no counts; now they say that 2 NOPs are meant: see that the hunk is whole"
+    ran = run("fmt", path, program)
+    assert (ran.status, ran.err) == (0, f"a64patch: {says}\n")
+    facts = json.loads(run("fmt", path, program, "--json").out)
+    assert facts == {"patch": ran.out, "implied_nops": [says]}
+    path.write_text(ran.out)
+    again = run("fmt", path, program)
+    assert (again.out, again.err) == (ran.out, "")
+    start = int(json.loads(run("show", program, "pair", "-n", "1", "--json").out)[0]["address"], 16)
+    dry = json.loads(run("apply", path, program, "--dry-run", "--json", "--accept", "all").out)
+    assert dry["hunks"][0]["implied_nops"] == [f"{start:#x}", f"{start + 4:#x}"]
+    assert "implied-nop" not in [hazard["name"] for hazard in dry["hazards"]]
+    done = run("apply", path, program, "--accept", "branch-into-site")
+    assert done.out.startswith("hunk pair: NOPs at pair, pair+0x4: the patch has no new instruction there\napplied")
+
+
 def test_rejects_do_not_vouch_for_nops(run: Run, program: Path) -> None:
     path = program.parent / "cut.patch"
     path.write_text("@@ pair @@\n-d503201f\n\n@@ other @@\n-52800000\n+52800020\n")
@@ -177,6 +216,20 @@ def test_rejects_do_not_vouch_for_nops(run: Run, program: Path) -> None:
     assert text.startswith("Hunks: 2\n\n# rejected: pair holds")
     assert "\n@@ pair @@\n" in text
     assert "\n@@ other -1 +1 @@\n" in text
+
+
+def test_many_implied_nops_are_not_all_listed(run: Run, tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(201)]
+    source = "".join(f".globl {name}\n{name}: mov w0, #1\n" for name in names) + "long: .fill 12, 4, 0x52800020\n ret\n"
+    program = link(assemble(source, tmp_path / "program.o"), tmp_path / "program", "-e", "f0")
+    path = tmp_path / "cut.patch"
+    path.write_text("@@ long -12 +0 @@\n" + "-52800020\n" * 12)
+    places = ", ".join(["long", *(f"long+{4 * index:#x}" for index in range(1, 8))])
+    assert f"hunk long: NOPs at {places}, 4 more places: the patch" in run("apply", path, program, "--dry-run").out
+    path.write_text("".join(f"@@ {name} -1 +0 @@\n-52800020\n" for name in names))
+    lines = run("apply", path, program, "--dry-run").out.splitlines()
+    assert sum(line.startswith("hunk f") for line in lines) == 200
+    assert "… more than 200 hunks imply NOPs; --json shows every one" in lines
 
 
 REFUSALS: dict[str, tuple[str, int, str]] = {

@@ -67,9 +67,9 @@ def test_every_part_of_the_example() -> None:
     assert first.lines[1] == Line("-", 0x97FFFFC3, "bl get_idle_time")
     assert first.lines[1].number == 11
     assert first.lines[2] == Line("#", None, " nobody reads it")
-    assert (signs(first.old), signs(first.new), first.padding) == (" - ", " + ", 0)
+    assert (signs(first.old), signs(first.new), first.padding) == (" - ", " + ", [])
     assert second.lines[1:] == (Line("-", None, "nop"), Line("-", NOP))
-    assert ([line.word for line in second.new], second.padding) == ([NOP] * 3, 3)
+    assert ([line.word for line in second.new], second.padding) == ([NOP] * 3, [0, 1, 2])
     assert to_text(diff) == EXAMPLE
 
 
@@ -109,7 +109,7 @@ def test_comments_between_instructions_stay_in_the_hunk() -> None:
 def test_each_run_is_padded_at_its_end() -> None:
     padded = hunk("-00000001", "-00000002", "+00000003", " 00000004", "-00000005", "+00000006", "-00000007")
     assert [line.word for line in padded.new] == [3, NOP, 4, 6, NOP]
-    assert padded.padding == 2
+    assert padded.padding == [1, 4]
 
 
 def test_counts_that_are_missing_are_added_except_where_they_would_vouch_for_nops() -> None:

@@ -22,7 +22,7 @@ from a64patch.errors import (
     SymbolError,
 )
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, parse, reverse, to_text
-from a64patch.patch.plan import Plan, State, fill, make_plan
+from a64patch.patch.plan import Plan, State, fill, make_plan, require_acceptable
 from a64patch.patch.text import patch_text
 from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
@@ -170,7 +170,8 @@ def test_fewer_new_words_are_padded_with_nops_that_reversing_takes_away(build: B
     before = Path(target.path).read_bytes()
     diff = patch("@@ main+0xc @@\n-????????\n-????????\n-????????\n+????????  mov w2, #7\n", target)
     plan = make_plan(diff, target)
-    assert plan.hunks[0].padding == 2
+    start = target.symbols["main"]
+    assert plan.hunks[0].padding == (start + 0x10, start + 0x14)
     assert [change.new for change in plan.changes] == [assemble_one("mov w2, #7"), gen_nop(), gen_nop()]
     apply(plan, target)
     assert make_plan(diff, target).state is State.APPLIED
@@ -178,6 +179,31 @@ def test_fewer_new_words_are_padded_with_nops_that_reversing_takes_away(build: B
     assert make_plan(back, target).state is State.TO_DO
     apply(make_plan(back, target), target)
     assert Path(target.path).read_bytes() == before
+
+
+IMPLIED = " 00000001\n-00000002\n-00000003\n+00000012\n 00000004\n-00000005\n"
+
+
+@pytest.mark.parametrize(
+    ("counts", "lines", "says"),
+    [
+        ("", IMPLIED, "site may have been cut off: it has no counts, and implies 2 NOPs from site+0x8 on"),
+        ("", IMPLIED[:20], "site may have been cut off: it has no counts, and implies a NOP at site+0x4"),
+        (" -5 +3", IMPLIED, ""),
+        ("", "-00000001\n+00000011\n", ""),
+    ],
+)
+def test_implied_nops_are_a_hazard_where_no_counts_say_that_they_are_meant(counts: str, lines: str, says: str) -> None:
+    plan = make_plan(parse(f"@@ site{counts} @@\n{lines}"), FakeTarget([1, 2, 3, 4, 5], cpus=0))
+    hazards = [hazard for hazard in plan.hazards if hazard.name == "implied-nop"]
+    assert [hazard.sentence for hazard in hazards] == ([f"the hunk at {says}"] if says else [])
+    assert [hazard.address for hazard in hazards] == [plan.hunks[0].padding[0] for _ in hazards]
+    require_acceptable(plan, accept=["implied-nop"])
+    if says:
+        with pytest.raises(PlanError, match=r"implies .*; if that is right, --accept implied-nop; nothing was"):
+            require_acceptable(plan)
+    else:
+        require_acceptable(plan)
 
 
 def test_a_hunk_is_one_site_from_its_first_to_its_last_changed_word() -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _ENDED = "the simulated machine ends with this command, and the new words with it: the journal has no entry"
 _MANY = 200
 """At most this many changes of a plan are shown."""
+_MOST_PLACES = 8
+"""At most this many NOPs that a hunk implies are shown."""
 
 
 def add_patch(parser: argparse.ArgumentParser, *, optional_target: bool = False) -> None:
@@ -204,6 +206,7 @@ def carry_out(
     from a64patch.patch.transaction import apply_plan
 
     facts = _plan_facts(plan, target) if arguments.json else None
+    nops = _nop_lines(plan.hunks, target)
     with _journal_of_target(arguments) as journal:
         outcome = arguments.outcome = apply_plan(
             plan, target, journal, sync=arguments.sync, accept=accept, retry=arguments.retry
@@ -215,7 +218,7 @@ def carry_out(
         from a64patch.patch.asmdiff import to_text
 
         print(to_text(plan.diff._replace(headers=())), end="")
-    for line in _offset_lines(plan.hunks, done):
+    for line in [*_offset_lines(plan.hunks, done), *nops]:
         print(line)
     undo = undo_command(journal, outcome.entry) if lasts(arguments.target) else _ENDED
     print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.result, undo)
@@ -229,7 +232,7 @@ def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
         "address": f"{hunk.address:#x}",
         "state": hunk.state.value,
         "offset": hunk.offset,
-        "padding": hunk.padding,
+        "implied_nops": [f"{address:#x}" for address in hunk.padding],
         "difference": hunk.difference,
     }
 
@@ -338,10 +341,8 @@ def _print_plan(plan: Plan, target: Target) -> None:
     if shown > _MANY:
         console.print(f"… {_count(len(plan.changes), 'word')} in all; --json shows every one")
     print()
-    padding = sum(hunk.padding for hunk in plan.hunks)
-    if padding:
-        verb = "fills" if padding == 1 else "fill"
-        print(f"{_count(padding, 'NOP')} {verb} up where the patch has fewer new instructions than old ones.")
+    for line in _nop_lines(plan.hunks, target):
+        print(line)
     compared = "by meaning: the build is not known to be the patch's own" if plan.by_meaning else "by words: same build"
     print(f"Compared {compared}.")
     if plan.method is not None:
@@ -360,6 +361,22 @@ def _print_plan(plan: Plan, target: Target) -> None:
 def _offset_lines(hunks: Sequence[PlannedHunk], done: str) -> list[str]:
     """A line for each hunk that was found at an offset from its site."""
     return [f"hunk {hunk.hunk.site}: {done} with offset {hunk.offset:+d}" for hunk in hunks if hunk.offset]
+
+
+def _nop_lines(hunks: Sequence[PlannedHunk], target: Target) -> list[str]:
+    """A line for each hunk that implies NOPs, with their places; not for more than _MANY hunks."""
+    lines: list[str] = []
+    for hunk in hunks:
+        if not hunk.padding:
+            continue
+        if len(lines) == _MANY:
+            return [*lines, f"… more than {_MANY} hunks imply NOPs; --json shows every one"]
+        places = [target.symbols.describe(address) for address in hunk.padding[:_MOST_PLACES]]
+        if len(hunk.padding) > _MOST_PLACES:
+            places.append(f"{len(hunk.padding) - _MOST_PLACES} more places")
+        what = "NOP" if len(hunk.padding) == 1 else "NOPs"
+        lines.append(f"hunk {hunk.hunk.site}: {what} at {', '.join(places)}: the patch has no new instruction there")
+    return lines
 
 
 def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str | None:

@@ -108,9 +108,17 @@ class Hunk:
         return [Line("+", gen_nop(), "nop", last.number if last is not None else 0)] * missing
 
     @property
-    def padding(self) -> int:
-        """How many NOPs `new` adds; errors as `new`."""
-        return len(self.new) - sum(line.sign in " +" for line in self.lines)
+    def padding(self) -> list[int]:
+        """The indexes in `new` of the NOPs that it adds; errors as `new`."""
+        written = (line for line in self.lines if line.sign in " +")
+        following = next(written, None)
+        places: list[int] = []
+        for place, line in enumerate(self.new):
+            if line is following:
+                following = next(written, None)
+            else:
+                places.append(place)
+        return places
 
 
 class AsmDiff(NamedTuple):

@@ -43,6 +43,7 @@ NAMES = {
     "data": "the word is data between the code, such as a literal",
     "kernel-rewrites": "Linux itself rewrites the word at boot, at load or later, or finds it in a table of exceptions",
     "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
+    "implied-nop": "a hunk without counts has fewer new instructions than old ones: it may have been cut off",
 }
 """What each hazard means, by the name that a user gives to accept it."""
 

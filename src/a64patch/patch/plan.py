@@ -71,8 +71,8 @@ class PlannedHunk(NamedTuple):
     """The words to write, each with the target's word now; empty unless the state is TO_DO."""
     offset: int = 0
     """Bytes from the address that its site names to `address`."""
-    padding: int = 0
-    """How many NOPs replace `-` lines that have no `+` line."""
+    padding: tuple[int, ...] = ()
+    """The addresses of the NOPs that replace `-` lines without a `+` line."""
     difference: str = ""
     """A sentence about the first word that is neither old nor new; empty unless the state is FOREIGN."""
     found: tuple[int, ...] = ()
@@ -164,8 +164,22 @@ def make_plan(
         method, reason = "stop", "all hunks change together"
     sites = sites_of(target, plan.changes, spans, together=together)
     shown = ((planned.address, planned.address + INSN_SIZE * len(planned.found)) for planned in hunks)
-    hazards = tuple(hazards_of(target, plan.changes, sites, shown))
+    hazards = (*_implied_nops(hunks, target), *hazards_of(target, plan.changes, sites, shown))
     return replace(plan, method=method, reason=reason, sites=sites, hazards=hazards)
+
+
+def _implied_nops(hunks: Sequence[PlannedHunk], target: Target) -> Iterator[Hazard]:
+    """A hazard for each hunk without counts that implies NOPs: a patch that was cut off looks the same."""
+    for planned in hunks:
+        if planned.padding and not planned.hunk.counted:
+            first, more = planned.padding[0], len(planned.padding) - 1
+            where = target.symbols.describe(first)
+            nops = f"{more + 1} NOPs from {where} on" if more else f"a NOP at {where}"
+            yield Hazard(
+                "implied-nop",
+                first,
+                f"the hunk at {planned.hunk.site} may have been cut off: it has no counts, and implies {nops}",
+            )
 
 
 def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
@@ -359,7 +373,9 @@ class _Finder:
             for index, line in enumerate(new_lines)
         ]
         words = tuple(found)
-        padding = len(new_lines) - len([line for line in hunk.lines if line.sign in " +"])
+        padding: tuple[int, ...] = ()
+        if len(new_lines) > len([line for line in hunk.lines if line.sign in " +"]):
+            padding = tuple(places[index].address for index in hunk.padding)
         for word, after in zip(words, news, strict=True):
             if word not in after:
                 break
