@@ -8,7 +8,9 @@ import pkgutil
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -101,15 +103,37 @@ def test_a_patch_lives(run: Run, patch: Path, program: Path) -> None:
 def test_revert_by_number(run: Run, patch: Path, program: Path) -> None:
     before = program.read_bytes()
     entry = json.loads(run("apply", patch, program, "--json").out)["entry"]
-    assert run("log").out.splitlines()[-1].split()[3:] == ["applied", "1", "word", str(program)]
+    [line] = run("log", "-n", "1").out.splitlines()
+    assert line.split()[4:8] == ["applied", "1", "word", str(program)]
+    assert line.endswith("  Add three, not one.")
     assert "@@ pair -2 +2 @@\n-11000400  add   w0, w0, #1\n+11000c00  add   w0, w0, #3" in run("log", str(entry)).out
     assert run("revert", str(entry)).out.startswith(f"reverted entry {entry}: 1 word written")
     assert program.read_bytes() == before
     refused = run("revert", str(entry))
     assert refused.status == 1
     assert "is reverted, so there is nothing to revert" in refused.err
-    states = [(line["id"], line["state"], line["reverts"]) for line in json.loads(run("log", "--json").out)[-2:]]
-    assert states == [(entry, "reverted", 0), (entry + 1, "applied", entry)]
+    facts = json.loads(run("log", "--json", "-n", "2").out)
+    assert [(line["id"], line["state"], line["reverts"], line["reverted_by"], line["subject"]) for line in facts] == [
+        (entry, "reverted", 0, entry + 1, "Add three, not one."), (entry + 1, "applied", entry, 0, ""),
+    ]  # fmt: skip
+    assert f"(reverted by {entry + 1})  Add three, not one." in run("log").out
+
+
+@pytest.mark.parametrize(("zone", "says"), [("UTC", "+0000"), ("UTC-5:30", "+0530")])
+def test_times_are_those_of_the_user(
+    run: Run, patch: Path, program: Path, zone: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        run("apply", patch, program)
+        when = json.loads(run("log", "-n", "1", "--json").out)[0]["began"]
+        shown = " ".join(run("log", "-n", "1").out.split()[1:4])
+        assert shown.endswith(says)
+        assert datetime.strptime(shown, "%Y-%m-%d %H:%M:%S %z") == datetime.fromisoformat(when).replace(microsecond=0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
     assert run("recover").out == "nothing was cut off\n"
 
 

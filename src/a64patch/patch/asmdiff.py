@@ -214,6 +214,16 @@ def to_text(diff: AsmDiff) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
+def subject(text: str) -> str:
+    """The first line of the description in a patch's text; empty when it has none. The hunks are not looked at."""
+    head = f"\n{text}".partition("\n@@")[0].splitlines()
+    try:
+        description = _preamble(head)[0]
+    except PatchFormatError:
+        return ""
+    return description[0] if description else ""
+
+
 def reverse(diff: AsmDiff) -> AsmDiff:
     """The patch that undoes this one. It has `-` lines for the NOPs that `Hunk.new` adds.
 
