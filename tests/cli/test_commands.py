@@ -295,3 +295,52 @@ def test_what_a_target_is(tmp_path: Path, run: Run) -> None:
     facts = json.loads(run("show", str(path), "--target-info", "--json").out)
     assert facts["modules"] == [{"name": "program", "build_id": "0102", "base": 0}]
     assert facts["incarnation"] == ""
+
+
+NAMELESS = """
+    .globl _start
+    .type _start, %function
+_start: adrp x0, v
+    add x0, x0, :lo12:v
+    ret
+    .size _start, . - _start
+    nop
+    .data
+v:  .word 1
+w:  .word 2
+"""
+
+
+@pytest.mark.parametrize("new", ["b .+0x10; nop", "adrp x0, 0x800000; nop", "cbz x0, _start+12; nop"])
+def test_poke_is_for_this_very_target(run: Run, tmp_path: Path, new: str) -> None:
+    """No other build is meant, so an instruction may refer to an address without a name."""
+    program = link(assemble(NAMELESS, tmp_path / "nameless.o"), tmp_path / "nameless")
+    before = program.read_bytes()
+    done = run("poke", program, "_start", new, "--expect", "adrp x0, v; add x0, x0, :lo12:v")
+    assert (done.status, done.err) == (0, "")
+    assert program.read_bytes() != before
+    assert run("revert", done.out.split("`")[1].split()[2]).status == 0
+    assert program.read_bytes() == before
+
+
+def test_poke_keeps_a_name_that_no_text_of_the_word_has(run: Run, tmp_path: Path) -> None:
+    program = link(assemble(NAMELESS, tmp_path / "nameless.o"), tmp_path / "nameless")
+    new, old = "adrp x0, w; add x0, x0, :lo12:w", "adrp x0, v; add x0, x0, :lo12:v"
+    done = run("poke", program, "_start", new, "--expect", old)
+    assert done.status == 0
+    assert ":lo12:v" in done.out
+    assert "x0, x0, :lo12:w" in done.out
+    # The patch in the journal names w, so it fits another build.
+    patch = program.with_name("patch")
+    patch.write_text("\n".join(run("log", done.out.split("`")[1].split()[2]).out.split("\n\n")[1:]))
+    other = link(assemble("nop\n" * 4 + NAMELESS, tmp_path / "other.o"), tmp_path / "other")
+    assert run("apply", patch, other).status == 0
+
+
+def test_a_patch_of_addresses_on_a_target_without_build_id(run: Run, tmp_path: Path) -> None:
+    program = link(assemble(NAMELESS, tmp_path / "nameless.o"), tmp_path / "nameless")
+    address = json.loads(run("show", program, "_start", "-n", "1", "--json").out)[0]["address"]
+    patch = tmp_path / "patch"
+    patch.write_text(f"@@ {int(address, 16) + 12:#x} @@\n-d503201f  nop\n+14000100  b {int(address, 16) + 0x40C:#x}\n")
+    assert run("apply", patch, program).status == 0
+    assert run("status", patch, program).status == 0

@@ -6,17 +6,21 @@ Read on: apply.py, which does the same with a patch from a file.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching
 from a64patch.cli.targets import add_target_arguments
-from a64patch.cli.text import words_of
+from a64patch.cli.text import instructions_of
 from a64patch.errors import RequestError
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
     from a64patch.targets.base import Target
+
+_NAMES = re.compile(r"^adrp\s|:lo12:", re.IGNORECASE)
+"""Texts whose symbol the disassembler cannot find again."""
 
 EPILOG = """\
 --expect names the instructions at SITE before the change; if the target has others, nothing is changed.
@@ -41,8 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     from a64patch.patch.plan import make_plan
 
     with patching.opened(arguments) as target:
-        diff = _diff(target, arguments)
-        return patching.carry_out(make_plan(diff, target, profile=arguments.profile), target, arguments, show=True)
+        plan = make_plan(
+            _diff(target, arguments), target, profile=arguments.profile, together=arguments.together, same_build=True
+        )
+        return patching.carry_out(plan, target, arguments, show=True)
 
 
 def _diff(target: Target, arguments: argparse.Namespace) -> AsmDiff:
@@ -50,7 +56,7 @@ def _diff(target: Target, arguments: argparse.Namespace) -> AsmDiff:
     from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line
 
     address = require_aligned(target.symbols.resolve(arguments.site))
-    new = words_of(arguments.new, address, target.symbols)
+    new = instructions_of(arguments.new, address, target.symbols)
     if arguments.expect is None:
         found = from_bytes(target.read(address, INSN_SIZE * len(new)))
         raise RequestError(
@@ -58,14 +64,22 @@ def _diff(target: Target, arguments: argparse.Namespace) -> AsmDiff:
             f" {'; '.join(_texts(target, address, found))!r}, add --expect"
             f" {'; '.join(f'{word:08x}' for word in found)!r}"
         )
-    old = words_of(arguments.expect, address, target.symbols)
+    old = instructions_of(arguments.expect, address, target.symbols)
     if len(old) != len(new):
         raise RequestError(f"{len(new)} new and {len(old)} expected instructions: as many of both are needed")
-    lines = [Line("-", *line) for line in zip(old, _texts(target, address, old), strict=True)]
-    lines += [Line("+", *line) for line in zip(new, _texts(target, address, new), strict=True)]
+    lines = [Line("-", *line) for line in _lines(target, address, old)]
+    lines += [Line("+", *line) for line in _lines(target, address, new)]
     build_id = target.identity().build_id
     headers = ((BUILD_ID, build_id),) if build_id else ()
     return AsmDiff((Hunk(target.symbols.describe(address), tuple(lines)),), headers=headers)
+
+
+def _lines(target: Target, address: int, instructions: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Words with their usual texts. A text that names a page or its low bits stays as typed: there is no other."""
+    texts = _texts(target, address, [word for word, _ in instructions])
+    return [
+        (word, typed if _NAMES.search(typed) else text) for (word, typed), text in zip(instructions, texts, strict=True)
+    ]
 
 
 def _texts(target: Target, address: int, words: Sequence[int]) -> list[str]:

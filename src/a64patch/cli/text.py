@@ -22,19 +22,23 @@ def words_of(text: str, address: int = 0, names: Names | None = None) -> list[in
 
     AssemblyError when there is no instruction.
     """
+    return [word for word, _ in instructions_of(text, address, names)]
+
+
+def instructions_of(text: str, address: int = 0, names: Names | None = None) -> list[tuple[int, str]]:
+    """As `words_of`, with the text of each instruction as it was typed; empty for a word of eight hex digits."""
     from a64patch.a64.assembler import assemble_one
     from a64patch.a64.source import statements
 
-    words: list[int] = []
-    for part in statements(text):
-        if not part.strip():
-            continue
-        word = _WORD.fullmatch(part)
-        place = address + INSN_SIZE * len(words)
-        words.append(int(word[1], 16) if word else assemble_one(part, place, names))
-    if not words:
+    found: list[tuple[int, str]] = []
+    for part in map(str.strip, statements(text)):
+        if part:
+            word = _WORD.fullmatch(part)
+            place = address + INSN_SIZE * len(found)
+            found.append((int(word[1], 16), "") if word else (assemble_one(part, place, names), part))
+    if not found:
         raise AssemblyError("there is no instruction in an empty text")
-    return words
+    return found
 
 
 def parse_address(text: str) -> int:

@@ -159,15 +159,19 @@ def new_word(line: Line, place: Place) -> int:
         return word
     if place.offset and symbolic is not None:
         raise PlanError(
-            f"line {line.number}: {line.text!r} refers to its own function, which has changed around it: make the patch"
+            f"{_place(line)}{line.text!r} refers to its own function, which has changed around it: make the patch"
             " again for this build"
         )
     if symbolic is None and (place.offset or not _lies_in(place.symbol, target)):
         raise PlanError(
-            f"line {line.number}: the meaning of {line.text or f'{word:08x}'!r} on another build is not known: give its"
+            f"{_place(line)}the meaning of {line.text or f'{word:08x}'!r} on another build is not known: give its"
             " text with a symbol"
         )
     return word
+
+
+def _place(line: Line) -> str:
+    return f"line {line.number}: " if line.number else ""
 
 
 def assemble_line(line: Line, place: Place) -> int:

@@ -119,7 +119,13 @@ class Plan:
 
 @collector_paused()
 def make_plan(
-    diff: AsmDiff, target: Target, *, fuzz: bool = False, profile: str = "2018", together: bool = False
+    diff: AsmDiff,
+    target: Target,
+    *,
+    fuzz: bool = False,
+    profile: str = "2018",
+    together: bool = False,
+    same_build: bool = False,
 ) -> Plan:
     """Plan what applying `diff` to the target would do.
 
@@ -132,7 +138,9 @@ def make_plan(
     The patch's Build-Id decides how lines are compared:
 
     - The target has the same Build-Id: the words must be equal.
-    - The patch has no Build-Id: lines are compared by meaning (see meaning.py).
+    - The patch has no Build-Id: lines are compared by meaning (see meaning.py). `same_build` says that it was made
+      for this very target: the words must be equal then.
+    - Neither has one: the words of a hunk whose site is an address must be equal.
     - The target has another Build-Id, or none: by meaning with `fuzz`, otherwise PlanError.
 
     A hunk must fit at the place that its site names. With `fuzz`, a hunk that is compared by meaning is also searched
@@ -150,8 +158,8 @@ def make_plan(
     if profile not in PROFILES:
         raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
     identity = target.identity()
-    by_meaning = _compare_by_meaning(diff, target, identity, fuzz)
-    finder = _Finder(target, by_meaning, fuzz)
+    by_meaning = not same_build and _compare_by_meaning(diff, target, identity, fuzz)
+    finder = _Finder(target, by_meaning, fuzz, addresses_exact=not identity.build_id)
     hunks = tuple(finder.plan(diff.hunks))
     _require_apart(hunks, target)
     cpus = target.capabilities.cpus
@@ -321,12 +329,14 @@ def _compare_by_meaning(diff: AsmDiff, target: Target, identity: Identity, fuzz:
 class _Finder:
     """Finds the place and the state of each hunk."""
 
-    def __init__(self, target: Target, by_meaning: bool, fuzz: bool) -> None:
+    def __init__(self, target: Target, by_meaning: bool, fuzz: bool, *, addresses_exact: bool = False) -> None:
         self._target, self._by_meaning, self._fuzz = target, by_meaning, fuzz
+        self._addresses_exact = addresses_exact
         self._writable = target.writable()
-        self._words_of: Callable[[Line, Place, int | None], tuple[int, ...]] = (
-            words_by_meaning if by_meaning else _exactly
-        )
+
+    def _compares(self, hunk: Hunk) -> bool:
+        """Whether the hunk is compared by meaning."""
+        return self._by_meaning and not (self._addresses_exact and hunk.site[:1].isdigit())
 
     def plan(self, hunks: Sequence[Hunk]) -> Iterator[PlannedHunk]:
         """The planned hunks, in the order of the patch. Reads all their words at once."""
@@ -362,7 +372,8 @@ class _Finder:
 
     def _at(self, hunk: Hunk, address: int, site: int, found: Sequence[int], symbol: Symbol | None) -> PlannedHunk:
         """The hunk as planned at this address, in whatever state."""
-        symbols, offset, words_of = self._target.symbols, address - site, self._words_of
+        symbols, offset, by_meaning = self._target.symbols, address - site, self._compares(hunk)
+        words_of: Callable[[Line, Place, int | None], tuple[int, ...]] = words_by_meaning if by_meaning else _exactly
         end = address + INSN_SIZE * len(found)
         places = [Place(symbols, each, offset, symbol, address, end) for each in range(address, end, INSN_SIZE)]
         old_lines, new_lines = hunk.old, hunk.new
@@ -388,7 +399,7 @@ class _Finder:
         changes: list[Change] = []
         for place, word, line, after in zip(places, words, new_lines, news, strict=True):
             if line.sign != " ":
-                new = new_word(line, place) if self._by_meaning else after[0]
+                new = new_word(line, place) if by_meaning else after[0]
                 if new != word:
                     changes.append(Change(place.address, word, new))
         return PlannedHunk(hunk, address, State.TO_DO, tuple(changes), offset, padding, "", words)
