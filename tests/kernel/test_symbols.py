@@ -170,6 +170,25 @@ def test_cpu_in_user_space_is_waited_for() -> None:
     assert len(live_symbols(machine)) == len(kernel.symbols)
 
 
+def test_a_cpu_in_a_module_does_not_make_the_search_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = call_each_other(600)
+    kernel = build_kernel(text=text * (0x50_0000 // len(text)))
+    machine = Machine(kernel, SLIDE)
+    machine.load_module()
+    machine.pcs = [MODULE_AT + 0x40, *machine.pcs]
+    read = Machine.read
+    long: list[int] = []
+
+    def recorded(self: Machine, address: int, size: int) -> bytes:
+        if size >= 0x1_0000:
+            long.append(address)
+        return read(self, address, size)
+
+    monkeypatch.setattr(Machine, "read", recorded)
+    assert len(live_symbols(machine)) == len(kernel.symbols)
+    assert [address for address in long if MODULE_AT <= address < MODULE_AT + 0x800_0000] == []
+
+
 def test_kernel_without_kaslr_is_found_though_no_cpu_executes_it() -> None:
     kernel = build_kernel(functions=17000)  # more than a MiB
     assert kernel.linked in LINKED_TO

@@ -52,6 +52,8 @@ _SMALLEST_PIECE = 1 << 16
 _MOST_KERNEL = 1 << 27
 _WIDEST_GAP = 1 << 22
 _MOST_HINTS = 64
+_MUCH_CODE = 1 << 22
+"""Bytes of code: fewer than in Debian's kernels, more than in any module."""
 _TRIES = 50
 _WINDOW = 1 << 15
 
@@ -215,11 +217,9 @@ def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol
     """
     problem: Exception = _no_kernel()
     seen = Ranges()
-    for hint in islice(_kernel_addresses(target, hints), _MOST_HINTS):
-        if hint in seen:
+    for below, start in _likeliest_first(target, islice(_kernel_addresses(target, hints), _MOST_HINTS)):
+        if below in seen:
             continue
-        below = hint // _SMALLEST_PIECE * _SMALLEST_PIECE
-        start = _after_text(target, below)
         data, symbols, error = _read_tables(target, start)
         seen |= Ranges(((below, start + len(data)),))
         if not symbols:
@@ -263,6 +263,39 @@ def _build(target: Target, symbols: Sequence[KernelSymbol]) -> tuple[str, str]:
         if build_id and release:
             break
     return build_id, release
+
+
+def _likeliest_first(target: Target, hints: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """For each hint a place at or below it, and the end of the code around that place, within 128 MiB.
+
+    A CPU may also stand in a module or in the exception vectors: then a search finds nothing, and takes half a minute.
+    So hints with much code around come first, as they are found. Only if all fail, the others follow.
+    """
+    others: list[tuple[int, int]] = []
+    probed: dict[int, int] = {}
+    for hint in hints:
+        below = hint // _SMALLEST_PIECE * _SMALLEST_PIECE
+        if below in probed:
+            continue
+        probed[below] = end = _after_text(target, below)
+        if end - _before_text(target, below, end - _MUCH_CODE) >= _MUCH_CODE:
+            yield below, end
+        else:
+            others.append((below, end))
+    yield from others
+
+
+def _before_text(target: Target, end: int, least: int) -> int:
+    """The lowest address from which on all is code up to `end`; the search goes down to `least`."""
+    address = end
+    while address > max(least, 0):
+        try:
+            if not placement.looks_like_code(target.read(address - _SMALLEST_PIECE, _PROBE)):
+                break
+        except TargetError:
+            break
+        address -= _SMALLEST_PIECE
+    return address
 
 
 def _after_text(target: Target, start: int) -> int:
