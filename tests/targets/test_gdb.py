@@ -770,6 +770,51 @@ def test_what_never_ends_is_not_read_to_its_end(endless: bytes) -> None:
             target.close()
 
 
+def _each_its_own(number: int) -> bytes:
+    return b"m%x" % (number + 1)
+
+
+THREADS: dict[str, tuple[Callable[[int], bytes], str]] = {
+    "the same for ever": (lambda _: b"m1", "repeats itself"),
+    "two in turn for ever": (lambda number: b"m%d" % (number % 2 + 1), "repeats itself"),
+    "a new one for ever": (_each_its_own, "did not end within"),
+    "149,999 in one reply": (lambda _: b"m" + b",".join(b"%x" % number for number in range(1, 150_000)), "65536"),
+}
+
+
+@pytest.mark.parametrize(("threads", "says"), THREADS.values(), ids=THREADS)
+def test_a_list_of_threads_that_never_ends(threads: Callable[[int], bytes], says: str) -> None:
+    """Each answer comes in time, and the list as a whole does not end."""
+    asked = 0
+
+    def endless(_: int, request: bytes, __: bytes) -> bytes | None:
+        nonlocal asked
+        if b"ThreadInfo" not in request or b"Extra" in request:
+            return None
+        asked += 1
+        stub.clock.sleep(stub.timeout / 100)
+        return packet(threads(asked - 1))
+
+    with Stub(machine_of(OLD), mangle=endless) as stub, pytest.raises(TargetError, match=says):
+        open_stub(stub)
+    assert asked < 1000
+
+
+def test_a_description_that_comes_byte_by_byte() -> None:
+    def slow(_: int, request: bytes, reply: bytes) -> bytes | None:
+        if not request.startswith(b"qXfer:features:read:"):
+            return None
+        stub.clock.sleep(stub.timeout / 100)
+        return packet(b"m ")
+
+    with (
+        Stub(machine_of(OLD), mangle=slow) as stub,
+        pytest.raises(TargetError, match=r"target.xml of the target description did not end within"),
+    ):
+        open_stub(stub)
+    assert len(stub.requests) < 1000
+
+
 def test_a_stub_that_never_answers() -> None:
     with Stub(machine_of(OLD), mangle=lambda *_: b"") as stub:
         with pytest.raises(TargetError, match="did not answer"):

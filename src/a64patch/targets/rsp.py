@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -27,6 +27,7 @@ _Reply = Literal["reply", "stop", "any"]
 goes into `stops` and is not returned."""
 _RETRIES = 3
 _MOST_CONSOLE = 1 << 16
+_SERIES = 4
 _SECONDS_A_REQUEST = 0.02
 """Seconds that each request of a burst adds to the time limit of the burst."""
 
@@ -312,6 +313,20 @@ class Connection:
         self.stops.clear()
         self.unheard = True
         self._run(frame(request), 0, ack=self.acknowledge and not self._wire.lossless)
+
+    def series(self, what: str) -> Callable[[], None]:
+        """What to call after each exchange of a series, whose length the stub decides.
+
+        It breaks off once the series has taken _SERIES times `timeout`, however quick each answer was.
+        """
+        limit = _SERIES * self.timeout
+        end = time.monotonic() + limit
+
+        def check() -> None:
+            if time.monotonic() > end:
+                raise self.break_off(f"{what} did not end within {limit:g} seconds")
+
+        return check
 
     def break_off(self, why: str) -> ConnectionLostError:
         """Close the wire because a reply makes no sense; returns the error to raise."""

@@ -216,16 +216,22 @@ def list_threads(connection: Connection, expected: int = 0) -> list[bytes]:
 
     A stub that answers nothing has one thread, without a name.
     """
-    threads: list[bytes] = []
+    threads: dict[bytes, None] = {}
+    check = connection.series("the stub's list of threads")
     replies = connection.ask_all([b"qfThreadInfo", *[b"qsThreadInfo"] * expected])
     while True:
         for reply in replies:
             if reply in (b"", b"l") or reply.startswith(b"E"):
-                return threads or [b""]
-            found = reply[1:].split(b",")
-            if reply[:1] != b"m" or not all(map(_THREAD.fullmatch, found)) or len(threads) > MOST_THREADS:
+                return list(threads) or [b""]
+            found, before = reply[1:].split(b","), len(threads)
+            if reply[:1] != b"m" or not all(map(_THREAD.fullmatch, found)):
                 raise connection.break_off(f"the stub's list of threads makes no sense: {reply[:40]!r}")
-            threads += [thread for thread in found if thread not in threads]
+            threads.update(dict.fromkeys(found))
+            if len(threads) == before:
+                raise connection.break_off(f"the stub's list of threads repeats itself: {reply[:40]!r}")
+            if len(threads) > MOST_THREADS:
+                raise connection.break_off(f"the stub lists more than {MOST_THREADS} threads")
+        check()
         replies = [connection.ask(b"qsThreadInfo")]
 
 
@@ -298,7 +304,9 @@ def _fetch(connection: Connection, name: str) -> bytes:
         raise FormatError(f"the stub's target description includes {name[:80]!r}, which is no plain name")
     size = connection.packet_size - 8
     document = b""
+    check = connection.series(f"{name} of the target description")
     while True:
+        check()
         reply = connection.ask(b"qXfer:features:read:%b:%x,%x" % (name.encode(), len(document), size))
         if reply[:1] not in (b"m", b"l"):
             raise FormatError(f"the stub does not give {name!r} of its target description: {reply[:40]!r}")
