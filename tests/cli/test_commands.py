@@ -290,6 +290,22 @@ def test_asm_and_disasm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("disasm", "123456789").status == 2
 
 
+def test_asm_warns_of_an_unpredictable_word(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "x0 is loaded and is also the base that is written back"
+    why += ": CONSTRAINED UNPREDICTABLE (Arm ARM K1, A64 instructions)"
+    done = run("asm", "nop; ldr x0, [x0], #8")
+    assert (done.status, done.out) == (0, "d503201f\nf8408400\n")
+    assert done.err == f"a64patch: warning: instruction 2: {why}\n"
+    done = run("asm", "nop; ldr x0, [x0], #8", "--json")
+    assert json.loads(done.out) == [
+        {"word": "d503201f", "unpredictable": None}, {"word": "f8408400", "unpredictable": why},
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("nop\nfrob\nldr x0, [x0], #8\n"))
+    done = run("asm", "-")
+    assert (done.status, done.err) == (1, f"a64patch: warning: line 3: {why}\n")
+    assert done.out.splitlines()[::2] == ["d503201f", "f8408400"]
+
+
 def test_what_a_target_is(tmp_path: Path, run: Run) -> None:
     path = link(assemble(".globl _start\n_start: nop", tmp_path / "o"), tmp_path / "program", "--build-id=0x0102")
     facts = json.loads(run("show", str(path), "--target-info", "--json").out)

@@ -50,6 +50,16 @@ def names(found: Sequence[Hazard]) -> list[tuple[str, int]]:
     return [(hazard.name, (hazard.address - BASE) // 4) for hazard in found]
 
 
+def test_unpredictable_word() -> None:
+    """A new word whose registers collide, but no word that is in the target already."""
+    found = hazards("nop; nop; ldp x1, x1, [x2]; nop", {1: "ldr x0, [x0], #8", 2: "ldp x1, x1, [x2]", 3: "nop"})
+    assert names([hazard for hazard in found if hazard.name == "unpredictable"]) == [("unpredictable", 1)]
+    assert found[0].sentence == (
+        "the new word at site+0x4, `ldr x0, [x0], #8`: x0 is loaded and is also the base that is written back:"
+        " CONSTRAINED UNPREDICTABLE (Arm ARM K1, A64 instructions)"
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [

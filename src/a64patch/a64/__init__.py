@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from a64patch.a64.assembler import assemble_one as assemble_one
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe
     from a64patch.a64.cmodx import is_hotpatchable as is_hotpatchable
+    from a64patch.a64.collisions import unpredictable as unpredictable
     from a64patch.a64.disassembler import disassemble as disassemble
     from a64patch.a64.effects import effects_of as effects_of
     from a64patch.a64.fields import *  # noqa: F403
@@ -44,6 +45,7 @@ _HOMES = {
     "relocate": "relocation",
     "relocate_block": "relocation",
     "effects_of": "effects",
+    "unpredictable": "collisions",
 }
 """The file of each name, for files of which only some names are here."""
 _WHOLE = ("predicates", "generate", "fields")

@@ -1,6 +1,7 @@
 """The effects of an instruction: registers read and written, memory accessed, addresses completed.
 
-Read on: references.py for addresses relative to the PC; row.py for the effects that a row of the table names itself.
+Read on: references.py for addresses relative to the PC; collisions.py for registers that must differ; row.py for the
+effects that a row of the table names itself.
 
 The effects follow from the operands of the word's row:
 - Rd is written, and loads write Rt and Rt2.
@@ -100,19 +101,30 @@ _SYSTEM = {
 register; of RNDR and RNDRRS, which set NZCV to tell whether there is a number."""
 
 
+@cache
+def register_operands(row: Encoding) -> dict[str, tuple[Registers, tuple[str, ...]]]:
+    """For each field that holds a register's number: the operand, and all fields of the operand."""
+    operands: dict[str, tuple[Registers, tuple[str, ...]]] = {}
+    for template in templates(row):
+        for piece in template.pieces:
+            if isinstance(piece.operand, Registers):
+                operands.setdefault(piece.fields[piece.operand.position], (piece.operand, piece.fields))
+    return operands
+
+
+@cache
+def written_back(row: Encoding) -> frozenset[str]:
+    """The fields of registers with writeback: `[x1]!`, `[x1, #8]!`, `[x1], #8`, `x2!`."""
+    return frozenset(field for template in templates(row) for field in _written_back(template.pieces))
+
+
 class _OfRow:
     """The common effects of all words of a row, and how the fields of a word complete them."""
 
     def __init__(self, row: Encoding) -> None:
         self._row = row
-        self._operands: dict[str, tuple[Registers, tuple[str, ...]]] = {}
-        """For each field that holds a register's number: the operand, and all fields of the operand."""
-        both = set[str]()
-        for template in templates(row):
-            for piece in template.pieces:
-                if isinstance(piece.operand, Registers):
-                    self._operands.setdefault(piece.fields[piece.operand.position], (piece.operand, piece.fields))
-            both.update(_written_back(template.pieces))
+        self._operands = register_operands(row)
+        both = written_back(row)
         reads, writes = {*row.reads.split(), *both}, {*row.writes.split(), *both, "rd"}
         if row.memory == "load":
             writes |= _DATA
@@ -166,7 +178,6 @@ class _OfRow:
 
 
 def _written_back(pieces: Sequence[Piece]) -> Iterator[str]:
-    """The fields of registers with writeback in a spelling: `[x1]!`, `[x1, #8]!`, `[x1], #8`, `x2!`."""
     base = last = ""
     opened = False
     for piece in pieces:

@@ -51,7 +51,7 @@ class Fixed:
 
 
 class Distinct:
-    """An operand without text: its registers must all differ, or the word is UNDEFINED (Arm ARM C6.2, CPYP, SETP)."""
+    """An operand without text: its registers must all differ (Arm ARM C6.2, CPYP, SETP; collisions.py)."""
 
     regex = ""
 

@@ -14,6 +14,7 @@ from a64patch.errors import A64PatchError
 EPILOG = """\
 With `-` each line of standard input is an instruction, or ADDRESS<tab>TEXT. Each gives one line of output, in order:
 its word, or `error: …`. The exit status is 1 if there was an error.
+A word whose registers make it CONSTRAINED UNPREDICTABLE is printed, and a warning goes to standard error.
 examples:
   a64patch asm 'mov x0, #1; ret'
   a64patch asm --address 0x1000 'b 0x2000'
@@ -27,24 +28,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the words."""
+    """Print the words. With --json: a list of words, each with the reason why it is unpredictable, or null."""
     from a64patch.a64.assembler import assemble, assemble_one
+    from a64patch.a64.collisions import unpredictable
 
     address = parse_address(arguments.address)
     if arguments.text != "-":
         words = assemble(arguments.text, address)
         if arguments.json:
-            print_json([f"{word:08x}" for word in words])
+            print_json([{"word": f"{word:08x}", "unpredictable": unpredictable(word)} for word in words])
         else:
-            for word in words:
+            for number, word in enumerate(words, start=1):
                 print(f"{word:08x}")
+                _warn(f"instruction {number}", word)
         return 0
     status = 0
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin, start=1):
         place, tab, text = line.rstrip("\n").partition("\t")
         try:
-            answer = f"{assemble_one(text if tab else place, parse_address(place) if tab else address):08x}"
+            word = assemble_one(text if tab else place, parse_address(place) if tab else address)
         except A64PatchError as error:
-            answer, status = f"error: {error}", 1
-        print(answer)
+            status = 1
+            print(f"error: {error}")
+        else:
+            print(f"{word:08x}")
+            _warn(f"line {number}", word)
     return status
+
+
+def _warn(place: str, word: int) -> None:
+    from a64patch.a64.collisions import unpredictable
+
+    why = unpredictable(word)
+    if why is not None:
+        print(f"a64patch: warning: {place}: {why}", file=sys.stderr)

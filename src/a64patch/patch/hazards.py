@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from a64patch.a64.collisions import unpredictable
+from a64patch.a64.disassembler import disassemble
 from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
@@ -44,6 +46,7 @@ NAMES = {
     "kernel-rewrites": "Linux itself rewrites the word at boot, at load or later, or finds it in a table of exceptions",
     "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
     "implied-nop": "a hunk without counts has fewer new instructions than old ones: it may have been cut off",
+    "unpredictable": "the registers of a new word make it CONSTRAINED UNPREDICTABLE",
 }
 """What each hazard means, by the name that a user gives to accept it."""
 
@@ -76,6 +79,7 @@ def hazards_of(
         *_landing_pads(target, changes),
         *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
+        *_unpredictable(target, changes),
         *(each for site in sites for each in site.unknown),
     ]
     changed = {change.address: change.new for change in changes if change.new != change.old}
@@ -234,6 +238,14 @@ def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazar
                 f"the new word at {where} is an ADRP at page offset {offset:#x}, where Cortex-A53 may compute a wrong"
                 " address (erratum 843419)",
             )
+
+
+def _unpredictable(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
+    for change in changes:
+        why = unpredictable(change.new) if change.new != change.old else None
+        if why is not None:
+            where, text = target.symbols.describe(change.address), disassemble(change.new, change.address)
+            yield Hazard("unpredictable", change.address, f"the new word at {where}, `{text}`: {why}")
 
 
 class _Code(NamedTuple):
