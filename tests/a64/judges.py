@@ -68,8 +68,6 @@ KNOWN_SINCE: dict[str, tuple[Version, Version]] = {
     "dc.cigdpapa": (ALWAYS, NEVER),
     "dc.cipapa": (ALWAYS, NEVER),
     "dsb.nxs": (ALWAYS, ALWAYS),
-    "tlbi.rpalosnxs": (NEVER, ALWAYS),
-    "tlbi.rpaosnxs": (NEVER, ALWAYS),
 }
 GENERAL = ("", "hint", "msr", "prfm", "prfum", "sys", "sysl")
 """What a judge says of a word whose own name it does not know."""
@@ -279,9 +277,9 @@ WITH_A_ROW: tuple[Difference, ...] = (
         _EVERY, _EVERY,
     ),
     Difference(
-        "the manual has no nXS form of what invalidates all granule protection tables; binutils agrees with us (C5.5)",
-        lambda case: _named(case, "sys") and case.word | 31 in (0xD50E919F, 0xD50E979F)
-        and case.theirs == f"tlbi paall{'os' if case.word >> 8 & 15 == 1 else ''}nxs",
+        "the manual has no nXS form of what invalidates granule protection tables; binutils agrees with us (C5.5)",
+        lambda case: _named(case, "sys") and case.word >> 12 == 0xD50E9
+        and re.fullmatch(r"tlbi (?:paall|paallos|rpaos|rpalos)nxs(?:,\w+)?", case.theirs) is not None,
         None, _EVERY,
     ),
     Difference(

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from a64patch.a64.assembler import assemble, assemble_one
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.integer_operands import decode_bitmask, encode_bitmask
+from a64patch.a64.operands import CONDITIONS
 from a64patch.errors import AssemblyError
-from tests.a64.references import gnu_as, gnu_as_program
+from tests.a64.references import assembled, gnu_as, gnu_as_program
 
 
 class Names:
@@ -59,11 +60,26 @@ def test_names_both_ways() -> None:
         ("smopa za0.s, p0/m, p1/m, z0.b, z1.b", "SVE and SME"),
         ("add x0, x1, #5000", r"imm12 is 5000, must be 0..4095 or a multiple of 4096 up to"),
         ("nop " * 100, "399 characters"),
+        ("ldr x0, =target", "no place for a literal pool; make a constant with movz and movk"),
+        ("ldrsw x0, = 5", "no place for a literal pool"),
+        ("tlbi rpaosnxs, x0", "do not fit"),
     ],
 )
 def test_refusals_say_what_is_wrong(text: str, reason: str) -> None:
     with pytest.raises(AssemblyError, match=reason):
         assemble(text, 0, Names())
+
+
+@pytest.mark.parametrize("judge", ["gnu-as", "llvm-mc"])
+def test_conditional_branches_without_the_dot(judge: str) -> None:
+    texts = [f"b{condition} .+8" for condition in CONDITIONS if condition not in ("al", "nv")]
+    words = [assemble_one(text) for text in texts]
+    assert words == assembled(judge, texts)
+    assert disassemble(words[0], 0, None) == "b.eq 0x8"
+
+
+def test_names_that_are_read_but_not_printed() -> None:
+    assert [disassemble(assemble_one(text)) for text in ("bti r", "prfm ir, [x1]")] == ["bti", "prfm #24, [x1]"]
 
 
 def test_every_logical_immediate_both_ways() -> None:

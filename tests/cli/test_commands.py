@@ -286,6 +286,18 @@ def test_asm_and_disasm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines.out.splitlines() == [
         "b 0x2000", "error: 'zz' is not a word: write up to eight hex digits", ".inst 0xffffffff",
     ]  # fmt: skip
+    for address, reason in (
+        ("2", "address 0x2 is not a multiple of 4"),
+        ("0xfffffffffffffffc", "the last of 2 words would lie beyond the last address"),
+        ("0x1ffffffffffffffff", "is not an address"),
+        ("18446744073709551616", "beyond the last address"),
+    ):
+        for command in (["asm", "nop; nop"], ["disasm", "d503201f", "d503201f"]):
+            done = run(*command, "--address", address)
+            assert (done.status, done.out) == (2, "")
+            assert reason in done.err
+            assert one_sentence(done.err)
+    assert run("asm", "nop; b .", "--address", "0xfffffffffffffff8").out == "d503201f\n14000000\n"
     assert run("asm", "frob").status == 2
     assert run("disasm", "123456789").status == 2
 

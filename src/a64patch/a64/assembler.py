@@ -18,6 +18,8 @@ from a64patch.errors import AssemblyError
 
 _INST = re.compile(rf"\.inst\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
 _SCALABLE = re.compile(r"\b(?:[zp][0-9]{1,2}|pn[0-9]{1,2}|za[0-9]*[hv]?|zt0|ffr)\b", re.ASCII | re.IGNORECASE)
+_POOL = re.compile(r"ldr\w*\s+\w+\s*,\s*=", re.ASCII | re.IGNORECASE)
+"""A load from a literal pool, which an assembler puts behind the code."""
 _LONGEST = 200
 """The most characters of one instruction. Every spelling is much shorter."""
 
@@ -71,6 +73,11 @@ def _assemble_at(text: str, place: Place) -> int:
     literal = _INST.fullmatch(text)
     if literal:
         return check_range(number_of(literal[1]), 0, 0xFFFFFFFF, "word")
+    if _POOL.match(text):
+        raise AssemblyError(
+            f"{text!r}: a patch has no place for a literal pool; make a constant with movz and movk, an address with"
+            " adrp and add"
+        )
     mnemonic = text.split()[0].lower() if text else ""
     tried = list[Template]()
     wrong: AssemblyError | None = None

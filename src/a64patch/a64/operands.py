@@ -370,10 +370,19 @@ def target_of(text: str, place: Place) -> int:
 
 
 class _Word:
-    """A name from a list in place of a number. With `bare`, other numbers are written as `#4`."""
+    """A name from a list in place of a number. With `bare`, other numbers are written as `#4`.
 
-    def __init__(self, names: dict[str, int], bare: int | None = None, usual: int | None = None) -> None:
-        self._numbers, self._bare, self._usual = names, bare, usual
+    The names of `also` are read, but not printed.
+    """
+
+    def __init__(
+        self,
+        names: dict[str, int],
+        bare: int | None = None,
+        usual: int | None = None,
+        also: dict[str, int] | None = None,
+    ) -> None:
+        self._numbers, self._bare, self._usual = names | (also or {}), bare, usual
         self._names = {number: name for name, number in names.items()}
         self.regex = r"[a-z][a-z0-9]*|" + NUMBER
         self.default: Numbers = (usual,)
@@ -407,6 +416,8 @@ _PREFETCH = {
     for place, level in enumerate(("l1", "l2", "l3", "slc"))
     for stream, policy in enumerate(("keep", "strm"))
 }
+_INTENT_TO_READ = {"ir": 24}
+"""A prefetch of FEAT_PCDPHINT. GNU as and llvm-mc of 2025 print its number."""
 _CONTROL = {f"c{number}": number for number in range(16)}
 
 LABEL_UNITS = {"label": 4, "backlabel": -4, "adr": 1, "adrp": PAGE_SIZE}
@@ -426,7 +437,7 @@ KINDS: dict[str, Callable[[Sequence[Field]], Operand]] = {
     "barrier": lambda fields: _Word(BARRIER_OPTIONS, bare=15),
     "nxs": lambda fields: _Word(_NXS_OPTIONS),
     "isb": lambda fields: _Word({"sy": 15}, bare=15, usual=15),
-    "prfop": lambda fields: _Word(_PREFETCH, bare=31),
+    "prfop": lambda fields: _Word(_PREFETCH, bare=31, also=_INTENT_TO_READ),
     "C": lambda fields: _Word(_CONTROL),
     "wide_w": lambda fields: _Wide(32, inverted=False),
     "wide_x": lambda fields: _Wide(64, inverted=False),

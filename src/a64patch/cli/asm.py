@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     address = parse_address(arguments.address)
     if arguments.text != "-":
         words = assemble(arguments.text, address)
+        parse_address(arguments.address, len(words))
         if arguments.json:
             print_json([{"word": f"{word:08x}", "unpredictable": unpredictable(word)} for word in words])
         else:

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     address = parse_address(arguments.address)
     if arguments.words != ["-"]:
         words = [parse_word(text) for text in arguments.words]
+        parse_address(arguments.address, len(words))
         texts = [disassemble(word, address + 4 * number) for number, word in enumerate(words)]
         if arguments.json:
             print_json(texts)

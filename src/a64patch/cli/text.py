@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from a64patch.a64.words import INSN_SIZE
+from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import AssemblyError
 
 if TYPE_CHECKING:
@@ -41,11 +41,18 @@ def instructions_of(text: str, address: int = 0, names: Names | None = None) -> 
     return found
 
 
-def parse_address(text: str) -> int:
-    """An address, hexadecimal with 0x or decimal. AssemblyError when the text is no address."""
+def parse_address(text: str, count: int = 1) -> int:
+    """The address of the first of `count` instructions, hexadecimal with 0x or decimal.
+
+    AssemblyError when the text is no address, or when the instructions do not end by 2**64. AlignmentError when the
+    address is no multiple of 4.
+    """
     if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", text.strip(), re.ASCII):
         raise AssemblyError(f"{text[:40]!r} is not an address: write 0x1000 or a decimal number")
-    return int(text, 16 if "x" in text.lower() else 10)
+    address = require_aligned(int(text, 16 if "x" in text.lower() else 10))
+    if address + INSN_SIZE * count > 1 << 64:
+        raise AssemblyError(f"address {text.strip()}: the last of {count} words would lie beyond the last address")
+    return address
 
 
 def parse_word(text: str) -> int:

@@ -22,7 +22,7 @@ def _branches() -> Iterator[Encoding]:
     table = "Conditional branch (immediate)"
     yield from rows(
         table,
-        ("bcond", "01010100 imm19:19 0 cond:4", "b.<cond:cond> <label:imm19>"),
+        ("bcond", "01010100 imm19:19 0 cond:4", ("b.<cond:cond> <label:imm19>", "b<cond:cond> <label:imm19>")),
         families="branch branch_imm", flow=Flow.BRANCH, conditional=True, reads="nzcv",
     )  # fmt: skip
     yield from rows(

@@ -62,7 +62,8 @@ _HINT_REGISTERS: dict[str, tuple[str, str]] = {
 _HINT_PADS = {"paciasp": "c", "pacibsp": "c", "bti c": "c", "bti j": "j", "bti jc": "cj"}
 """The hints that indirect branches may land on. PACIASP and PACIBSP count as BTI c, as SCTLR_ELx.BT = 1 has it."""
 
-_HINT_SPELLINGS = {"clrbhb": ("clrbhb", "clearbhb")}
+_HINT_SPELLINGS = {"clrbhb": ("clrbhb", "clearbhb"), "bti": ("bti", "bti r")}
+"""The hints with several spellings. BTI R is the newest issues' name for BTI: a landing pad for returns (FEAT_BTIE)."""
 
 
 def _hints() -> Iterator[Encoding]:
@@ -216,6 +217,10 @@ def _tlbi() -> Iterator[tuple[str, int, int, int, bool, str]]:
     yield "vmallws2e1os", 4, 5, 2, False, "FEAT_TLBIW"
 
 
+_GRANULES = ("paall", "rpa")
+"""How the operations on granule protection tables begin. They have no nXS form (Arm ARM C5.5, TLBI RPAOS)."""
+
+
 def _has_pair_form(name: str) -> bool:
     """Whether TLBIP has the operation too: those by address, but the granule protection tables' have no such form."""
     return name.startswith(("va", "rva", "ipas", "ripas"))
@@ -321,7 +326,7 @@ def _system() -> Iterator[Encoding]:
     operations += [("tlbi", name, op1, 8, crm, op2, register, feature)
                    for name, op1, crm, op2, register, feature in _tlbi()]  # fmt: skip
     operations += [("tlbi", f"{name}nxs", op1, 9, crm, op2, register, feature if feature == "FEAT_TLBIW" else "FEAT_XS")
-                   for name, op1, crm, op2, register, feature in _tlbi() if not name.startswith("paall")]  # fmt: skip
+                   for name, op1, crm, op2, register, feature in _tlbi() if not name.startswith(_GRANULES)]  # fmt: skip
     for name, operation, op1, crn, crm, op2, register, feature in operations:
         bits = f"1101010100001 {op1:03b} {crn:04b} {crm:04b} {op2:03b}"
         text = " ".join(filter(None, (name, operation)))
