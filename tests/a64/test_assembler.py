@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from a64patch.a64.assembler import assemble, assemble_one
 from a64patch.a64.disassembler import disassemble
+from a64patch.a64.encodings import TABLE
 from a64patch.a64.integer_operands import decode_bitmask, encode_bitmask
+from a64patch.a64.missing import missing_feature
 from a64patch.a64.operands import CONDITIONS
 from a64patch.errors import AssemblyError
 from tests.a64.references import assembled, gnu_as, gnu_as_program
@@ -37,6 +41,19 @@ def test_names_both_ways() -> None:
         ("", "empty"),
         (" ; ", "empty"),
         ("frobnicate x0", "does not know 'frobnicate'"),
+        ("ldfaddal s0, s1, [x2]", "'ldfaddal' came with FEAT_LSFE, which is not in this table; write the word itself"),
+        ("stbfmaxnm h0, [x2]", "FEAT_LSFE"),
+        ("cast x0, x1, [x2]", "FEAT_LSUI"),
+        ("ldtadd x0, x1, [x2]", "FEAT_LSUI"),
+        ("ldatxr x0, [x2]", "FEAT_LSUI"),
+        ("setgop [x0]!, x1!", "FEAT_MOPS_GO"),
+        ("ldapp x0, x1, [x2]", "FEAT_LSCP"),
+        ("tchangef x0, x1", "FEAT_S1POE2"),
+        ("tenter #1", "FEAT_TEV"),
+        ("fmmla v0.4s, v1.8h, v2.8h", "FEAT_F16MM, FEAT_F16F32MM"),
+        ("gsb sys", "FEAT_GCIE"),
+        ("rdvl x0, #1", "'rdvl' came with SVE or SME"),
+        ("sqincb x0", "SVE or SME"),
         ("mov x0, #0x12345", "immediate 0x12345 is not 16 bits"),
         ("mov w0, #0x100000000", "must be from"),
         ("movz x0, #65536", "immediate is 65536, must be from 0 to 65535"),
@@ -76,6 +93,13 @@ def test_conditional_branches_without_the_dot(judge: str) -> None:
     words = [assemble_one(text) for text in texts]
     assert words == assembled(judge, texts)
     assert disassemble(words[0], 0, None) == "b.eq 0x8"
+
+
+def test_no_mnemonic_of_the_table_is_said_to_be_missing() -> None:
+    mnemonics = {re.split(r"[ {<]", text)[0] for row in TABLE for text in row.texts}
+    mnemonics |= {f"b{dot}{condition}" for dot in ("", ".") for condition in CONDITIONS}
+    assert len(mnemonics) > 1000
+    assert [mnemonic for mnemonic in sorted(mnemonics) if missing_feature(mnemonic)] == []
 
 
 def test_names_that_are_read_but_not_printed() -> None:

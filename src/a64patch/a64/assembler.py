@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from a64patch.a64.encodings import GENERAL, VECTOR, rows_of
+from a64patch.a64.missing import missing_feature
 from a64patch.a64.operands import CONDITIONS, NUMBER, Names, Place, check_range, number_of
 from a64patch.a64.row import Encoding
 from a64patch.a64.source import LocalNames, read_source
@@ -97,7 +98,10 @@ def _assemble_at(text: str, place: Place) -> int:
     if wrong is not None:
         raise AssemblyError(f"{text!r}: {wrong}")
     if not tried:
-        raise AssemblyError(f"{text!r}: this assembler does not know {mnemonic!r}; write the word itself as .inst 0x…")
+        feature = missing_feature(mnemonic)
+        why = f"{mnemonic!r} came with {feature}, which is not in this table" if feature else ""
+        why = why or f"this assembler does not know {mnemonic!r}"
+        raise AssemblyError(f"{text!r}: {why}; write the word itself as .inst 0x…")
     shapes = " or ".join(sorted({re.sub(r"<(\w+!?)[^>]*>", r"<\1>", template.text) for template in tried})[:4])
     raise AssemblyError(f"{text!r}: the operands do not fit, expected {shapes}")
 
