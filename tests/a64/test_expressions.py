@@ -125,18 +125,24 @@ class Names:
         ("add x0, x1, :lo12:target + 4*3", "add x0, x1, #12"),
         ("add x0, x1, #:lo12:target - 8", "add x0, x1, #0xff8"),
         ("ldr x0, [x1, :lo12:target + 8 * 3]", "ldr x0, [x1, #24]"),
-        ("sub x0, x1, #-0", "sub x0, x1, #0"),
-        ("subs x0, x1, #-0", "subs x0, x1, #0"),
         ("sub x0, x1, #4 - 9", "add x0, x1, #5"),
         ("adds x0, x1, 4 - 9, lsl#12", "subs x0, x1, #5, lsl #12"),
         ("add x0, x1, x2, lsl#3 - 1", "add x0, x1, x2, lsl #2"),
         (".inst 010", "udf #8"),
-        (".inst 1 << 31 | 0x56000001", "eor x1, x0, x0"),
+        (".inst 1 << 31 | 0x56000001", ".inst 0xd6000001"),
     ],
 )
 def test_expressions_in_labels_and_operands(text: str, same: str) -> None:
-    same_word = assemble_one(same, 0x1000, Names()) if not same.startswith("eor") else 0xD6000001
-    assert assemble_one(text, 0x1000, Names()) == same_word
+    assert assemble_one(text, 0x1000, Names()) == assemble_one(same, 0x1000, Names())
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("sub x0, x1, #-0", 0xD1000020), ("subs x0, x1, 1 - 1", 0xF1000020), ("cmp x0, #-0", 0xF100001F)]
+)
+def test_zero_is_not_negative(text: str, word: int) -> None:
+    """SUBS of 0 sets the carry, and ADDS of 0 does not."""
+    assert assemble_one(text) == word
+    assert [assembled(judge, [text]) for judge in JUDGES] == [[word], [word]]
 
 
 @pytest.mark.parametrize("text", ["b target + 4*2", "b 1f-8", "adrp x0, target - 1", "ldr x0, [x1, :lo12:target - 8]"])
