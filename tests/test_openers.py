@@ -112,7 +112,6 @@ def test_help_texts_name_all_kinds(capsys: pytest.CaptureFixture[str], monkeypat
         ("sim:program", {"symbols": "kallsyms"}, RequestError, "simulator sim:program has no option symbols"),
         ("gdb://localhost:1", {"cpus": 2, "seed": 1}, RequestError, "GDB stub .* has no option cpus, seed"),
         ("FILE", {"remote": True}, RequestError, "ELF file .* has no option remote"),
-        ("FILE", {"symbols": "FILE"}, RequestError, "takes those of a kernel only"),
         ("words:1", {}, A64PatchError, "cannot open words:1"),
     ],
 )

@@ -300,8 +300,11 @@ def test_elf_file_that_is_no_kernel_is_left_to_the_target(tmp_path: Path) -> Non
     elf = link(assemble(".globl _start\n_start: nop", tmp_path / "o"), tmp_path / "firmware")
     assert not names_a_kernel(elf)
     assert names_a_kernel("kallsyms")
+    kernel = build_kernel()
+    image = tmp_path / "Image"
+    image.write_bytes(kernel.data)
     with pytest.raises(RequestError, match="takes those of a kernel only"):
-        open_target(elf, symbols=elf)
+        open_target(image, symbols=elf)
 
 
 def vmlinux(kernel: Kernel, folder: Path) -> Path:

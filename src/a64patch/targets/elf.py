@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
-from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
+from a64patch.errors import A64PatchError, FormatError, MappingError, MismatchError, RelocationError
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Aftermath
 from a64patch.targets.elf_image import (
@@ -46,8 +46,8 @@ class ElfFile(FileTarget):
     that an earlier ElfFile dropped.
 
     TargetError when the path cannot be opened or is not a regular file. FormatError when it is not such an ELF file, is
-    not sound, or has more than 2 GiB. Symbols and relocations are read at their first use, so an error in them is a
-    FormatError then. A file without write permission works until `write`.
+    not sound, is a debug file without code, or has more than 2 GiB. Symbols and relocations are read at their first
+    use, so an error in them is a FormatError then. A file without write permission works until `write`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, drop_relocations: bool = False) -> None:
@@ -55,6 +55,12 @@ class ElfFile(FileTarget):
         self._drop_relocations = drop_relocations
         require_aarch64(self._file.head(64), self.path)  # before all of it is read
         self._image = ElfImage(self._file.content, self.path)
+        if self._image.has_names_only:
+            # Its segments may cover bytes of the file all the same (eu-strip -f), which are no code.
+            raise FormatError(
+                f"{self.path} is a debug file, which has names and no code: open the program itself, and give this file"
+                " as --symbols"
+            )
         self._data = self._image.data  # a copy from the first write on
         self._touched: set[int] = set()
 

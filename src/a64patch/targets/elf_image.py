@@ -344,6 +344,11 @@ class ElfImage:
             address, size = address + length, size - length
         return chunks
 
+    @property
+    def has_names_only(self) -> bool:
+        """Whether this is a debug file of another file: its sections of code have sizes, but no bytes (SHT_NOBITS)."""
+        return any(section.executable and section.size and not section.mapped for section in self.sections)
+
     @cached_property
     def executable(self) -> Ranges:
         """The executable addresses: SHF_EXECINSTR sections inside executable segments.

@@ -13,6 +13,7 @@ from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import MappingError, MismatchError, RequestError
 from a64patch.targets.base import Target
 from a64patch.targets.elf import ElfFile
+from a64patch.targets.elf_image import ElfImage, require_aarch64
 from a64patch.targets.file import FileTarget
 from a64patch.targets.replace import FileOnDisk
 from a64patch.targets.symbols import SymbolTable
@@ -28,10 +29,14 @@ def is_elf(source: str | os.PathLike[str]) -> bool:
 def name_program(target: Target, source: str | os.PathLike[str]) -> None:
     """Tell a target the names, build id and code of the program in an ELF file, at the file's own addresses.
 
-    MismatchError unless the target holds most of 16 samples of the file's code at the same addresses. RequestError for
-    a target that is a file, which has names of its own. Other errors as `ElfFile`.
+    A live target must hold most of 16 samples of the file's code at the same addresses. A target that is an ELF file
+    gets the names only, from a file with the same build id or the same code, such as the program before `strip` or its
+    debug file. MismatchError otherwise. RequestError for another file as target. Other errors as `ElfFile`.
     """
     path = os.fspath(source)
+    if isinstance(target, ElfFile):
+        _name_file(target, path)
+        return
     if isinstance(target, FileTarget):
         raise RequestError(f"{target.path} has names of its own and takes those of a kernel only: leave symbols out")
     with ElfFile(path) as file:
@@ -56,3 +61,34 @@ def name_program(target: Target, source: str | os.PathLike[str]) -> None:
             )
         names = tuple(file.symbols.load())
         target.knowing(replace(file.modules.main, symbols=SymbolTable(lambda: names)))
+
+
+def _name_file(target: ElfFile, path: str) -> None:
+    """Give an ELF file the names in another file of the same build."""
+    file = FileOnDisk(path)
+    require_aarch64(file.head(64), path)
+    image = ElfImage(file.content, path)
+    if image.relocatable != target.is_relocatable:
+        raise MismatchError(f"{path} is not linked in the way that {target.path} is: give a file of this very build")
+    if not (image.build_id and image.build_id == target.build_id) and not _same_code(target, image):
+        ids = [
+            f"build {build_id}" if build_id else "without build id" for build_id in (image.build_id, target.build_id)
+        ]
+        raise MismatchError(
+            f"{path} ({ids[0]}) is not of the same build as {target.path} ({ids[1]}), and has other code: give the"
+            " file before strip, or its debug file"
+        )
+    names = tuple(image.symbols())
+    target.knowing(replace(target.modules.main, symbols=SymbolTable(lambda: names, image.spaces())))
+
+
+def _same_code(target: ElfFile, image: ElfImage) -> bool:
+    """Whether both files have the same code at the same addresses. A debug file has none."""
+    code = list(target.code_ranges())
+    if not code or list(image.code) != code:
+        return False
+    for start, end in code:
+        chunks = image.chunks(start, end - start) or ()
+        if b"".join(image.data[offset : offset + size] for offset, size in chunks) != target.read(start, end - start):
+            return False
+    return True

@@ -15,16 +15,20 @@ from typing import NamedTuple
 
 from a64patch.errors import TargetError, WriteError
 
+_BLOCK = 1 << 20
+
 
 class _Identity(NamedTuple):
     device: int
     inode: int
     size: int
     modified: int
+    changed: int
+    """The time of the last change of the inode (ns): a process that puts `modified` back cannot put this back."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> _Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class FileOnDisk:
@@ -112,8 +116,11 @@ class FileOnDisk:
 
         WriteError as `require_replaceable`, or when there is no space. The file is then whole and unchanged, and no
         temporary file is left. One WriteError is different, and says so: the file was replaced, but its directory was
-        not synchronised. A killed process may leave a temporary file `.a64patch-…` beside the file. Two processes that
-        replace one file at the same moment are not kept apart.
+        not synchronised. A killed process may leave a temporary file `.a64patch-…` beside the file.
+
+        The bytes of the old file are compared just before the replacement: a change through a shared mapping need not
+        change any time yet. **Not guaranteed:** a change in the moment between this comparison and the replacement is
+        lost, and so is any later change through a mapping or an open descriptor of the old file.
         """
         if data == self.content and not self._unsure:
             return
@@ -159,6 +166,7 @@ class FileOnDisk:
                 rest = rest[os.write(new, rest) :]
             _copy_attributes(old, new)
             os.fsync(new)
+            self._require_content(old)
             self._require_unchanged(os.stat(name, dir_fd=folder, follow_symlinks=False))
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             return os.fstat(new)
@@ -171,9 +179,22 @@ class FileOnDisk:
                 if descriptor >= 0:
                     os.close(descriptor)
 
+    def _require_content(self, descriptor: int) -> None:
+        whole, done = memoryview(self.content), 0
+        while block := os.pread(descriptor, _BLOCK, done):
+            if block != whole[done : done + len(block)]:
+                break
+            done += len(block)
+        if block or done != len(whole):
+            raise self._changed_since()
+
     def _require_unchanged(self, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode) or _Identity.of(status) != self._identity:
-            raise WriteError(f"{self.path} was changed on disk since it was opened: open it again")
+        # A new mode or link changes the last field too: `_require_content` tells whether the bytes are other ones.
+        if not stat.S_ISREG(status.st_mode) or _Identity.of(status)[:-1] != self._identity[:-1]:
+            raise self._changed_since()
+
+    def _changed_since(self) -> WriteError:
+        return WriteError(f"{self.path} was changed on disk since it was opened: open it again")
 
     def _changed(self) -> TargetError:
         return TargetError(f"{self.path} changed while it was read: try again")
