@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from a64patch import open_target
 from a64patch.cli.main import main
 from a64patch.targets.elf import ElfFile
 from tests.real.places import page_for
@@ -34,6 +36,9 @@ def test_the_worked_example_on_debians_module(
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     shutil.copy(kernel_module("softdog"), "softdog.ko")
+    with open_target("softdog.ko") as module:
+        [claim] = [claim for claim in module.modules.claims if claim.hazard == "signature"]
+    subprocess.run(claim.sentence.split("`")[1], shell=True, check=True)
     original = Path("softdog.ko").read_bytes()
     with ElfFile("softdog.ko") as module:
         page = page_for(PAGE, "softdog_fire", module)
