@@ -70,7 +70,7 @@ def _kernel(directory: Path) -> tuple[Path, str]:
     linked = [str(built), str(built.with_suffix(".o"))]
     subprocess.run(["aarch64-linux-gnu-as", "-o", linked[1], str(source)], check=True)
     subprocess.run(["aarch64-linux-gnu-ld", "--build-id", "-o", *linked], check=True)
-    # The assembler marks the bytes of a file as data.
+    # GNU as marks included bytes as data, and these are code.
     subprocess.run(["aarch64-linux-gnu-objcopy", "--strip-symbol=$d", str(built)], check=True)
     return built, f"an ELF file of {built.stat().st_size >> 20} MiB, {title}"
 

@@ -8,7 +8,7 @@ Not seen: data that no symbol of the target marks, and the entries that sites.py
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -162,8 +162,8 @@ def _pac_rows() -> Iterator[tuple[str, _Pac]]:
 
 
 _PAC_ROWS = dict(_pac_rows())
-_TOPS_OF_PAC = (0xD5, 0xD6, 0xDA, 0x55, 0xF3)
-"""The top bytes of these rows: hints, returns, data processing with one source, returns and others with an offset."""
+_UPPER_HALVES_OF_PAC = frozenset({0xD503, 0xD65F, 0xDAC1, *range(0x5500, 0x5540), *range(0xF380, 0xF3C0)})
+"""The upper 16 bits of the words of these rows: hints, returns, one source, and what has an offset from the PC."""
 
 
 @lru_cache(maxsize=1 << 12)
@@ -175,24 +175,24 @@ def _pac_of(word: int) -> _Pac | None:
 def _pac_pairs(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     of_function: dict[tuple[int, int] | None, list[Change]] = {}
     for change in changes:
-        if change.old >> 24 not in _TOPS_OF_PAC and change.new >> 24 not in _TOPS_OF_PAC:
-            continue
-        if _pac_of(change.old) != _pac_of(change.new):
+        _, old, new = change
+        was = _pac_of(old) if old >> 16 in _UPPER_HALVES_OF_PAC else None
+        if was != (_pac_of(new) if new >> 16 in _UPPER_HALVES_OF_PAC else None):
             of_function.setdefault(target.symbols.extent(change.address), []).append(change)
-    every = {change.address: change.new for change in changes} if of_function else {}
     for extent, changed in of_function.items():
-        where, old, new = "the changed words", [change.old for change in changed], [change.new for change in changed]
+        where, words = "the changed words", [change.old for change in changed]
         if extent is not None:
-            start, end = extent
-            where = target.symbols.describe(start)
-            old = from_bytes(target.read(start, (end - start) & -INSN_SIZE))
-            new = [every.get(start + INSN_SIZE * place, word) for place, word in enumerate(old)]
-        before, after = _count_pacs(old), _count_pacs(new)
+            where, words = target.symbols.describe(extent[0]), _words_like_pacs(target, extent)
+        before = Counter(map(_pac_of, words))
+        after = before.copy()
         for change in changed:
-            keys = [pac.key for pac in (_pac_of(change.old), _pac_of(change.new)) if pac is not None]
-            key = next((key for key in keys if _is_half(before[key], after[key], whole=extent is not None)), "")
-            if key:
-                (signed, authenticated), (signs, authenticates) = before[key], after[key]
+            after[_pac_of(change.old)] -= 1
+            after[_pac_of(change.new)] += 1
+        for change, key in _keys_of(changed):
+            sides = _Pac(True, key), _Pac(False, key)
+            signed, authenticated = (before[side] for side in sides)
+            signs, authenticates = (after[side] for side in sides)
+            if _is_half((signed, authenticated), (signs, authenticates), whole=extent is not None):
                 yield Hazard(
                     "pac-pair",
                     change.address,
@@ -201,6 +201,15 @@ def _pac_pairs(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
                     f" words, not in {signed} and {authenticated} as before",
                 )
                 break
+
+
+def _keys_of(changes: Iterable[Change]) -> Iterator[tuple[Change, str]]:
+    """Each change with the key of its old word, and with the key of its new word."""
+    for change in changes:
+        for word in (change.old, change.new):
+            pac = _pac_of(word)
+            if pac is not None:
+                yield change, pac.key
 
 
 def _is_half(before: tuple[int, int], after: tuple[int, int], *, whole: bool) -> bool:
@@ -216,15 +225,10 @@ def _is_half(before: tuple[int, int], after: tuple[int, int], *, whole: bool) ->
     return (after[0] - before[0]) * (after[1] - before[1]) <= 0
 
 
-def _count_pacs(words: Iterable[int]) -> defaultdict[str, tuple[int, int]]:
-    """By key: how many words sign with it, and how many authenticate."""
-    found: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for word in words:
-        pac = _pac_of(word) if word >> 24 in _TOPS_OF_PAC else None
-        if pac is not None:
-            signs, authenticates = found[pac.key]
-            found[pac.key] = signs + pac.signs, authenticates + (not pac.signs)
-    return found
+def _words_like_pacs(target: Target, extent: tuple[int, int]) -> list[int]:
+    """The words of a function that may be rows of _PAC_ROWS."""
+    words = from_bytes(target.read(extent[0], (extent[1] - extent[0]) & -INSN_SIZE))
+    return [word for word in words if word >> 16 in _UPPER_HALVES_OF_PAC]
 
 
 def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
@@ -282,7 +286,8 @@ class _Code(NamedTuple):
         places = numpy.union1d(first, first + numpy.uint64(1)).astype(numpy.intp)
         places = places[places < len(self.words)]
         news = numpy.array([new[at] for at in changed], numpy.uint32)
-        return sorted({*places[predicate(self.words[places])].tolist(), *first[predicate(news)].astype(int).tolist()})
+        found = [*places[_satisfies(predicate, self.words[places])], *first[_satisfies(predicate, news)]]
+        return sorted({int(place) for place in found})
 
     def before_changes(self, predicate: Predicate, reach: int) -> Sequence[int]:
         """The numbers of the words that satisfy `predicate`, where the word or one of `reach` behind it changes."""
@@ -299,6 +304,15 @@ class _Code(NamedTuple):
         high = numpy.searchsorted(changed, addresses + numpy.uint64(INSN_SIZE * reach), side="right")
         near: list[int] = places[low < high].tolist()
         return near
+
+
+def _satisfies(predicate: Predicate, words: Words) -> NDArray[numpy.intp]:
+    """The places of the words that satisfy a predicate. Most words are seen by their fixed bits not to."""
+    import numpy
+
+    mask, value = predicate.fixed
+    places = numpy.flatnonzero(words & numpy.uint32(mask) == numpy.uint32(value))
+    return places[predicate(words[places])]
 
 
 def _surroundings(target: Target, changes: Sequence[Change], changed: Sequence[int]) -> Iterator[_Code]:
