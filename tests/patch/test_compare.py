@@ -15,7 +15,9 @@ from a64patch.a64.assembler import assemble_one
 from a64patch.a64.effects import effects_of
 from a64patch.a64.references import reference
 from a64patch.a64.row import Flow
-from a64patch.patch.asmdiff import AsmDiff, parse, reverse, to_text
+from a64patch.a64.words import to_bytes
+from a64patch.errors import PlanError
+from a64patch.patch.asmdiff import AsmDiff, Hunk, Line, parse, reverse, to_text
 from a64patch.patch.compare import Comparison, compare
 from a64patch.patch.plan import State, make_plan
 from a64patch.patch.text import patch_text
@@ -340,6 +342,112 @@ def test_every_register_that_a_row_writes_holds_no_page() -> None:
                 comparison = compare(old, new)
                 assert (comparison.diff.hunks, comparison.not_expressed) == ((), ()), (row.name, register)
     assert seen > 1000
+
+
+# Functions of other files
+
+IMPORTING = r"""
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+#ifdef MORE
+__attribute__((noinline)) void more(const char *text) { if (getenv(text)) perror(text); }
+#endif
+__attribute__((noinline)) int work(char **words) {
+    perror(words[0] + strlen(words[0]));
+    return CALLED(words[0]) + 1;
+}
+int main(int count, char **words) {
+    if (count > 5) abort();
+    puts("");
+#ifdef MORE
+    more(words[0]);
+#endif
+    return work(words) + strlen("") & 127;
+}
+"""
+
+
+def importing(path: Path, *options: str) -> Path:
+    gcc = need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    run(gcc, "-O1", "-w", "-fno-builtin", "-Wl,--no-warnings", *options, "-x", "c", "-", "-o", path, stdin=IMPORTING)
+    return path
+
+
+def exit_status(path: Path) -> int:
+    command = [need("qemu-aarch64", "qemu-user"), "-L", "/usr/aarch64-linux-gnu", str(path)]
+    return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode
+
+
+@pytest.mark.fresh("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user")
+@pytest.mark.parametrize("stubs", [(), ("-Wl,-z,force-bti,-z,pac-plt",), ("-no-pie",)])
+def test_the_call_of_an_imported_function_by_gcc_is_made_on_another_build(
+    tmp_path: Path, stubs: tuple[str, ...]
+) -> None:
+    """The stub lies elsewhere on the other build."""
+    old = importing(tmp_path / "old", "-DCALLED=puts", *stubs)
+    new = importing(tmp_path / "new", "-DCALLED=strlen", *stubs)
+    other = importing(tmp_path / "other", "-DCALLED=puts", "-DMORE", *stubs)
+    wanted = importing(tmp_path / "wanted", "-DCALLED=strlen", "-DMORE", *stubs)
+    found = compared(old, new)
+    assert not any(sentence.startswith("work") for sentence in found.not_expressed)
+    [changed] = [line for hunk in found.diff.hunks for line in hunk.lines if line.sign == "+"]
+    assert changed.text == "bl strlen@plt"
+    with ElfFile(old) as one, ElfFile(other) as two:
+        assert one.symbols["strlen@plt"] - one.symbols["work"] != two.symbols["strlen@plt"] - two.symbols["work"]
+    apply(found.diff, other, fuzz=True)
+    assert code(other, "work") == code(wanted, "work")
+    if "pac" not in "".join(stubs):  # AUTIA1716 wants a signed address, and this loader signs none
+        assert exit_status(other) == len(str(other)) + 1
+
+
+def test_a_name_beyond_its_symbol_is_no_name_on_another_build(tmp_path: Path) -> None:
+    """`_init` ends long before, and the stub there is one of another function."""
+    old = importing(tmp_path / "old", "-DCALLED=puts")
+    other = importing(tmp_path / "other", "-DCALLED=puts", "-DMORE")
+    with ElfFile(old) as target:
+        distance = target.symbols["strlen@plt"] - target.symbols["_init"]
+        call = [at for at in range(target.symbols["work"], target.symbols["work"] + 0x40, 4)
+                if target.read(at, 4) == to_bytes(assemble_one("bl puts@plt", at, target.symbols))]  # fmt: skip
+        [at] = call
+        offset = at - target.symbols["work"]
+        was = assemble_one("bl puts@plt", at, target.symbols)
+        text = f"bl _init+{distance:#x}"
+        becomes = assemble_one(text, at, target.symbols)
+    lines = (Line("-", was, "bl puts@plt"), Line("+", becomes, text))
+    diff = AsmDiff((Hunk(f"work+{offset:#x}", lines),), (), (("Build-Id", "00"),))
+    with ElfFile(other) as target, pytest.raises(PlanError, match="on another build is not known"):
+        make_plan(diff, target, fuzz=True)
+
+
+UNNAMED = """
+    .type _start, %function
+_start:
+    bl one
+    ret
+    .size _start, . - _start
+    .type one, %gnu_indirect_function
+one: adr x0, _start
+    ret
+    .type two, %gnu_indirect_function
+two: adr x0, _start
+    ret
+"""
+
+
+def test_a_stub_without_a_name_is_none_by_its_address(tmp_path: Path) -> None:
+    """Both stubs have the same address and words. The slot's relocation tells them apart."""
+    paths = []
+    for called in ("one", "two"):
+        path = tmp_path / called
+        source = UNNAMED.replace("bl one", f"bl {called}") + f".data\nonly_{called}: .word 0\n"
+        link(assemble(source, path.with_suffix(".o")), path)
+        run("aarch64-linux-gnu-strip", "--strip-symbol=one", "--strip-symbol=two", path)
+        paths.append(path)
+    assert code(paths[0], "_start") == code(paths[1], "_start")
+    found = compared(*paths)
+    assert (found.diff.hunks, len(found.not_expressed)) == ((), 1)
+    assert "a stub at 0x" in found.not_expressed[0]
 
 
 # A real program by gcc

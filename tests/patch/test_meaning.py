@@ -10,8 +10,16 @@ from a64patch.patch.asmdiff import Line, Sign
 from a64patch.patch.meaning import Place, comparable_word, exact_word, new_word, refers, words_by_meaning
 from a64patch.targets.symbols import Symbol, SymbolTable
 
-F, G, DATA = 0x1000, 0x1100, 0x5678
-SYMBOLS = SymbolTable(lambda: [Symbol("f", F, 0x80), Symbol("g", G, 0x40), Symbol("data", DATA, 8)])
+F, G, INIT, DATA = 0x1000, 0x1100, 0x1200, 0x5678
+SYMBOLS = SymbolTable(
+    lambda: [
+        Symbol("f", F, 0x80),
+        Symbol("g", G, 0x40),
+        Symbol("_init", INIT, 0, limit=INIT + 0x18),
+        Symbol("data", DATA, 8),
+        Symbol("number", 0x10, 0, limit=0x10),
+    ]
+)
 SYMBOL = Symbol("f", F, 0x80)
 
 
@@ -104,6 +112,11 @@ def test_without_a_place_all_but_distances_is_compared(text: str, same: str, oth
         (line("b.eq 0x900000", word("b.eq .+8")), [word("b.eq .+8")]),
         (line("b.eq .+8"), [word("b.eq .+8")]),
         (line("b f+0x40"), [word("b f+0x40")]),
+        (line("bl _init+0x14", word("bl .+4")), [word("bl _init+0x14")]),
+        (line("bl _init+0x18", word("bl .+4")), [word("bl .+4")]),
+        (line("bl _init+0x68", word("bl .+4")), [word("bl .+4")]),
+        (line("bl g+0x40", word("bl .+4")), [word("bl .+4")]),
+        (line("add x0, x0, :lo12:data+0x8", word("add x0, x0, #1")), [word("add x0, x0, #1")]),
     ],
 )
 def test_what_the_words_mean(made: Line, meant: list[int]) -> None:
@@ -204,6 +217,11 @@ def test_a_branch_within_a_moved_hunk_keeps_its_distance() -> None:
         (line("bl 0x4000"), 0, "on another build is not known: give its text with a symbol"),
         (Line("+", word("bl 0x4000"), "", 7), 0, "line 7: the meaning of '94000bfc'"),
         (line("b .+0x40"), 8, "is not known"),
+        (line("bl _init+0x68"), 0, "the meaning of 'bl _init[+]0x68' on another build is not known"),
+        (line("bl g+0x40"), 0, "that reaches to the address"),
+        (line("adrp x0, data+0x8"), 0, "is not known"),
+        (line("add x0, x0, :lo12:data+0x8"), 0, "is not known"),
+        (line("ldr x0, [x1, :lo12:number+0x10]"), 0, "is not known"),
         (line("b f+0x60"), 8, "refers to its own function, which has changed around it"),
     ],
 )

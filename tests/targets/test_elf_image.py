@@ -124,12 +124,15 @@ def named(theirs: Any, symbol: Any) -> Iterator[Symbol]:
         return
     is_function = kind in ("STT_FUNC", "STT_LOOS")  # pyelftools' name for STT_GNU_IFUNC
     if theirs["e_type"] != "ET_REL":
-        yield Symbol(symbol.name, symbol["st_value"], symbol["st_size"], "", is_function)
+        address, size = symbol["st_value"], symbol["st_size"]
+        section = theirs.get_section(home) if home != "SHN_ABS" else {"sh_addr": address, "sh_size": size}
+        yield Symbol(symbol.name, address, size, "", is_function, section["sh_addr"] + section["sh_size"])
     elif home != "SHN_ABS":
         section = theirs.get_section(home)
         if section["sh_flags"] & 2 and section["sh_type"] != "SHT_NOBITS":
             place = section["sh_offset"] + symbol["st_value"]
-            yield Symbol(symbol.name, place, symbol["st_size"], section.name, is_function)
+            end = section["sh_offset"] + section["sh_size"]
+            yield Symbol(symbol.name, place, symbol["st_size"], section.name, is_function, end)
 
 
 def test_build_id_is_read_as_pyelftools_reads_it(path: Path) -> None:

@@ -18,8 +18,13 @@ TABLE = SymbolTable(
         Symbol("twice", 0x80, 8, ".init"),
         Symbol("twin", 0xA0, 4, ".same"),
         Symbol("twin", 0xB0, 4, ".same"),
-        Symbol("end", 0x6C, 0, ".text"),
-        Symbol("open", 0xB4, 0, ".same"),
+        Symbol("end", 0x6C, 0, ".text", limit=0x70),
+        Symbol("behind", 0x70, 0, ".text", limit=0x70),
+        Symbol("too_long", 0x84, 0x40, ".init", limit=0x90),
+        Symbol("open", 0xB4, 0, ".same", limit=0xB8),
+        Symbol("behind_same", 0xB8, 0, ".same", limit=0xB8),
+        Symbol("first", 0xBC, 0, ".late", limit=0xC0),
+        Symbol("edge", 0xBC, 0, ".same", limit=0xBC),
         Symbol("0x99", 0x84, 4, ".init"),
     ],
     [
@@ -93,13 +98,17 @@ def test_what_is_missing_or_ambiguous_is_refused(site: str, says: str) -> None:
         (0x64, ".text:twice+0x4"),
         (0x68, ".text:0x28"),
         (0x6C, "end"),
-        (0x70, "0x70"),
+        (0x70, "behind"),
+        (0x74, "0x74"),
         (0x78, "0x78"),
-        (0x84, ".init:0x4"),
+        (0x84, "too_long"),
+        (0x8C, "too_long+0x8"),
+        (0x90, "0x90"),
         (0xA0, "0xa0"),
         (0xA4, "0xa4"),
         (0xB4, "open"),
-        (0xBC, ".late:0x4"),
+        (0xB8, "behind_same"),
+        (0xBC, "first"),
         (0x3C, "0x3c"),
     ],
 )
@@ -137,10 +146,40 @@ def test_descriptions_resolve_in_any_table(symbols: list[Symbol], spaces: list[S
     assert table.resolve(table.describe(address)) == address
 
 
-def test_a_size_of_0_reaches_to_the_next_symbol() -> None:
-    table = SymbolTable(lambda: [Symbol("a", 0), Symbol("b", 0x10, 4)])
+def test_a_size_of_0_reaches_to_the_next_symbol_and_the_end_of_its_section() -> None:
+    table = SymbolTable(lambda: [Symbol("a", 0), Symbol("b", 0x10, 4), Symbol("c", 0x20, 0, limit=0x28)])
     assert table.describe(0xC) == "a+0xc"
     assert table.describe(0x14) == "0x14"
+    assert table.describe(0x24) == "c+0x4"
+    assert table.describe(0x28) == "0x28"
+
+
+@pytest.mark.parametrize(
+    ("site", "holds"),
+    [
+        ("start+0x1c", True),
+        ("start+0x20", False),
+        (".text:start+0x1c", True),
+        ("label+4", True),
+        ("label+0x18", False),
+        ("end", True),
+        ("end+4", False),
+        ("behind", True),
+        ("behind+4", False),
+        ("too_long+8", True),
+        ("too_long+0xc", False),
+        (".text:0x10", True),
+        (".text+0x10", True),
+        ("0x1234", True),
+    ],
+)
+def test_a_name_says_nothing_about_what_lies_behind_its_symbol(site: str, holds: bool) -> None:
+    assert TABLE.holds(site) == holds
+
+
+def test_a_symbol_that_moves_takes_the_end_of_its_section_along() -> None:
+    assert Symbol("a", 8, 4, limit=16).moved(0x100) == Symbol("a", 0x108, 4, limit=0x110)
+    assert Symbol("a", 8, 4).moved(0x100) == Symbol("a", 0x108, 4)
 
 
 @pytest.mark.parametrize("size", [0, 4])

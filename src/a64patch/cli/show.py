@@ -78,11 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _size(target: Target, address: int) -> int:
-    """Bytes from the address to the end of its function or of the code around it, LONGEST instructions at most."""
+    """Bytes from the address to the end of its symbol or of the code around it, LONGEST instructions at most."""
     found = target.symbols.lookup(address)
     ends = [end for start, end in target.code_ranges() if start <= address < end]
-    if found is not None and found[0].size:
-        ends.append(found[0].address + found[0].size)
+    if found is not None:
+        ends.append(target.symbols.end_of(found[0]))
     size = min([*ends, address + LONGEST * 4]) - address
     return max(4, size - size % 4)
 

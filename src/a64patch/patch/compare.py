@@ -19,6 +19,7 @@ from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import reference
 from a64patch.a64.row import PAGE_SIZE, Flow
+from a64patch.a64.stubs import LONGEST_STUB, find_stubs
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
@@ -197,9 +198,12 @@ class _Function:
     def _text(self, index: int, word: int, goal: int | None) -> str:
         """The text of a word of OLD. A word that gives a page, or the low bits of an address, has the name in it."""
         address = self._here + INSN_SIZE * index
-        text = disassemble(word, address, self._old.symbols)
         if goal is not None and _named(self._old, goal) is not None:
+            text = disassemble(word, address, self._old.symbols)
             text = _with_name(word, address, self._old.symbols.describe(goal), self._old) or text
+        else:
+            # A name close by says nothing about the address, so the number is better.
+            text = disassemble(word, address)
         return text if len(text) <= _LONGEST_TEXT else ""
 
     def _goal(self, index: int, goal: int, adrp: int | None) -> int:
@@ -210,6 +214,8 @@ class _Function:
         if found is None:
             content = _content(self._new, goal)
             if content and _named(self._old, goal) is None and content == _content(self._old, goal):
+                if _is_stub(self._new, goal):  # its slot says which function it stands for, and that is data
+                    raise _NotExpressedError(f"{self._site(index)} refers in NEW to a stub at {goal:#x} without a name")
                 return goal
             raise _NotExpressedError(f"{self._site(index)} refers in NEW to {goal:#x}, which has no name")
         symbol, distance = found
@@ -260,6 +266,14 @@ def _content(target: Target, address: int) -> bytes:
         return target.read(address, _COMPARED)
     except A64PatchError:
         return b""
+
+
+def _is_stub(target: Target, address: int) -> bool:
+    code = Ranges.of(target.code_ranges()).around(address)
+    if code is None or address % INSN_SIZE:
+        return False
+    words = target.read(address, min(INSN_SIZE * LONGEST_STUB, code[1] - address) & -INSN_SIZE)
+    return any(stub.start == address for stub in find_stubs(words, address))
 
 
 def _references(words: Sequence[int], start: int, owned: Container[int]) -> dict[int, tuple[int, int | None]]:

@@ -7,6 +7,8 @@ The rule:
 - On the build that the patch was made for, the word is exact.
 - On another build the distance inside a PC-relative word is stale. The text names the address that the word refers to:
   the word that the text assembles to on that build means the same.
+- A name says nothing about an address that its symbol does not reach on that build (`SymbolTable.holds`). A text with
+  such a name counts as a text without a name: `bl _init+0x68`, if `_init` ends before.
 - Nothing says how far the parts of one function have moved. For a reference inside a function, the distance in the
   word may still hold, or the offset in the text. In a context line any distance inside the function will do.
 """
@@ -101,7 +103,7 @@ def comparable_word(line: Line) -> int:
 def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tuple[int, ...]:
     """The words that mean the same on this build as the line's word on the patch's build. Never empty.
 
-    - The text names no symbol, or is missing: the line's own word only.
+    - The text names no symbol that reaches to the address, or is missing: the line's own word only.
     - The text names another symbol than the line's function: the word that the text assembles to here.
     - The text names the line's own function: the assembled word first, which is the likeliest, then the line's own.
       In a context line also `found`, the target's word at this place, if only its distance differs and it leads into
@@ -139,7 +141,8 @@ def words_by_meaning(line: Line, place: Place, found: int | None = None) -> tupl
 def new_word(line: Line, place: Place) -> int:
     """The word to write for a `+` line on another build.
 
-    A word that is not PC-relative means the same on each build. Of a PC-relative word the meaning is known when:
+    Of a word that is not PC-relative and adds no low bits of an address, the meaning is known. Of another word it is
+    known when:
 
     - its text names a page, or another symbol than the line's function;
     - or it refers to a word of its hunk;
@@ -150,22 +153,22 @@ def new_word(line: Line, place: Place) -> int:
     words = words_by_meaning(line, place)
     word = _known(line)
     target = _target(word, place.address)
-    if target is None:
+    if target is None and not needs_pages(line.text):
         return words[0]
     symbolic = _symbolic(line, place) if line.text else None
     if symbolic is not None and not _is_local(line, symbolic, place):
         return symbolic.word
-    if place.start <= target < place.end:
+    if target is not None and place.start <= target < place.end:
         return word
     if place.offset and symbolic is not None:
         raise PlanError(
             f"{_place(line)}{line.text!r} refers to its own function, which has changed around it: make the patch"
             " again for this build"
         )
-    if symbolic is None and (place.offset or not _lies_in(place.symbol, target)):
+    if symbolic is None and (target is None or place.offset or not _lies_in(place.symbol, target)):
         raise PlanError(
             f"{_place(line)}the meaning of {line.text or f'{word:08x}'!r} on another build is not known: give its"
-            " text with a symbol"
+            " text with a symbol that reaches to the address"
         )
     return word
 
@@ -248,14 +251,14 @@ def _assemble(line: Line, place: Place, names: _Recorder) -> int:
 
 
 class _Symbolic(NamedTuple):
-    """The word of a text with a name in it, and that name as a site."""
+    """The word of a text with a name in it, and that name as a site. The symbol reaches to the site."""
 
     word: int
     site: str
 
 
 def _symbolic(line: Line, place: Place) -> _Symbolic | None:
-    """The word of a text at a place; None when the text holds no name, and so says nothing about another build."""
+    """The word of a text at a place; None when no name in it says anything about another build."""
     names = _Recorder(place.symbols)
     try:
         word = _assemble(line, place, names)
@@ -264,7 +267,7 @@ def _symbolic(line: Line, place: Place) -> _Symbolic | None:
         if names.site:
             raise
         return None
-    return _Symbolic(word, names.site) if names.site else None
+    return _Symbolic(word, names.site) if names.site and place.symbols.holds(names.site) else None
 
 
 def _assembled_anywhere(line: Line) -> int:

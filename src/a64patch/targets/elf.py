@@ -71,7 +71,7 @@ class ElfFile(FileTarget):
         headers; in a relocatable file the SHF_EXECINSTR sections. Headers and relocation tables are not code.
         """
         image = self._image
-        symbols = SymbolTable(image.symbols, image.spaces())
+        symbols = SymbolTable(image.names, image.spaces())
         name = os.path.basename(self.path)
         code = Ranges.of(image.code)
         return [Module(name, symbols, image.build_id, code=code, file=self.location, claims=self._claims)]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import FormatError
 from a64patch.ranges import Ranges
-from a64patch.targets.symbols import Space, Symbol
+from a64patch.targets.symbols import ADDRESS_SPACE, Space, Symbol
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 EM_AARCH64 = 183
@@ -33,7 +33,8 @@ NT_GNU_BUILD_ID = 3
 DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
 DT_RELRSZ, DT_RELR, DT_RELACOUNT, DT_RELCOUNT = 35, 36, 0x6FFFFFF9, 0x6FFFFFFA
 
-R_AARCH64_JUMP_SLOT, R_AARCH64_RELATIVE, R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE = 1026, 1027, 1031, 1032
+R_AARCH64_GLOB_DAT, R_AARCH64_JUMP_SLOT, R_AARCH64_RELATIVE = 1025, 1026, 1027
+R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE = 1031, 1032
 R_AARCH64_NONE = (0, 256)
 """AAELF64 5.7.1: the type is 0, and was 256 in early drafts; loaders take both."""
 
@@ -47,7 +48,6 @@ _MOST_TABLES = 1 << 10
 _MOST_ENTRIES = 1 << 23
 _MOST_NOTE_BYTES = 1 << 24
 _MOST_POINTER_BYTES = 1 << 24
-_ADDRESSES = 1 << 64
 
 # AAELF64 5.7, as runs of consecutive numbers.
 _RELOCATION_NAMES = {
@@ -307,7 +307,7 @@ class ElfImage:
         pieces: list[_Piece] = []
         for load in sorted(self.loads, key=lambda load: load.address):
             end = load.address + load.file_size
-            if load.file_size > load.memory_size or load.address + load.memory_size > _ADDRESSES:
+            if load.file_size > load.memory_size or load.address + load.memory_size > ADDRESS_SPACE:
                 raise self.bad(f"the segment at address {load.address:#x} has impossible sizes")
             if not load.file_size:  # GNU ld may give such a segment an offset beyond the end of the file
                 continue
@@ -424,7 +424,7 @@ class ElfImage:
             if section.entry_size != units[section.type]:
                 raise self.bad(f"the entries of relocation section {index} have {section.entry_size} bytes")
             kind = SHT_RELR if section.type == SHT_ANDROID_RELR else section.type
-            base, limit = 0, _ADDRESSES
+            base, limit = 0, ADDRESS_SPACE
             if self.relocatable:
                 target = self._section_for(section.info, f"relocation section {index}")
                 if not (target.executable and target.mapped) or kind == SHT_RELR:
@@ -454,7 +454,7 @@ class ElfImage:
                 chunks = self.chunks(address, size)
                 if chunks is None or len(chunks) > 1:
                     raise self.bad(f"its relocation table at address {address:#x}, {size:#x} bytes, is not mapped")
-                tables += [Table(kind, offset, size, 0, _ADDRESSES, 0) for offset, _ in chunks]
+                tables += [Table(kind, offset, size, 0, ADDRESS_SPACE, 0) for offset, _ in chunks]
         return self._bounded(tables)
 
     def _bounded(self, tables: list[Table]) -> list[Table]:
@@ -587,18 +587,37 @@ class ElfImage:
         return text + (" (in a RELR table)" if relocation.table.type == SHT_RELR else "")
 
     def _symbol_name(self, relocation: Relocation) -> str:
-        section = self._section_for(relocation.table.symbols, "a relocation table")
+        return self._name_of_symbol(relocation) or f"symbol number {relocation.symbol}"
+
+    def _name_of_symbol(self, relocation: Relocation) -> str:
+        """The name of a relocation's symbol; empty when it has none, or when the file does not say."""
         number = relocation.symbol
-        if section.type in (SHT_SYMTAB, SHT_DYNSYM) and _SYMBOL_SIZE * (number + 1) <= section.size:
-            name, info, _, home, _, _ = self._unpack(_SYMBOL, section.offset + _SYMBOL_SIZE * number, "a symbol")
-            if info & 15 == STT_SECTION and home < len(self.sections):
-                return self.section_name(self.sections[home]) or f"section {home}"
-            text = self._strings_of(section.link).at(name)
-            if text:
-                return text
-        return f"symbol number {number}"
+        section = self._section_for(relocation.table.symbols, "a relocation table") if self.sections else None
+        if section is None or section.type not in (SHT_SYMTAB, SHT_DYNSYM):
+            return ""
+        if not number or _SYMBOL_SIZE * (number + 1) > section.size:
+            return ""
+        name, info, _, home, _, _ = self._unpack(_SYMBOL, section.offset + _SYMBOL_SIZE * number, "a symbol")
+        if info & 15 == STT_SECTION and home < len(self.sections):
+            return self.section_name(self.sections[home]) or f"section {home}"
+        return self._strings_of(section.link).at(name)
 
     # Names
+
+    def names(self, *, absolute: bool = True) -> list[Symbol]:
+        """`symbols`, and a name for each stub that jumps to a function by way of a relocated slot (PLT entry).
+
+        - `abort@plt`: the loader puts the address of `abort` into the slot (R_AARCH64_JUMP_SLOT, R_AARCH64_GLOB_DAT).
+        - `memcpy@plt`: the loader calls the function at the address of `memcpy`, and puts its result into the slot
+          (R_AARCH64_IRELATIVE). The name is that of each indirect function (STT_GNU_IFUNC) at this address, else of
+          each function. A stub has no name when the address has none.
+
+        objdump gives the first kind the same names. A stub is known by its code and its slot (`find_stubs`), not by its
+        place: linkers lay a PLT out in different ways. A section that holds a function with a size is not searched.
+        """
+        listed = list(self._listed(absolute))
+        found = [symbol for symbol, _ in listed]
+        return list(dict.fromkeys([*found, *self._stubs(listed)]))
 
     def symbols(self, *, absolute: bool = True) -> list[Symbol]:
         """The symbols of .symtab and .dynsym, without section, file and mapping symbols and symbols without an address.
@@ -606,13 +625,17 @@ class ElfImage:
         With `absolute`, also symbols that are numbers and not addresses (gABI, "Symbol table", SHN_ABS). A relocatable
         file gives no absolute symbols; in it `Symbol.module` is the symbol's section.
         """
-        found: list[Symbol] = []
+        return list(dict.fromkeys(symbol for symbol, _ in self._listed(absolute)))
+
+    def _listed(self, absolute: bool) -> Iterator[tuple[Symbol, int]]:
+        """`symbols` with their types, in the order of the tables: a symbol of both tables twice."""
         tables = [(index, s) for index, s in enumerate(self.sections) if s.type in (SHT_SYMTAB, SHT_DYNSYM)]
         if len({section.type for _, section in tables}) < len(tables):
             raise self.bad("it has two symbol tables of one kind")  # gABI, "Sections": one of each
         if sum(section.size for _, section in tables) > _MOST_ENTRIES * _SYMBOL_SIZE:
             raise self.bad(f"it has more than {_MOST_ENTRIES} symbols, which cannot be read")
         homes = self._homes() if self.relocatable and tables else []
+        ends = [section.address + section.size for section in self.sections]
         for index, section in tables:
             if section.entry_size != _SYMBOL_SIZE:
                 raise self.bad(f"the entries of symbol table {index} have {section.entry_size} bytes, not 24")
@@ -626,20 +649,73 @@ class ElfImage:
                 if _is_mapping_symbol(name, info):
                     continue
                 is_function = kind in (STT_FUNC, STT_GNU_IFUNC)
-                if not self.relocatable:
-                    if absolute or home != SHN_ABS:
-                        found.append(Symbol(name, value, size, "", is_function))
-                    continue
                 if home == SHN_XINDEX:
                     home = self._extended_index(index, number)
                 elif home >= SHN_LORESERVE:
+                    if absolute and not self.relocatable:
+                        # A number belongs to no section, so it names no address but its own.
+                        yield Symbol(name, value, size, "", is_function, value + size), kind
+                    continue
+                if not self.relocatable:
+                    limit = ends[home] if home < len(ends) else ADDRESS_SPACE
+                    yield Symbol(name, value, size, "", is_function, limit), kind
                     continue
                 if home >= len(homes):
                     raise self.bad(f"symbol {number} lies in section {home}, which does not exist")
                 place = homes[home]
                 if place is not None and value <= place.end - place.start:
-                    found.append(Symbol(name, place.start + value, size, place.name, is_function))
-        return list(dict.fromkeys(found)) if len(tables) > 1 else found
+                    yield Symbol(name, place.start + value, size, place.name, is_function, place.end), kind
+
+    def _stubs(self, listed: Iterable[tuple[Symbol, int]]) -> Iterator[Symbol]:
+        """The names of stubs. `listed` are the file's symbols and their types."""
+        slots = {} if self.relocatable else self._slots(listed)
+        if not slots:
+            return
+        from a64patch.a64.stubs import find_stubs  # loaded only for a file that has slots
+
+        full = {symbol.limit for symbol, _ in listed if symbol.is_function and symbol.size}
+        searched = Ranges.of(
+            (section.address, section.address + section.size)
+            for section in self.sections
+            if section.executable and section.mapped and section.address + section.size not in full
+        )
+        for start, end in (self.code & searched if self.sections else self.code).whole(INSN_SIZE):
+            code = b"".join(self.data[offset : offset + size] for offset, size in self.chunks(start, end - start) or ())
+            for stub in find_stubs(code, start):
+                for name in slots.get(stub.slot, ()):
+                    yield Symbol(f"{name}@plt", stub.start, stub.end - stub.start, limit=end)
+
+    def _slots(self, listed: Iterable[tuple[Symbol, int]]) -> dict[int, list[str]]:
+        """The slots that the loader fills with the address of a function: address -> names of the function."""
+        relative = {run.offset: run.entry_size * run.length for run in self.relative_runs()}
+        slots: dict[int, list[str]] = {}
+        indirect: dict[int, list[int]] = {}
+        """Address of an indirect function -> its slots."""
+        done = Ranges()
+        for table in self.tables:
+            whole = Ranges(((table.offset, table.offset + table.size),))
+            if table.type == SHT_RELR or done.covers(*whole.spans[0]):  # PT_DYNAMIC names the tables of sections again
+                continue
+            done |= whole
+            # There may be millions of relative relocations, and they fill no slot.
+            skipped = min(relative.get(table.offset, 0), table.size)
+            rest = table._replace(offset=table.offset + skipped, size=table.size - skipped)
+            for place, relocation in self.relocations(rest):
+                if relocation.type in (R_AARCH64_JUMP_SLOT, R_AARCH64_GLOB_DAT):
+                    if name := self._name_of_symbol(relocation):
+                        slots.setdefault(place, []).append(name)
+                elif relocation.type == R_AARCH64_IRELATIVE and relocation.addend is not None:
+                    indirect.setdefault(relocation.addend % ADDRESS_SPACE, []).append(place)
+        if indirect:
+            functions: dict[int, list[tuple[bool, str]]] = {}
+            for symbol, kind in listed:
+                if symbol.is_function and symbol.address in indirect:
+                    functions.setdefault(symbol.address, []).append((kind == STT_GNU_IFUNC, symbol.name))
+            for address, names in functions.items():
+                best = max(names)[0]
+                for place in indirect[address]:
+                    slots[place] = [name for is_indirect, name in names if is_indirect == best]
+        return slots
 
     @cached_property
     def data_in_code(self) -> Ranges:

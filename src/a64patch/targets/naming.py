@@ -78,7 +78,8 @@ def _name_file(target: ElfFile, path: str) -> None:
             f"{path} ({ids[0]}) is not of the same build as {target.path} ({ids[1]}), and has other code: give the"
             " file before strip, or its debug file"
         )
-    names = tuple(image.symbols())
+    # A stripped program still has names of its own: those for the loader, and of stubs.
+    names = tuple(dict.fromkeys([*image.symbols(), *target.symbols.load()]))
     target.knowing(replace(target.modules.main, symbols=SymbolTable(lambda: names, image.spaces())))
 
 

@@ -231,4 +231,4 @@ def _relocate(image: ElfImage, memory: Memory, moved: int) -> None:
 
 
 def _symbols(image: ElfImage, moved: int) -> list[Symbol]:
-    return [symbol._replace(address=moved + symbol.address) for symbol in image.symbols(absolute=False)]
+    return [symbol.moved(moved) for symbol in image.names(absolute=False)]

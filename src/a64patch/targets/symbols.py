@@ -24,6 +24,9 @@ GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file 
 """What to do about a target that has no names and does not tell its build."""
 
 
+ADDRESS_SPACE = 1 << 64
+
+
 class Symbol(NamedTuple):
     """A name for `size` bytes at `address`; 0 means that the size is unknown."""
 
@@ -34,6 +37,18 @@ class Symbol(NamedTuple):
     """The section (relocatable file) or kernel module of the symbol; empty for a global name."""
     is_function: bool = False
     """The symbol is known to name a function (ELF: STT_FUNC, STT_GNU_IFUNC)."""
+    limit: int = ADDRESS_SPACE
+    """The end of the symbol's section. From there on the symbol names nothing, whatever its size."""
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte that surely belongs to the symbol: its own address for an unknown size."""
+        return max(self.address, min(self.address + self.size, self.limit))
+
+    def moved(self, distance: int) -> Symbol:
+        """The symbol `distance` bytes further on."""
+        limit = min(self.limit + distance, ADDRESS_SPACE) if self.limit < ADDRESS_SPACE else self.limit
+        return self._replace(address=self.address + distance, limit=limit)
 
 
 class Space(NamedTuple):
@@ -73,20 +88,30 @@ class SymbolTable:
     def _sorted(self) -> list[Symbol]:
         if self._by_address is None:
             every = [symbol for group in self._names().values() for symbol in group]
-            self._by_address = sorted(every, key=lambda symbol: (symbol.address, symbol.size, symbol.name))
+            # A symbol at the end of its section comes before one that begins there, which has more right to the name.
+            self._by_address = sorted(
+                every, key=lambda symbol: (symbol.address, symbol.address < symbol.limit, symbol.size, symbol.name)
+            )
             self._addresses = [symbol.address for symbol in self._by_address]
         return self._by_address
 
     @cached_property
+    def _ends(self) -> list[int]:
+        """`Symbol.end` of the symbols in `ascending`, without a call for each."""
+        return [
+            address + size if address + size <= limit else max(address, limit)
+            for _, address, size, _, _, limit in self._sorted()
+        ]
+
+    @cached_property
     def _outer(self) -> list[int]:
         """`_outer_of` the symbols in `ascending`."""
-        ends = [symbol.address + symbol.size for symbol in self._sorted()]
-        return _outer_of(self._addresses, ends)
+        return _outer_of(self._addresses, self._ends)
 
     @cached_property
     def _reach(self) -> list[int]:
         """For each symbol in `ascending`, the furthest end of this symbol and of all before it."""
-        return list(accumulate((symbol.address + symbol.size for symbol in self._sorted()), max))
+        return list(accumulate(self._ends, max))
 
     def ascending(self) -> Sequence[Symbol]:
         """All symbols by address."""
@@ -132,7 +157,7 @@ class SymbolTable:
         if not module and name in self._spaces and name not in self._names():
             return self._count(name, distance, site)
         address = self.find(name, module).address + distance
-        if address >= 1 << 64:
+        if address >= ADDRESS_SPACE:
             raise SymbolError(f"{site[:80]} lies beyond the last address")
         return address
 
@@ -161,25 +186,44 @@ class SymbolTable:
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """The innermost symbol that holds the address, and the distance from its start (bytes); None without one.
 
-        Of several symbols with one start it is the largest. A symbol of unknown size (0) reaches to the next symbol,
-        but not out of its section.
+        Of several symbols with one start it is the largest. A symbol of unknown size (0) reaches to the next symbol.
+        No symbol reaches out of its section; at the end of its section it still names this one address.
         """
-        floor = 0
-        if self.spaces:
-            space = self._space_at(address)
-            if space is None:
-                return None
-            floor = space.start
         every = self._sorted()
         place = bisect_right(self._addresses, address) - 1
         nearest = self._addresses[place] if place >= 0 else None
-        while place >= 0 and every[place].address >= floor:
+        while place >= 0:
             symbol = every[place]
-            distance = address - symbol.address
-            if distance < symbol.size or (symbol.size == 0 and symbol.address == nearest):
-                return symbol, distance
+            if address < symbol.end or address == symbol.address:
+                return symbol, address - symbol.address
+            if symbol.size == 0 and symbol.address == nearest and address < symbol.limit:  # as `end_of` says
+                return symbol, address - symbol.address
             place = self._outer[place]
         return None
+
+    def end_of(self, symbol: Symbol) -> int:
+        """The address behind the last one that has the symbol's name.
+
+        Of a symbol of unknown size it is the start of the next symbol or the end of the section, whichever comes first.
+        """
+        if symbol.size:
+            return symbol.end
+        self._sorted()
+        following = bisect_right(self._addresses, symbol.address)
+        return max(symbol.address, min([symbol.limit, *self._addresses[following : following + 1]]))
+
+    def holds(self, site: str) -> bool:
+        """Whether the symbol in a SITE reaches to the site's address; true for a site without a symbol.
+
+        `_init+0x68` is an address, but if `_init` ends before, its name says nothing about the code there. SymbolError
+        as `resolve`.
+        """
+        address = self.resolve(site)
+        match = _SITE.fullmatch(site)
+        if match is None or match["name"] not in self._names() or (site[:1].isdigit() and _NUMBER.fullmatch(site)):
+            return True
+        symbol = self.find(match["name"], match["module"] or "")
+        return address == symbol.address or address < self.end_of(symbol)
 
     def extent(self, address: int) -> tuple[int, int] | None:
         """The range [start, end) of the function that holds the address; None when no symbol with a size holds it.
