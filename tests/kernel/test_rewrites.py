@@ -99,8 +99,9 @@ def kernel(folder: Path, text: str) -> Path:
 
 
 def kernel_with_relocations(folder: Path, text: str) -> Path:
-    """As GNU ld makes it: the places of __mcount_loc are zero, and the boot fills them in."""
-    return link(assemble(text, folder / "vmlinux.o"), folder / "vmlinux", "-pie", "--no-dynamic-linker")
+    """As Linux is linked: the places of __mcount_loc are zero, and the boot fills them in."""
+    options = ("-pie", "--no-dynamic-linker", "--no-apply-dynamic-relocs")
+    return link(assemble(text, folder / "vmlinux.o"), folder / "vmlinux", *options)
 
 
 def with_patchable_entries(folder: Path, text: str) -> Path:

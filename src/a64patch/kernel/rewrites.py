@@ -148,7 +148,7 @@ def claims_on_kernel(
     """The claims that the tables of a linked, little-endian kernel make, as far as `symbols` names the tables.
 
     A `running` kernel has freed some of them. `relocated` gives the addresses that the boot writes between two
-    addresses, each by its place: a kernel that GNU ld linked holds zeros there.
+    addresses, each by its place: the file holds zeros there (--no-apply-dynamic-relocs).
     """
 
     def word_at(address: int) -> int:
