@@ -93,7 +93,7 @@ def test_from_the_command_line(
         assert live.run("cat /proc/uptime").split()[0].endswith(".1234")
         assert live.run_bytes("dd if=/dev/ram0 bs=4096 count=1 iflag=direct 2>/dev/null") == b"\xa5" * 4096
         assert a64patch("status", patch, live.gdb, *names).count("  applied\n") == 3
-        assert a64patch("revert", "1").startswith("reverted")
+        assert a64patch("revert", "1", *names).startswith("reverted")
         live.progress()
         assert not live.run("cat /proc/uptime").split()[0].endswith(".1234")
         assert live.run_bytes("dd if=/dev/ram0 bs=4096 count=1 iflag=direct 2>/dev/null") == bytes(4096)
