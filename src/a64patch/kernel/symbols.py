@@ -80,9 +80,10 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     build_id = ""
     if head[:4] == b"\x7fELF":
         elf = ElfImage(file.content, file.path)
-        # ELF symbols have no letter; those in executable ranges are text.
+        # ELF symbols have no letter; those in executable ranges are text, also in a debug file, which has no code.
         symbols = [
-            KernelSymbol(s.address, "t" if s.address in elf.code else "d", s.name) for s in elf.symbols(absolute=False)
+            KernelSymbol(s.address, "t" if s.address in elf.executable else "d", s.name)
+            for s in elf.symbols(absolute=False)
         ]
         build_id = elf.build_id
     elif notes.is_image(head):

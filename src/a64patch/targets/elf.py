@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
-from a64patch.errors import A64PatchError, FormatError, MappingError, MismatchError, RelocationError
-from a64patch.ranges import Ranges
+from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
 from a64patch.targets.base import Aftermath
 from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
@@ -45,22 +44,23 @@ class ElfFile(FileTarget):
     When the word is again as in the opened file, `publish` keeps its relocations. `undo_aftermath` restores relocations
     that an earlier ElfFile dropped.
 
+    A debug file holds names but no code, and is refused. `names_only` opens it too: its code can then be neither read
+    nor written.
+
     TargetError when the path cannot be opened or is not a regular file. FormatError when it is not such an ELF file, is
-    not sound, is a debug file without code, or has more than 2 GiB. Symbols and relocations are read at their first
-    use, so an error in them is a FormatError then. A file without write permission works until `write`.
+    not sound, is a debug file, or has more than 2 GiB. Symbols and relocations are read at their first use, so an error
+    in them is a FormatError then. A file without write permission works until `write`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, drop_relocations: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, drop_relocations: bool = False, names_only: bool = False
+    ) -> None:
         super().__init__(path, "ELF file", _MOST_BYTES)
         self._drop_relocations = drop_relocations
         require_aarch64(self._file.head(64), self.path)  # before all of it is read
         self._image = ElfImage(self._file.content, self.path)
-        if self._image.has_names_only:
-            # Its segments may cover bytes of the file all the same (eu-strip -f), which are no code.
-            raise FormatError(
-                f"{self.path} is a debug file, which has names and no code: open the program itself, and give this file"
-                " as --symbols"
-            )
+        if not names_only:
+            self._image.require_code()
         self._data = self._image.data  # a copy from the first write on
         self._touched: set[int] = set()
 
@@ -68,12 +68,13 @@ class ElfFile(FileTarget):
         """The file as one build. FormatError when its notes or relocation tables are not sound.
 
         Its code may be written: executable PT_LOAD segments, narrowed to SHF_EXECINSTR sections if the file has section
-        headers; in a relocatable file the SHF_EXECINSTR sections. Headers and relocation tables are not code.
+        headers; in a relocatable file the SHF_EXECINSTR sections. Headers and relocation tables are not code. Of a
+        debug file it is the code of the program.
         """
         image = self._image
         symbols = SymbolTable(image.names, image.spaces())
         name = os.path.basename(self.path)
-        code = Ranges.of(image.code)
+        code = image.executable if image.is_debug_file else image.code
         return [Module(name, symbols, image.build_id, code=code, file=self.location, claims=self._claims)]
 
     def _claims(self) -> Iterable[Claim]:
@@ -84,6 +85,16 @@ class ElfFile(FileTarget):
     def is_relocatable(self) -> bool:
         """ET_REL (.o, .ko): addresses are offsets in the file."""
         return self._image.relocatable
+
+    @property
+    def is_debug_file(self) -> bool:
+        """`ElfImage.is_debug_file`; only with `names_only`."""
+        return self._image.is_debug_file
+
+    @property
+    def build_id_note(self) -> tuple[int, bytes]:
+        """`ElfImage.build_id_note`."""
+        return self._image.build_id_note
 
     @property
     def build_id(self) -> str:

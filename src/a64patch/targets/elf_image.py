@@ -296,6 +296,24 @@ class ElfImage:
             self._strings[index] = _Strings(self, section.offset, section.offset + section.size)
         return self._strings[index]
 
+    @cached_property
+    def is_debug_file(self) -> bool:
+        """Whether the file has the section headers of code, but the code of none: the bytes are in another file.
+
+        `strip --only-keep-debug` and `eu-strip -f` make such files. They make SHT_NOBITS of each section of the program
+        but notes. Offsets in their section headers and program headers may be those of the other file.
+        """
+        code = [section for section in self.sections if section.executable and section.size]
+        return bool(code) and not any(section.mapped for section in code)
+
+    def require_code(self) -> None:
+        """FormatError for a debug file."""
+        if self.is_debug_file:
+            raise FormatError(
+                f"{self.name} is a debug file, which holds names but no code: open the program itself (--symbols takes"
+                " names from a debug file)"
+            )
+
     def section_name(self, section: Section) -> str:
         """The name of a section; empty in a file without section names."""
         return self._strings_of(self._names).at(section.name) if self._names else ""
@@ -305,6 +323,8 @@ class ElfImage:
             mapped = Ranges.of((s.offset, s.offset + s.size) for s in self.sections if s.mapped)
             return [_Piece(start, end, start) for start, end in mapped]
         pieces: list[_Piece] = []
+        if self.is_debug_file:
+            return pieces
         for load in sorted(self.loads, key=lambda load: load.address):
             end = load.address + load.file_size
             if load.file_size > load.memory_size or load.address + load.memory_size > ADDRESS_SPACE:
@@ -344,11 +364,6 @@ class ElfImage:
             address, size = address + length, size - length
         return chunks
 
-    @property
-    def has_names_only(self) -> bool:
-        """Whether this is a debug file of another file: its sections of code have sizes, but no bytes (SHT_NOBITS)."""
-        return any(section.executable and section.size and not section.mapped for section in self.sections)
-
     @cached_property
     def executable(self) -> Ranges:
         """The executable addresses: SHF_EXECINSTR sections inside executable segments.
@@ -379,6 +394,8 @@ class ElfImage:
         )
         ranges = self.executable
         if not self.relocatable:
+            empty = [section for section in self.sections if section.executable and not section.mapped]
+            ranges -= Ranges.of((section.address, section.address + section.size) for section in empty)
             loads = [load for load in self.loads if load.flags & PF_X]
             ranges &= Ranges.of((load.address, load.address + load.file_size) for load in loads)
         code = []
@@ -397,7 +414,7 @@ class ElfImage:
         """PT_DYNAMIC: tag -> (value, file offset of the value). Empty for a relocatable file, which is not loaded."""
         found: dict[int, tuple[int, int]] = {}
         for segment in self.segments:
-            if segment.type != PT_DYNAMIC or self.relocatable:
+            if segment.type != PT_DYNAMIC or self.relocatable or self.is_debug_file:
                 continue
             self._require(segment.offset, segment.file_size, "its dynamic segment")
             if found or segment.file_size > 1 << 20:
@@ -773,13 +790,19 @@ class ElfImage:
     @cached_property
     def build_id(self) -> str:
         """The descriptor of the NT_GNU_BUILD_ID note in hex; empty when there is none."""
-        if self.relocatable:
-            notes = [(s.offset, s.size, s.alignment) for s in self.sections if s.type == SHT_NOTE]
+        return self.build_id_note[1].hex()
+
+    @cached_property
+    def build_id_note(self) -> tuple[int, bytes]:
+        """The address of the descriptor of the NT_GNU_BUILD_ID note, and the descriptor; empty when there is none."""
+        if self.relocatable or self.is_debug_file:
+            notes = [(s.offset, s.size, s.alignment, s.address) for s in self.sections if s.type == SHT_NOTE]
         else:
-            notes = [(s.offset, s.file_size, s.alignment) for s in self.segments if s.type == PT_NOTE]
-        if sum(size for _, size, _ in notes) > _MOST_NOTE_BYTES:
+            notes = [(s.offset, s.file_size, s.alignment, s.address) for s in self.segments if s.type == PT_NOTE]
+        if sum(size for _, size, _, _ in notes) > _MOST_NOTE_BYTES:
             raise self.bad("its notes are larger than can be read")
-        for offset, size, alignment in notes:
+        for offset, size, alignment, address in notes:
+            distance = address - offset
             self._require(offset, size, "a note")
             alignment = 8 if alignment == 8 else 4
             end = offset + size
@@ -790,9 +813,9 @@ class ElfImage:
                     break
                 owner = self.data[offset + 12 : offset + 12 + min(name_size, 5)]
                 if kind == NT_GNU_BUILD_ID and owner == b"GNU\0" and size <= 256:
-                    return self.data[start : start + size].hex()
+                    return distance + start, self.data[start : start + size]
                 offset = start + -(-size // alignment) * alignment
-        return ""
+        return 0, b""
 
 
 def require_aarch64(head: bytes, name: str) -> None:

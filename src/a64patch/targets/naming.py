@@ -6,6 +6,7 @@ Read on: modules.py has the values that the target is given; ../kernel/symbols.p
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -29,9 +30,17 @@ def is_elf(source: str | os.PathLike[str]) -> bool:
 def name_program(target: Target, source: str | os.PathLike[str]) -> None:
     """Tell a target the names, build id and code of the program in an ELF file, at the file's own addresses.
 
-    A live target must hold most of 16 samples of the file's code at the same addresses. A target that is an ELF file
-    gets the names only, from a file with the same build id or the same code, such as the program before `strip` or its
-    debug file. MismatchError otherwise. RequestError for another file as target. Other errors as `ElfFile`.
+    A debug file has names and no code. It will do, if the target holds the file's build id at the same address.
+
+    A target that is an ELF file gets the names only, from a file with the same build id or the same code, such as the
+    program before `strip` or its debug file.
+
+    Errors:
+
+    - MismatchError unless a live target holds most of 16 samples of the file's code at the same addresses, or the build
+      id of a debug file; and for an ELF file as target when the other is of another build;
+    - RequestError for another file as target, which has names of its own;
+    - others as `ElfFile`.
     """
     path = os.fspath(source)
     if isinstance(target, ElfFile):
@@ -39,25 +48,21 @@ def name_program(target: Target, source: str | os.PathLike[str]) -> None:
         return
     if isinstance(target, FileTarget):
         raise RequestError(f"{target.path} has names of its own and takes those of a kernel only: leave symbols out")
-    with ElfFile(path) as file:
+    with ElfFile(path, names_only=True) as file:
         if file.is_relocatable:
             raise MismatchError(
                 f"{path} is not linked, so its addresses mean nothing in the target: give the linked file"
             )
-        code = [(start, end) for start, end in file.code_ranges() if end - start >= INSN_SIZE]
-        places = [
-            start + (end - start) // _SAMPLES * number & -INSN_SIZE
-            for start, end in code[:_SAMPLES]
-            for number in range(_SAMPLES // min(len(code), _SAMPLES))
-        ]
+        samples = [file.build_id_note] if file.is_debug_file else list(_samples(file))
         same = 0
-        for place in places:
+        for place, data in samples:
             with suppress(MappingError):
-                same += target.read(place, INSN_SIZE) == file.read(place, INSN_SIZE)
-        if not places or same * 2 <= len(places):
+                same += bool(data) and target.read(place, len(data)) == data
+        if same * 2 <= len(samples):
+            found = "its build id is not" if file.is_debug_file else f"{same} of {len(samples)} samples of its code are"
             raise MismatchError(
-                f"{path} is not the program at {target.location}: {same} of {len(places)} samples of its code"
-                " are in its memory; give the file of this very build"
+                f"{path} is not the program at {target.location}: {found} in its memory; give the file of this very"
+                " build"
             )
         names = tuple(file.symbols.load())
         target.knowing(replace(file.modules.main, symbols=SymbolTable(lambda: names)))
@@ -93,3 +98,12 @@ def _same_code(target: ElfFile, image: ElfImage) -> bool:
         if b"".join(image.data[offset : offset + size] for offset, size in chunks) != target.read(start, end - start):
             return False
     return True
+
+
+def _samples(file: ElfFile) -> Iterator[tuple[int, bytes]]:
+    """The addresses and bytes of words of the file's code."""
+    code = [(start, end) for start, end in file.code_ranges() if end - start >= INSN_SIZE]
+    for start, end in code[:_SAMPLES]:
+        for number in range(_SAMPLES // min(len(code), _SAMPLES)):
+            place = start + (end - start) // _SAMPLES * number & -INSN_SIZE
+            yield place, file.read(place, INSN_SIZE)

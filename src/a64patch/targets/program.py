@@ -175,6 +175,7 @@ def load_elf(path: str | Path, base: int) -> Program:
     if len(data) > MAX_BYTES:
         raise FormatError(f"{path} has more than {MAX_BYTES >> 20} MiB; the simulator loads no more")
     image = ElfImage(data, str(path))
+    image.require_code()
     if image.relocatable:
         raise FormatError(f"{path} is not an executable; link it, statically, before the simulator can run it")
     if any(segment.type == PT_INTERP for segment in image.segments):
