@@ -5,6 +5,7 @@ Files are built with GNU as, ld and gcc; readelf and qemu-aarch64 are asked what
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import stat
@@ -30,7 +31,7 @@ from a64patch.errors import (
 )
 from a64patch.targets.base import Identity
 from a64patch.targets.elf import ElfFile
-from tests.support import assemble, calls_made_by, link, need, run, unavailable
+from tests.support import assemble, calls_made_by, eventually, link, need, run, unavailable
 from tests.targets.elf_files import (
     KINDS,
     MOV,
@@ -513,7 +514,7 @@ def test_permissions_of_this_user(program: Path, monkeypatch: pytest.MonkeyPatch
         file.write(file.symbols["_start"], RET)
 
 
-@pytest.mark.parametrize("change", ["append", "touch", "replace", "remove", "directory"])
+@pytest.mark.parametrize("change", ["append", "touch", "put back", "replace", "remove", "directory"])
 def test_a_file_changed_on_disk_is_not_replaced(program: Path, change: str) -> None:
     with ElfFile(program) as file:
         start = file.symbols["_start"]
@@ -524,6 +525,11 @@ def test_a_file_changed_on_disk_is_not_replaced(program: Path, change: str) -> N
             program.write_bytes(data + b"\0")
         elif change == "touch":
             os.utime(program, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        elif change == "put back":
+            with open(program, "r+b") as opened:
+                opened.write(data[:-1] + b"~")
+            os.utime(program, ns=(status.st_atime_ns, status.st_mtime_ns))
+            assert program.stat().st_mtime_ns == status.st_mtime_ns
         elif change == "replace":
             copy = program.parent / "copy"
             copy.write_bytes(data)
@@ -539,11 +545,69 @@ def test_a_file_changed_on_disk_is_not_replaced(program: Path, change: str) -> N
         assert [name for name in os.listdir(program.parent) if "a64patch" in name] == []
 
 
+@pytest.mark.parametrize("change", ["write", "mapping"])
+def test_a_change_that_no_time_tells_is_not_lost(program: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """All times have the same values again, as after a change between two ticks of the clock."""
+    fstat, real_stat = os.fstat, os.stat
+    with ElfFile(program) as file, open(program, "r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
+        before = real_stat(program)
+        start = file.symbols["_start"]
+        file.write(start, RET)
+        if change == "write":
+            opened.seek(-1, os.SEEK_END)
+            opened.write(b"~")
+            opened.flush()
+        else:
+            mapped[-1] = ord("~")
+
+        def unmoved(status: os.stat_result) -> os.stat_result:
+            return before if status.st_ino == before.st_ino else status
+
+        monkeypatch.setattr(os, "fstat", lambda descriptor: unmoved(fstat(descriptor)))
+        monkeypatch.setattr(os, "stat", lambda *place, **options: unmoved(real_stat(*place, **options)))
+        with pytest.raises(WriteError, match="changed on disk since it was opened"):
+            file.publish(start, start + 4)
+        monkeypatch.undo()
+    assert program.read_bytes()[-1:] == b"~"
+    assert [name for name in os.listdir(program.parent) if "a64patch" in name] == []
+
+
 def test_a_file_changed_at_the_last_moment_is_not_replaced(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: program.write_bytes(b"another"))
     with pytest.raises(WriteError, match="changed on disk"):
         patch(program, "_start", RET)
     assert program.read_bytes() == b"another"
+
+
+def change_later(path: Path, change: Callable[[], None]) -> None:
+    """Change a file when the clock of its file system has moved on."""
+    before = path.stat().st_ctime_ns
+
+    def changed() -> bool:
+        change()
+        return path.stat().st_ctime_ns > before
+
+    assert eventually(changed)
+
+
+def test_a_mode_that_changes_after_it_was_copied_is_not_lost(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: change_later(program, lambda: program.chmod(0o700)))
+    with pytest.raises(WriteError, match="changed on disk"):
+        patch(program, "_start", RET)
+    assert program.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_that_changes_while_it_is_read_is_no_target(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time of modification is put back."""
+    status, pread = program.stat(), os.pread
+
+    def change(descriptor: int, size: int, offset: int) -> bytes:
+        change_later(program, lambda: os.utime(program, ns=(0, status.st_mtime_ns)))
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", change)
+    with pytest.raises(TargetError, match="changed while it was read"):
+        ElfFile(program)
 
 
 # Relocations

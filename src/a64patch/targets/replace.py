@@ -16,6 +16,7 @@ from typing import NamedTuple
 from a64patch.errors import TargetError, WriteError
 
 _BLOCK = 1 << 20
+"""Bytes that are compared at a time."""
 
 
 class _Identity(NamedTuple):
@@ -23,12 +24,10 @@ class _Identity(NamedTuple):
     inode: int
     size: int
     modified: int
-    changed: int
-    """The time of the last change of the inode (ns): a process that puts `modified` back cannot put this back."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> _Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class FileOnDisk:
@@ -77,6 +76,7 @@ class FileOnDisk:
         try:
             descriptor = os.open(self._real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             try:
+                before = os.fstat(descriptor)
                 while block := os.pread(descriptor, size - done, done):
                     blocks.append(block)
                     done += len(block)
@@ -85,7 +85,7 @@ class FileOnDisk:
                 os.close(descriptor)
         except OSError as error:
             raise self._cannot_open(error) from error
-        if _Identity.of(status) != self._identity:
+        if _Identity.of(status) != self._identity or status.st_ctime_ns != before.st_ctime_ns:
             raise self._changed()
         return b"".join(blocks)
 
@@ -118,9 +118,13 @@ class FileOnDisk:
         temporary file is left. One WriteError is different, and says so: the file was replaced, but its directory was
         not synchronised. A killed process may leave a temporary file `.a64patch-…` beside the file.
 
-        The bytes of the old file are compared just before the replacement: a change through a shared mapping need not
-        change any time yet. **Not guaranteed:** a change in the moment between this comparison and the replacement is
-        lost, and so is any later change through a mapping or an open descriptor of the old file.
+        When the new file is complete, the old one is compared with the opened one: device, inode, size, time of
+        modification and all bytes. Its mode, owner and attributes may have changed before they were copied, but not
+        since (ctime). WriteError when something differs. Not guaranteed:
+
+        - A change between this comparison and rename(2) is lost. So two processes that replace one file at the same
+          moment are not kept apart.
+        - A process that has opened or mapped the old file keeps the old file. Its later changes are lost.
         """
         if data == self.content and not self._unsure:
             return
@@ -159,15 +163,19 @@ class FileOnDisk:
         old = new = -1
         try:
             old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-            self._require_unchanged(os.fstat(old))
+            before = os.fstat(old)
+            self._require_unchanged(before)
             new = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(new, rest) :]
             _copy_attributes(old, new)
             os.fsync(new)
-            self._require_content(old)
-            self._require_unchanged(os.stat(name, dir_fd=folder, follow_symlinks=False))
+            self._require_same_bytes(old)
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            self._require_unchanged(status)
+            if status.st_ctime_ns != before.st_ctime_ns:
+                raise self._not_as_opened()
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             return os.fstat(new)
         except WriteError:
@@ -179,21 +187,24 @@ class FileOnDisk:
                 if descriptor >= 0:
                     os.close(descriptor)
 
-    def _require_content(self, descriptor: int) -> None:
-        whole, done = memoryview(self.content), 0
-        while block := os.pread(descriptor, _BLOCK, done):
-            if block != whole[done : done + len(block)]:
-                break
-            done += len(block)
-        if block or done != len(whole):
-            raise self._changed_since()
-
     def _require_unchanged(self, status: os.stat_result) -> None:
-        # A new mode or link changes the last field too: `_require_content` tells whether the bytes are other ones.
-        if not stat.S_ISREG(status.st_mode) or _Identity.of(status)[:-1] != self._identity[:-1]:
-            raise self._changed_since()
+        if not stat.S_ISREG(status.st_mode) or _Identity.of(status) != self._identity:
+            raise self._not_as_opened()
 
-    def _changed_since(self) -> WriteError:
+    def _require_same_bytes(self, descriptor: int) -> None:
+        """WriteError unless the file has the bytes that were read. Its times do not tell all changes:
+
+        - utime(2) sets the time of modification.
+        - The clock of a file system may tick every 4 ms only, and a file may change twice between two ticks.
+        - A store through a shared mapping may set the times later, when the page is written to disk (mmap(2)).
+        """
+        done = 0
+        while block := os.pread(descriptor, _BLOCK, done):
+            if block != self.content[done : done + len(block)]:
+                raise self._not_as_opened()
+            done += len(block)
+
+    def _not_as_opened(self) -> WriteError:
         return WriteError(f"{self.path} was changed on disk since it was opened: open it again")
 
     def _changed(self) -> TargetError:
