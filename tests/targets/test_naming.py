@@ -73,7 +73,7 @@ def test_a_debug_file_has_names_and_no_code(tmp_path: Path, keep_offsets: bool) 
     program = built(tmp_path, SOURCE, "--build-id=0xaabb")
     debug = debug_file(program, keep_offsets=keep_offsets)
     before = debug.read_bytes()
-    with pytest.raises(FormatError, match="is a debug file, which has names and no code: open the program itself"):
+    with pytest.raises(FormatError, match="is a debug file, which holds names but no code: open the program itself"):
         open_target(debug)
     assert debug.read_bytes() == before
     with open_target(stripped(program), symbols=debug) as target:
