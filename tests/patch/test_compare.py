@@ -5,6 +5,7 @@ The programs are built by GNU binutils, and by gcc for the tests of a real one; 
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -342,6 +343,153 @@ def test_every_register_that_a_row_writes_holds_no_page() -> None:
                 comparison = compare(old, new)
                 assert (comparison.diff.hunks, comparison.not_expressed) == ((), ()), (row.name, register)
     assert seen > 1000
+
+
+# Code outside of functions
+
+OUTSIDE = """
+    .text
+    .type _start, %function
+_start:
+    bl work
+    bl label
+    bl untyped
+    ret
+    .size _start, . - _start
+    {pad}
+    .type work, %function
+work:
+    mov w0, #1
+    ret
+    .size work, . - work
+    .balign 16
+    mov x9, #9
+    bl work
+    ret
+    nop
+label:
+    mov x1, #1
+    bl work
+    adrp x2, value
+    add x2, x2, :lo12:value
+    ret
+    .balign 32
+    .type untyped, %function
+untyped:
+    mov x3, #3
+    b untyped
+    {more}
+    .data
+value: .word 1
+    .type value, %object
+    .size value, 4
+"""
+
+
+def outside(path: Path, *replacements: tuple[str, str], kind: str = "linked", **parts: str) -> Path:
+    text = OUTSIDE.format(**({"pad": "", "more": ""} | parts))
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    made = assemble(text, path.with_suffix(".o"))
+    return made if kind == "object" else link(made, path)
+
+
+@pytest.mark.parametrize(
+    ("replacements", "sentences"),
+    [
+        ([], []),
+        ([("mov x9, #9", "mov x9, #8")], [r"at 0x\w+, 4 bytes, differs in NEW"]),
+        ([("mov x1, #1", "mov x1, #2")], [r"at label \(0x.*\), 4 bytes, differs in NEW"]),
+        ([("mov x3, #3", "mov x3, #4")], [r"at untyped \(0x.*\), 4 bytes, differs in NEW"]),
+        ([("mov x3, #3", "mov x3, #4"), ("mov x1, #1", "mov x1, #2")], ["label", "untyped"]),
+    ],
+)
+@pytest.mark.parametrize("pad", ["", ".skip 64"], ids=["in place", "moved"])
+def test_what_differs_outside_of_functions_is_listed(
+    tmp_path: Path, replacements: list[tuple[str, str]], sentences: list[str], pad: str
+) -> None:
+    found = compared(outside(tmp_path / "old"), outside(tmp_path / "new", *replacements, pad=pad))
+    assert found.diff.hunks == ()
+    assert len(found.not_expressed) == len(sentences)
+    for sentence, says in zip(found.not_expressed, sentences, strict=True):
+        assert re.search(says, sentence)
+        assert sentence.startswith("the code outside of functions at ")
+
+
+def test_a_call_of_another_function_outside_of_functions_is_a_difference(tmp_path: Path) -> None:
+    swapped = (("bl work\n    adrp", "bl _start\n    adrp"),)
+    for pad in ("", ".skip 64"):
+        found = compared(outside(tmp_path / "old"), outside(tmp_path / "new", *swapped, pad=pad))
+        assert [sentence.endswith("4 bytes, differs in NEW") for sentence in found.not_expressed] == [True]
+
+
+@pytest.mark.parametrize("more", ["nop\nnop", ".word 0, 0, 0"])
+def test_padding_is_no_difference(tmp_path: Path, more: str) -> None:
+    found = compared(outside(tmp_path / "old"), outside(tmp_path / "new", more=more))
+    assert (found.diff.hunks, found.not_expressed) == ((), ())
+
+
+def test_code_that_one_build_has_outside_of_functions(tmp_path: Path) -> None:
+    old, new = outside(tmp_path / "old"), outside(tmp_path / "new", more="added: mov x0, #1\nret")
+    for one, other, says in ((old, new, "of NEW has no counterpart in OLD"), (new, old, "has no counterpart in NEW")):
+        [sentence] = compared(one, other).not_expressed
+        assert sentence.startswith("the code outside of functions at added (0x")
+        assert sentence.endswith(says)
+
+
+def test_objects_are_compared_outside_of_functions_too(tmp_path: Path) -> None:
+    """Their sections have names, and may lie elsewhere in the file."""
+    section = '.section .text.more, "ax"\nmov x0, #1\nret'
+    changed = ("mov x1, #1", "mov x1, #2")
+    old = outside(tmp_path / "old", kind="object", more=section)
+    assert compared(old, outside(tmp_path / "same", kind="object", more=section)).not_expressed == ()
+    new = outside(tmp_path / "new", changed, kind="object", more=section.replace("#1", "#5"), pad=".skip 64")
+    label, more = compared(old, new).not_expressed
+    assert "at label (0x" in label
+    assert "at .text.more:0x0 (0x" in more
+
+
+def test_a_stripped_program_is_compared_word_by_word(tmp_path: Path) -> None:
+    paths = [outside(tmp_path / "old"), outside(tmp_path / "new", ("mov w0, #1", "mov w0, #2"))]
+    for path in paths:
+        run("aarch64-linux-gnu-strip", path)
+    [sentence] = compared(*paths).not_expressed
+    assert re.fullmatch(r"the code outside of functions at 0x\w+, 4 bytes, differs in NEW", sentence)
+    assert compared(paths[0], paths[0]).not_expressed == ()
+
+
+def test_functions_that_overlap_are_not_forgotten(tmp_path: Path) -> None:
+    def make(name: str, value: int) -> Path:
+        source = f"""
+            .type first, %function
+            .type second, %function
+        _start:
+        first:  mov x0, #1
+        second: mov x1, #1
+            .size first, 8
+            mov x2, #{value}
+            ret
+            .size second, 12
+        """
+        return link(assemble(source, tmp_path / f"{name}.o"), tmp_path / name)
+
+    assert compared(make("old", 1), make("same", 1)).not_expressed == ()
+    found = compared(make("old", 1), make("new", 2))
+    assert (found.diff.hunks, found.not_expressed) == ((), ("second differs, and overlaps the function before it",))
+
+
+def test_functions_of_one_name_with_the_same_bytes_may_differ(tmp_path: Path) -> None:
+    """The calls have the same bits, but the functions that they call have changed places."""
+
+    def make(name: str, called: str, other: str) -> Path:
+        functions = "".join(f".type {each}, %function\n{each}: ret\n.size {each}, 4\n" for each in (called, other))
+        twin = f".type twin, %function\ntwin: b {called}\n.size twin, 4\n"
+        parts = (f".globl one, two\n_start: {functions}", twin, twin)
+        return link([assemble(part, tmp_path / f"{name}{n}.o") for n, part in enumerate(parts)], tmp_path / name)
+
+    old, new = make("old", "one", "two"), make("new", "two", "one")
+    assert any("twin stands for 2 functions" in sentence for sentence in compared(old, new).not_expressed)
 
 
 # Functions of other files

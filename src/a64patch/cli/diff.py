@@ -13,7 +13,8 @@ from a64patch.openers import open_target, target_forms
 
 EPILOG = """\
 The patch goes to stdout. A difference that a patch cannot express goes to stderr, a line each, and the exit status
-is 1. Functions are matched by name, and so are the addresses that they refer to. Data is not compared.
+is 1. Functions are matched by name, and so are the addresses that they refer to. Code outside of functions is not in
+the patch; where it differs, it is such a line. Data and padding are not compared.
 examples:
   a64patch diff program.old program.new > program.patch
   a64patch diff ext4.ko.old ext4.ko --json"""

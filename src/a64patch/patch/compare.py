@@ -9,13 +9,16 @@ compared.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import pairwise
 from os.path import basename
 from typing import NamedTuple
 
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble, disassemble_naming
 from a64patch.a64.effects import effects_of
+from a64patch.a64.generate import gen_nop
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import reference
 from a64patch.a64.row import PAGE_SIZE, Flow
@@ -32,6 +35,8 @@ CONTEXT = 3
 _LONGEST_TEXT = 200
 _COMPARED = 16
 """Two addresses without a name count as the same if this many bytes there are equal."""
+_PADDING = (0, gen_nop())
+"""Words between functions that nobody executes."""
 _CLOBBERED_BY_CALLS = frozenset(f"x{number}" for number in (*range(19), 30))
 """Registers that a call may change (AAPCS64, 6.1.1)."""
 
@@ -57,9 +62,20 @@ def compare(old: Target, new: Target) -> Comparison:
     - it is in one build only, or has another size in the other;
     - its name stands for several functions;
     - it refers to an address that OLD has no name for;
-    - its relocations differ.
+    - its relocations differ;
+    - it overlaps the function before it, and differs.
 
-    **Not compared:** data, and code outside of functions that have a name and a size.
+    **Code outside of functions with a name and a size** is never in the patch. It is compared too, piece by piece, and
+    what differs is listed in `not_expressed`. A piece begins at a symbol, behind a function or a symbol, and in a
+    relocatable file at a section. Pieces are matched by the name of their symbol, or of the symbol before them. Of a
+    piece without a counterpart, all of it is listed.
+
+    **Not compared:**
+
+    - data;
+    - NOPs and words of zeros at the end of a piece, and at the beginning of one without a symbol: they are padding;
+    - stubs of imported functions (`find_stubs`), which are matched by name wherever something calls them. If both
+      builds have equal symbols, a stub without a name is matched by its address.
 
     Raises the errors of the two targets.
     """
@@ -75,19 +91,26 @@ def compare(old: Target, new: Target) -> Comparison:
         if not of_new:
             missing.append(f"{name} is in OLD only")
         elif len(of_old) > 1 or len(of_new) > 1:
-            if not _same_bytes(old, new, of_old, of_new):
+            if not _are_same(old, new, of_old, of_new, same_layout):
                 missing.append(f"{name} stands for {len(of_old)} functions in OLD and {len(of_new)} in NEW")
         elif of_old[0].size != of_new[0].size:
             missing.append(f"{name} has {of_old[0].size} bytes in OLD and {of_new[0].size} in NEW")
         elif done.setdefault(of_old[0].address, of_new[0].address) != of_new[0].address:
             missing.append(f"{name} is one with another function in OLD, and not in NEW")
-        elif of_old[0].address >= end:  # else it lies inside another function, and is compared as a part of that
+        elif of_old[0].address + of_old[0].size > end:  # else it is compared as a part of the function around it
+            overlaps = of_old[0].address < end
             end = of_old[0].address + of_old[0].size
             try:
-                hunks += _Function(old, of_old[0], new, of_new[0]).hunks(same_layout)
+                changes = list(_Function(old, of_old[0], new, of_new[0]).hunks(same_layout))
             except _NotExpressedError as reason:
                 missing.append(f"{name}: {reason}")
+            else:
+                if changes and overlaps:
+                    missing.append(f"{name} differs, and overlaps the function before it")
+                else:
+                    hunks += changes
     missing += [f"{_called(key)} is in NEW only" for key in news if key not in olds]
+    missing += _differences_outside(old, olds, new, news, same_layout)
     return Comparison(AsmDiff(tuple(hunks), (), _headers(old)), tuple(missing))
 
 
@@ -115,10 +138,90 @@ def _called(key: tuple[str, str]) -> str:
     return f"{module}:{name}" if module else name
 
 
-def _same_bytes(old: Target, new: Target, of_old: Sequence[Symbol], of_new: Sequence[Symbol]) -> bool:
+def _are_same(old: Target, new: Target, of_old: Sequence[Symbol], of_new: Sequence[Symbol], same_layout: bool) -> bool:
+    """Whether functions have the same addresses and do the same."""
     if [symbol[1:3] for symbol in of_old] != [symbol[1:3] for symbol in of_new]:
         return False
-    return all(old.read(one.address, one.size) == new.read(one.address, one.size) for one in of_old)
+    try:
+        return not any(
+            _Function(old, one, new, other).changed(same_layout) for one, other in zip(of_old, of_new, strict=True)
+        )
+    except _NotExpressedError:
+        return False
+
+
+_Functions = Mapping[tuple[str, str], Sequence[Symbol]]
+
+
+def _differences_outside(
+    old: Target, olds: _Functions, new: Target, news: _Functions, same_layout: bool
+) -> Iterator[str]:
+    """A sentence for each piece of code that differs and is in no function of these."""
+    there = _pieces_outside(new, news)
+    for key, pieces in _pieces_outside(old, olds).items():
+        others = there.pop(key, [])
+        if [piece.size for piece in pieces] != [other.size for other in others]:
+            yield from (f"{_place(old, piece)} has no counterpart in NEW" for piece in pieces)
+            yield from (f"{_place(new, other)} of NEW has no counterpart in OLD" for other in others)
+            continue
+        for piece, other in zip(pieces, others, strict=True):
+            pair = _Function(old, piece, new, other)
+            try:
+                in_place = same_layout and piece.address == other.address
+                changed = pair.different() if in_place else pair.changed(same_layout)
+            except _NotExpressedError as reason:
+                yield f"{_place(old, piece)} may differ in NEW: {reason}"
+                continue
+            if changed:
+                start, end = piece.address + INSN_SIZE * changed[0], piece.address + INSN_SIZE * (changed[-1] + 1)
+                yield f"{_place(old, Symbol('', start, end - start))} differs in NEW"
+    yield from (
+        f"{_place(new, other)} of NEW has no counterpart in OLD" for others in there.values() for other in others
+    )
+
+
+def _place(target: Target, piece: Symbol) -> str:
+    where = target.symbols.describe(piece.address)
+    number = f"{piece.address:#x}"
+    where = number if where == number else f"{where} ({number})"
+    return f"the code outside of functions at {where}, {piece.size} bytes,"
+
+
+def _pieces_outside(target: Target, functions: _Functions) -> dict[tuple[str, str], list[Symbol]]:
+    """The pieces of code in no function and no stub, without padding: by the name at their start or before it."""
+    code = Ranges.of(target.code_ranges())
+    left = code - Ranges.of((one.address, one.end) for group in functions.values() for one in group)
+    left = left.whole(INSN_SIZE)
+    left -= Ranges.of(
+        (stub.start, stub.end) for start, end in left for stub in find_stubs(target.read(start, end - start), start)
+    )
+    names: dict[int, str] = {space.start: space.name for space in target.symbols.spaces}
+    cuts = set(names)
+    every = target.symbols.ascending() if left else ()
+    for symbol in every:
+        if symbol.address in left:
+            names[symbol.address] = _called((symbol.module, symbol.name))
+            cuts |= {symbol.address, target.symbols.end_of(symbol)}
+    points = sorted(cut for cut in cuts if cut % INSN_SIZE == 0)
+    found: dict[tuple[str, str], list[Symbol]] = {}
+    for start, end in left:
+        inside = points[bisect_right(points, start) : bisect_left(points, end)]
+        for low, high in pairwise([start, *inside, end]):
+            name = names.get(low, "")
+            first, last = _without_padding(target, low, high, from_start=not name)
+            if first < last:
+                before = bisect_right(every, low, key=lambda symbol: symbol.address) - 1
+                behind = every[before].name if not name and before >= 0 else ""
+                found.setdefault((name, behind), []).append(Symbol(name, first, last - first))
+    return found
+
+
+def _without_padding(target: Target, start: int, end: int, *, from_start: bool) -> tuple[int, int]:
+    words = from_bytes(target.read(start, end - start))
+    code = [index for index, word in enumerate(words) if word not in _PADDING]
+    if not code:
+        return start, start
+    return (start + INSN_SIZE * code[0] if from_start else start), start + INSN_SIZE * (code[-1] + 1)
 
 
 class _Function:
@@ -129,12 +232,24 @@ class _Function:
         self._here, self._there, self._size = of_old.address, of_new.address, of_old.size
         self._words = from_bytes(old.read(self._here, self._size))
         self._new_words = from_bytes(new.read(self._there, self._size))
+        self._words_for_old: list[int] = []
+        self._goals: dict[int, int] = {}
 
-    def hunks(self, same_layout: bool) -> Iterator[Hunk]:
-        """The changes for OLD. _NotExpressedError when a word cannot be expressed."""
-        if same_layout and self._words == self._new_words:
-            return
-        owned = self._owned()
+    def different(self) -> list[int]:
+        """The numbers of the words with different bits."""
+        pairs = enumerate(zip(self._words, self._new_words, strict=True))
+        return [index for index, (one, other) in pairs if one != other]
+
+    def changed(self, same_layout: bool) -> list[int]:
+        """The numbers of the words that change. _NotExpressedError when a word cannot be expressed."""
+        if same_layout and self._words == self._new_words and self._here == self._there:
+            return []
+        self._words_for_old, self._goals = self._expressed(self._owned())
+        pairs = enumerate(zip(self._words, self._words_for_old, strict=True))
+        return [index for index, (one, other) in pairs if one != other]
+
+    def _expressed(self, owned: frozenset[int]) -> tuple[list[int], dict[int, int]]:
+        """The words for OLD, and the addresses in OLD that some of them refer to, by number."""
         references = _references(self._new_words, self._there, owned)
         goals = {index: self._goal(index, *refers) for index, refers in references.items()}
         for index, (_, adrp) in references.items():
@@ -144,10 +259,15 @@ class _Function:
             word if index in owned else self._word(index, goals.get(index))
             for index, word in enumerate(self._new_words)
         ]
-        changed = [index for index, (one, other) in enumerate(zip(self._words, words, strict=True)) if one != other]
+        return words, goals
+
+    def hunks(self, same_layout: bool) -> Iterator[Hunk]:
+        """The changes for OLD. _NotExpressedError when a word cannot be expressed."""
+        changed = self.changed(same_layout)
         if not changed:
             return
-        before = {index: goal for index, (goal, _) in _references(self._words, self._here, owned).items()}
+        words, goals = self._words_for_old, self._goals
+        before = {index: goal for index, (goal, _) in _references(self._words, self._here, self._owned()).items()}
         for first, last in _pieces(changed, len(words)):
             yield Hunk(self._site(first), tuple(self._lines(first, last, words, before, goals, set(changed))))
 
