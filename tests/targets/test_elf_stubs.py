@@ -108,6 +108,14 @@ def test_a_stub_of_an_indirect_function_has_the_name_of_the_function(tmp_path: P
         assert target.symbols.describe(goal) == f"{goal:#x}"
 
 
+def test_many_names_of_one_indirect_function(tmp_path: Path) -> None:
+    """Each stub gets 16 of them at most."""
+    names = "".join(f".type n{number}, %gnu_indirect_function\nn{number}:\n" for number in range(1000))
+    source = f"_start: bl n0\nbl n1\nret\n{names}adr x0, _start\nret"
+    path = link(assemble(source, tmp_path / "a.o"), tmp_path / "program")
+    assert len(stubs(path)) == 16
+
+
 def test_a_stripped_program_keeps_the_names_of_its_stubs(tmp_path: Path) -> None:
     path = compiled(tmp_path / "program")
     before = stubs(path)

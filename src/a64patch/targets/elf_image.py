@@ -46,6 +46,8 @@ _MOST_SECTIONS = 1 << 20
 _MOST_SEGMENTS = 1 << 10
 _MOST_TABLES = 1 << 10
 _MOST_ENTRIES = 1 << 23
+_MOST_ALIASES = 16
+"""Names of one indirect function that its stubs get. A file may not make names times stubs of them."""
 _MOST_NOTE_BYTES = 1 << 24
 _MOST_POINTER_BYTES = 1 << 24
 
@@ -720,7 +722,7 @@ class ElfImage:
             for place, relocation in self.relocations(rest):
                 if relocation.type in (R_AARCH64_JUMP_SLOT, R_AARCH64_GLOB_DAT):
                     if name := self._name_of_symbol(relocation):
-                        slots.setdefault(place, []).append(name)
+                        slots[place] = [name]  # of several relocations, the loader's last one wins
                 elif relocation.type == R_AARCH64_IRELATIVE and relocation.addend is not None:
                     indirect.setdefault(relocation.addend % ADDRESS_SPACE, []).append(place)
         if indirect:
@@ -730,8 +732,8 @@ class ElfImage:
                     functions.setdefault(symbol.address, []).append((kind == STT_GNU_IFUNC, symbol.name))
             for address, names in functions.items():
                 best = max(names)[0]
-                for place in indirect[address]:
-                    slots[place] = [name for is_indirect, name in names if is_indirect == best]
+                aliases = sorted({name for is_indirect, name in names if is_indirect == best})[:_MOST_ALIASES]
+                slots |= dict.fromkeys(indirect[address], aliases)
         return slots
 
     @cached_property
