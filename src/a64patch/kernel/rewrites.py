@@ -1,6 +1,6 @@
 """The words of Linux' text that the kernel itself rewrites, or looks up in a table: from a module, a vmlinux, an Image.
 
-Read on: elf.py and image.py claim these words; symbols.py does so for a running kernel.
+Read on: elf.py and image.py claim these words. Those of a running kernel are not claimed: see `attach` in symbols.py.
 
 A table of a module is zero: relocations hold its addresses. In a linked kernel, each field holds the distance from
 itself (since 4.20), and symbols say where the table begins and ends. arm64 has no table of static calls: their

@@ -17,7 +17,6 @@ from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import notes, placement
 from a64patch.kernel.image import KERNEL, KernelImage, sized
 from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
-from a64patch.kernel.rewrites import claims_on_kernel
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import ElfImage
@@ -152,6 +151,8 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     their code is not known: the pages from the first to the last text symbol of each are taken for it. Then only the
     code of the kernel and of these modules may be written.
 
+    **Not seen:** the words that Linux rewrites in a running kernel (rewrites.py): its tables are read from files only.
+
     Only reads memory. FormatError for a source that does not belong to this kernel. SymbolError when no CPU was seen to
     execute the kernel, and it is not at an address of kernels without KASLR either. Else as `read_source`.
     """
@@ -180,7 +181,6 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     table = _table(named.pop(""))
     kernel = Module(
         KERNEL, table, build_id, release, shift, text, file, run,
-        claims=lambda: claims_on_kernel(target.read, table, text, running=True),
     )  # fmt: skip
     loaded = [
         Module(module, _table(named[module]), code=Ranges((_module_text(symbols, module),)) or None, file=file)
