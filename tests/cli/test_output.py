@@ -139,3 +139,18 @@ def test_hints_name_the_journal(run: Run, program: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     said = run("apply", "-R", "fix.patch", "program", "--journal", "j").err
     assert "run `a64patch recover --journal j` first" in said
+
+
+def test_recover_that_cannot_print_does_not_say_that_nothing_was_changed(
+    run: Run, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit(9)
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as crash:
+        crash.setattr("a64patch.patch.journal.Journal.finish", killed)
+        assert run("apply", "fix.patch", "program", "--journal", "j").status == 9
+    status, said = shell(program, "recover --journal j > /dev/full")
+    assert (status, one_sentence(said)) == (0, True)
+    assert "`a64patch log --journal j` shows what was done" in said

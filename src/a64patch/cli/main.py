@@ -188,8 +188,10 @@ def _say(sentence: str) -> None:
 
 def _done(parsed: argparse.Namespace) -> str:
     """What a command has changed that ended in an error of its output."""
-    if parsed.outcome is None or parsed.book is None:
+    if parsed.book is None or parsed.command not in _WRITERS:
         return "nothing was changed"
+    if parsed.outcome is None:
+        return f"`{parsed.book.command('log')}` shows what was done"
     entry = parsed.outcome.entry
     return f"everything was done before: `{parsed.book.command('log', str(entry))}` shows it"
 
