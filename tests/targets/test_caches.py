@@ -21,7 +21,7 @@ SITE = 0x1040
 class Machine:
     """A cache model and the views that it told of."""
 
-    def __init__(self, cpus: int = 2, **options: bool | int) -> None:
+    def __init__(self, cpus: int = 2, **options: bool | list[int]) -> None:
         self.views: dict[tuple[int, int], int] = {}
         self.model = CacheModel(cpus, self._changed, **options)  # type: ignore[arg-type]
 
@@ -158,12 +158,33 @@ def test_maintenance_acts_on_whole_lines_and_on_no_more(line_size: int) -> None:
     start = 0x2000
     inside = [start, start + line_size - 4]
     outside = [start - 4, start + line_size]
-    machine = Machine(line_size=line_size)
+    machine = Machine(line_sizes=[line_size] * 2)
     for address in inside + outside:
         machine.model.store(address, OLD, NEW)
     machine.do(0, "DC", "DSB", "IC", "DSB", "ISB", address=start + line_size // 2)
     assert [machine.view(0, address) for address in inside] == [NEW, NEW]
     assert [machine.view(0, address) for address in outside] == [OLD, OLD]
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_an_invalidation_drops_the_line_of_each_cpu_that_it_reaches(broadcast: bool) -> None:
+    machine = Machine(3, line_sizes=[128, 64, 256], idc=True, broadcast=broadcast)
+    words = range(0x2000, 0x2100, 4)
+    for address in words:
+        machine.model.store(address, OLD, NEW)
+    machine.do(0, "IC", "DSB", address=0x2000)
+    for cpu, size in enumerate((128, 64, 256)):
+        machine.do(cpu, "ISB")
+        new = [address for address in words if machine.view(cpu, address) == NEW]
+        assert new == (list(words[: size // 4]) if cpu == 0 or broadcast else [])
+
+
+def test_a_clean_reaches_no_further_than_the_shortest_line() -> None:
+    machine = Machine(2, line_sizes=[128, 32])
+    for address in (0x2000, 0x201C, 0x2020):
+        machine.model.store(address, OLD, NEW)
+    machine.do(0, "DC", "DSB", "IALLUIS", "DSB", "ISB", address=0x2000)
+    assert [machine.view(0, address) for address in (0x2000, 0x201C, 0x2020)] == [NEW, NEW, OLD]
 
 
 def test_coherent_means_that_every_store_is_fetched_by_all_at_once() -> None:

@@ -461,6 +461,9 @@ def test_a_program_is_found_again_from_any_directory(build: Build, monkeypatch: 
         ("early=2", "out of range"),
         ("early=nan", "out of range"),
         ("line=48", "power of two"),
+        ("line=64,48", "power of two"),
+        ("line=64,", "give a number"),
+        ("cpus=3&line=64,64", "2 sizes for 3 CPUs"),
         ("quantum=0", "out of range"),
         ("writer=2", "out of range"),
         ("cpus", "KEY=VALUE"),
@@ -743,6 +746,77 @@ def test_ctr_el0_says_what_the_caches_are(build: Build, idc: int, dic: int, line
     value = simulator.register(0, 20)
     assert (value >> 28 & 1, value >> 29 & 1, value >> 31 & 1) == (idc, dic, 1)
     assert 4 << (value & 15) == 4 << (value >> 16 & 15) == line
+
+
+STRIDES = f"""
+_start: cbnz x0, reader
+        adr x1, first
+        ldr w2, =0x52800040
+        str w2, [x1]
+        str w2, [x1, #64]
+        mrs x3, ctr_el0
+        and x3, x3, #15
+        mov x4, #4
+        lsl x3, x4, x3
+        add x5, x1, #128
+        mov x4, x1
+1:      dc cvau, x4
+        add x4, x4, x3
+        cmp x4, x5
+        b.lo 1b
+        dsb ish
+        mov x4, x1
+1:      ic ivau, x4
+        add x4, x4, x3
+        cmp x4, x5
+        b.lo 1b
+        dsb ish
+        isb
+        adr x3, flag
+        mov w4, #1
+        stlr w4, [x3]
+        bl second
+        {EXIT}
+reader: adr x3, flag
+1:      ldar w4, [x3]
+        cbz w4, 1b
+        isb
+        bl second
+        {EXIT}
+.balign 128
+first:  mov w0, #1
+        ret
+.balign 64
+second: mov w0, #1
+        ret
+.data
+.balign 8
+flag:   .quad 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "exits"), [("64,64", [2, 2]), ("128,128", [2, 2]), ("64,128", [2, 2]), ("128,64", [1, 1])]
+)
+def test_a_stride_of_one_cpu_skips_lines_of_another(build: Build, lines: str, exits: list[int]) -> None:
+    """What JIT compilers met on Exynos 8890: they took the big core's line for that of all (Mono pull request 3549)."""
+    program = build(STRIDES, "-N")
+    simulator = parse_url(f"sim:{program}?cpus=2&early=0&line={lines}")
+    simulator.run(5000)
+    assert [simulator.exit_code(cpu) for cpu in (0, 1)] == exits
+
+
+@pytest.mark.parametrize("lines", [(128, 64), (64, 128), (2048, 16)])
+def test_publishing_covers_the_shortest_line_of_all_cpus(lines: tuple[int, int]) -> None:
+    own_branch = 0x14000000
+    simulator = Simulator.from_words([own_branch, *[NOP] * 1023], line_size=lines, early=0)
+    (base, end), start = simulator.code_ranges()[0], 4
+    simulator.write(base + start, struct.pack("<I", MOV_2) * 1023)
+    simulator.publish(base + start, end)
+    simulator.kick()
+    assert {simulator.fetched(cpu, address) for cpu in (0, 1) for address in range(base + start, base + 4096, 4)} == {
+        MOV_2
+    }
 
 
 READER = f"""

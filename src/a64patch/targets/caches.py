@@ -5,10 +5,16 @@ Read on: cpu.py executes the words that a CPU has fetched by this model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 WORD = 4
+
+
+def line_of(address: int, size: int) -> range:
+    """The addresses of the words of the cache line that holds the address; `size` bytes, a power of two."""
+    start = address & -size
+    return range(start, start + size, WORD)
 
 
 class _Word:
@@ -56,7 +62,7 @@ class CacheModel:
         cpus: int,
         changed: Callable[[int, int, int], None],
         *,
-        line_size: int = 64,
+        line_sizes: Sequence[int] | None = None,
         idc: bool = False,
         dic: bool = False,
         broadcast: bool = True,
@@ -64,12 +70,13 @@ class CacheModel:
     ) -> None:
         """Call `changed(cpu, address, word)` for every change of a view. `coherent`: every store changes all views.
 
-        `line_size` is the line size of both caches in bytes. Without `broadcast`, invalidation reaches the issuing
-        CPU only; DC CVAU acts on the point of unification, which all CPUs share.
+        `line_sizes` are the bytes of a line of both caches, one power of two for each CPU; by default 64 for all.
+        Without `broadcast`, invalidation reaches the issuing CPU only. DC CVAU acts on the point of unification, which
+        all CPUs share.
         """
         self._cpus = cpus
         self._changed = changed
-        self._line_size = line_size
+        self._line_sizes = line_sizes or [64] * cpus
         self._idc = idc
         self._dic = dic
         self._broadcast = broadcast
@@ -77,7 +84,7 @@ class CacheModel:
         self._words: dict[int, _Word] = {}
         self._now = 0
         self._cleans: list[list[tuple[int, int, int]]] = [[] for _ in range(cpus)]
-        self._refills: list[list[tuple[range, int, int, int]]] = [[] for _ in range(cpus)]
+        self._refills: list[list[tuple[int, int, int, int]]] = [[] for _ in range(cpus)]
 
     @property
     def diverging(self) -> int:
@@ -107,29 +114,36 @@ class CacheModel:
         self._forget_if_equal(address, word)
 
     def clean(self, cpu: int, address: int) -> None:
-        """DC CVAU by this CPU of the line that holds the address. Takes effect at the CPU's next `barrier`."""
-        for place in self._line(address):
+        """DC CVAU by this CPU of the line that holds the address. Takes effect at the CPU's next `barrier`.
+
+        Any CPU's cache may hold what was stored, so the shortest line of all CPUs is cleaned.
+        """
+        for place in line_of(address, min(self._line_sizes)):
             word = self._words.get(place)
             if word is not None:
                 self._cleans[cpu].append((place, word.memory, word.memory_time))
 
     def invalidate(self, cpu: int, address: int) -> None:
-        """IC IVAU by this CPU of the line that holds the address. Takes effect at the CPU's next `barrier`."""
-        self._issue(cpu, self._line(address), self._broadcast)
+        """IC IVAU by this CPU. Each CPU that it reaches loses its own line that holds the address.
+
+        Takes effect at the issuing CPU's next `barrier`.
+        """
+        for each in self._reached(cpu, self._broadcast):
+            self._issue(cpu, each, line_of(address, self._line_sizes[each]))
 
     def invalidate_all(self, cpu: int, *, inner_shareable: bool) -> None:
         """IC IALLUIS (`inner_shareable`), or IC IALLU, which is always local. Takes effect at the next `barrier`."""
-        self._issue(cpu, list(self._words), inner_shareable and self._broadcast)
+        for each in self._reached(cpu, inner_shareable and self._broadcast):
+            self._issue(cpu, each, list(self._words))
 
     def barrier(self, cpu: int) -> None:
         """DSB: complete this CPU's maintenance, invalidations before cleans, which is the worst order allowed."""
-        for cpus, place, value, time in self._refills[cpu]:
+        for each, place, value, time in self._refills[cpu]:
             word = self._words.get(place)
             if word is not None:
-                for each in cpus:
-                    if time > word.icache_time[each]:
-                        word.icache[each], word.icache_time[each] = value, time
-                    word.overdue[each] = True
+                if time > word.icache_time[each]:
+                    word.icache[each], word.icache_time[each] = value, time
+                word.overdue[each] = True
                 self._forget_if_equal(place, word)
         self._refills[cpu].clear()
         for place, value, time in self._cleans[cpu]:
@@ -179,16 +193,14 @@ class CacheModel:
             return
         self._forget_if_equal(address, word)
 
-    def _line(self, address: int) -> range:
-        start = address & -self._line_size
-        return range(start, start + self._line_size, WORD)
+    def _reached(self, cpu: int, everywhere: bool) -> range:
+        return range(self._cpus) if everywhere else range(cpu, cpu + 1)
 
-    def _issue(self, cpu: int, places: range | list[int], everywhere: bool) -> None:
-        cpus = range(self._cpus) if everywhere else range(cpu, cpu + 1)
+    def _issue(self, cpu: int, reached: int, places: range | list[int]) -> None:
         for place in places:
             word = self._words.get(place)
             if word is not None:
-                self._refills[cpu].append((cpus, place, word.pou, word.pou_time))
+                self._refills[cpu].append((reached, place, word.pou, word.pou_time))
 
     def _unify(self, word: _Word, value: int, time: int) -> None:
         word.pou, word.pou_time = value, time

@@ -86,6 +86,8 @@ class Simulator(Target):
     Memory is sequentially consistent, so weaker behaviours of data that the architecture allows do not appear.
 
     **Instruction fetch.** See CacheModel for `idc`, `dic`, `broadcast`, `line_size`; the program reads them in CTR_EL0.
+    - `line_size` is one for all CPUs, or a sequence with one for each, as on big.LITTLE parts. A CPU reads its own in
+      CTR_EL0: Linux shows programs the least instead (commit 116c81f427ff). `publish` takes the least too.
     - `cache="kind"` makes every store visible to every fetch at once.
     - `early` is the probability that a step begins with `CacheModel.advance`.
     - DSB completes cache maintenance only if it waits for loads and stores (Arm ARM, B2.3.12). Its shareability domain
@@ -114,7 +116,7 @@ class Simulator(Target):
         broadcast: bool = True,
         cache: str = "adversarial",
         early: float = 0.125,
-        line_size: int = 64,
+        line_size: int | Sequence[int] = 64,
         interleave: int = 3,
         writer: int = 0,
         location: str = "",
@@ -129,8 +131,14 @@ class Simulator(Target):
         _require("early", early, 0, 1)
         _require("interleave", interleave, 0, 1_000_000)
         _require("writer", writer, 0, cpus - 1)
-        if line_size not in (16, 32, 64, 128, 256, 512, 1024, 2048):
-            raise RequestError(f"line={line_size} is not a power of two from 16 to 2048 bytes")
+        line_sizes = [line_size] * cpus if isinstance(line_size, int) else list(line_size)
+        for size in line_sizes:
+            if size not in (16, 32, 64, 128, 256, 512, 1024, 2048):
+                raise RequestError(f"line={size} is not a power of two from 16 to 2048 bytes")
+        if len(line_sizes) != cpus:
+            raise RequestError(
+                f"line= gives {len(line_sizes)} sizes for {cpus} CPUs; give one for all, or one for each"
+            )
         if cache not in ("adversarial", "kind"):
             raise RequestError(f"cache={cache!r} is neither 'adversarial' nor 'kind'")
         self.cpus = cpus
@@ -149,7 +157,7 @@ class Simulator(Target):
         self.caches = CacheModel(
             cpus,
             lambda cpu, address, word: self._cpus[cpu].fetch(address, word),
-            line_size=line_size,
+            line_sizes=line_sizes,
             idc=idc,
             dic=dic,
             broadcast=broadcast,
@@ -165,7 +173,7 @@ class Simulator(Target):
         properties = ((IDC, idc), (DIC, dic), (BROADCAST, broadcast))
         self._machine = frozenset(name for name, has in properties if has)
         self._coherent = cache == "kind"
-        self._line_size = line_size
+        self._line_sizes = line_sizes
         # A store must change the very next instruction, which Unicorn may have translated already.
         self._one_by_one = cache == "kind" and bool(program.writable_code)
         self._writer = writer
@@ -185,15 +193,15 @@ class Simulator(Target):
         if parking + PAGE >= 1 << 64:
             raise FormatError("the program ends too close to the top of the address space to leave room for stacks")
         self._memory.add((stack, stack + STACK_BYTES, True) for stack in stacks)
-        log_words = (self._line_size // INSN_SIZE).bit_length() - 1
-        ctr_el0 = 1 << 31 | (DIC in self._machine) << 29 | (IDC in self._machine) << 28 | log_words << 16 | log_words
+        ctr_el0 = 1 << 31 | (DIC in self._machine) << 29 | (IDC in self._machine) << 28
         made = []
         for number, stack in enumerate(stacks):
+            log_words = (self._line_sizes[number] // INSN_SIZE).bit_length() - 1
             cpu = Cpu(
                 number,
                 self._program,
                 self.caches,
-                ctr_el0=ctr_el0,
+                ctr_el0=ctr_el0 | log_words << 16 | log_words,
                 parking=parking,
                 synchronise=self._synchronise,
                 system_call=self._system_call,
@@ -345,11 +353,12 @@ class Simulator(Target):
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
         """`publish` of all ranges together: each line once, each barrier once."""
         self._require_open()
+        line = min(self._line_sizes)
         lines: dict[int, None] = {}
         for start, end in ranges:
             self._require_code(start, end - start)
             if start < end:
-                lines.update(dict.fromkeys(range(start & -self._line_size, end, self._line_size)))
+                lines.update(dict.fromkeys(range(start & -line, end, line)))
         if not lines:
             return
         for step in publication(self.machine()):

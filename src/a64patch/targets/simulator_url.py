@@ -13,6 +13,13 @@ from a64patch.errors import RequestError
 from a64patch.targets.simulator import Simulator
 
 _BOOLEANS = {"0": False, "1": True}
+
+
+def _sizes(text: str) -> int | list[int]:
+    sizes = [int(each) for each in text.split(",")]
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
 _URL_KEYS: dict[str, Callable[[str], Any]] = {
     "cpus": int,
     "seed": int,
@@ -22,7 +29,7 @@ _URL_KEYS: dict[str, Callable[[str], Any]] = {
     "broadcast": _BOOLEANS.__getitem__,
     "cache": str,
     "early": float,
-    "line": int,
+    "line": _sizes,
     "interleave": int,
     "writer": int,
 }
@@ -31,8 +38,8 @@ _URL_KEYS: dict[str, Callable[[str], Any]] = {
 def parse_url(text: str) -> Simulator:
     """The simulator for a text like `sim:PATH?cpus=4&seed=1`.
 
-    The keys are the constructor's, with `line` for `line_size` (bytes); flags are 0 or 1. RequestError for an unknown
-    key, a key given twice, or a senseless value. Other errors as `Simulator.from_elf`.
+    The keys are the constructor's, with `line` for `line_size` (bytes; `128,64` is one for each CPU); flags are 0 or 1.
+    RequestError for an unknown key, a key given twice, or a senseless value. Other errors as `Simulator.from_elf`.
     """
     scheme, colon, rest = text.partition(":")
     path, _, query = rest.partition("?")
@@ -51,7 +58,7 @@ def parse_url(text: str) -> Simulator:
         if name in options:
             raise RequestError(f"the setting {key!r} is given twice; give it once")
         try:
-            if not (value.isascii() and len(value) <= 40 and "_" not in value and value == value.strip()):
+            if not (value.isascii() and len(value) <= 400 and "_" not in value and value == value.strip()):
                 raise ValueError
             options[name] = convert(value)
         except (ValueError, KeyError):
