@@ -284,8 +284,6 @@ def test_a_protocol_that_cannot_finish_is_not_called_safe(monkeypatch: pytest.Mo
         ("fmla v0.4s, v1.4s, v2.4s", "ldr x0, [x1, #8]!", "kick", "P3"),
         # The old RET never goes on, but the new NOP may go on to the old word behind it.
         ("ret; nop", "nop; b .+4", "kick", "P1 P3"),
-        # Nobody gets from one to the other, in either form.
-        ("b .+8; nop; nop", "b .+12; b .+4; nop", "kick", ""),
         ("bl .+0x100; nop", "bl .+0x200; b .+4", "kick", "P1"),
         ("brk #4", "nop", "kick", ""),
     ],
@@ -314,8 +312,51 @@ def test_a_site_may_be_entered_at_any_word() -> None:
     # Nobody who enters at the first word gets to the second one, but somebody may come from elsewhere.
     site = Site(tuple(assemble("ret; nop; nop")), tuple(assemble("b .+0x100; b .+4; b .+4")))
     assert "P1" in prove(Question("kick", (site,))).broken
-    assert "P1" not in prove(Question("kick", (Site(site.old[:2], site.new[:2]),))).broken
+    short = Site(tuple(assemble("b .+0x80; nop")), site.new[:2], comes_back=False)
+    assert "P1" not in prove(Question("kick", (short,))).broken
     assert prove(Question("stop", (site,))).verdict is Verdict.SAFE
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        "add x0, x0, #1", "br x3", "ret", "blr x3", "retaa", "hlt #0", "eret", "brk #0x800", "brk #4", "udf #0",
+        "svc #0", ".inst 0x04a0e3e0", ".inst 0xd503477f", ".inst 0x00ff00ff", ".inst 0xffffffff",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("comes_back", [False, True])
+@pytest.mark.parametrize("protocol", ["nosync", "kick"])
+def test_no_word_between_two_words_makes_them_safe(middle: str, protocol: str, comes_back: bool) -> None:
+    """`cntw x0`, of SVE, in the middle made UNSAFE into SAFE, since a word outside the table was taken to leave."""
+    old, new = (tuple(assemble(text.format(middle))) for text in ("nop; {}; nop", "b .+0x100; {}; b .+0x200"))
+    assert "P1" in prove(Question(protocol, (Site(old, new, comes_back=comes_back),))).broken
+    assert prove(Question("stop", (Site(old, new, comes_back=comes_back),))).verdict is Verdict.SAFE
+
+
+def test_code_outside_may_come_back_into_the_middle() -> None:
+    # In the site nobody gets from one changed word to the other, in either form.
+    old, new = (tuple(assemble(text)) for text in ("b .+8; nop; nop", "b .+12; b .+4; nop"))
+    assert prove(Question("kick", (Site(old, new, comes_back=False),))).verdict is Verdict.SAFE
+    for executors in (None, 1):
+        proof = prove(Question("kick", (Site(old, new),), executors=executors))
+        assert set(proof.broken) == {"P1"}
+
+
+@pytest.mark.parametrize("text", ["nop; nop", "b .+0x100; nop", "ret; nop; nop"])
+def test_a_stop_keeps_cpus_out_of_the_code_that_comes_back(text: str) -> None:
+    """The second word was the head of a loop outside: every run of the simulator was torn, and `prove` said SAFE."""
+    old = tuple(assemble(text))
+    new = (*assemble("b .+4; b .+8"), *old[2:])
+    assert prove(Question("stop", (Site(old, new),))).verdict is Verdict.SAFE
+    assert prove(Question("stop", (Site(old, new, comes_back=False, kept_out=False),))).verdict is Verdict.SAFE
+    assert set(prove(Question("stop", (Site(old, new, kept_out=False),))).broken) == {"P1"}
+
+
+def test_a_guard_that_is_in_the_site_already_is_no_guard() -> None:
+    for pair in ((BRK, RACE.old[0]), (RACE.old[0], BRK)):
+        proof = prove(Question("brk", (Site(pair[:1], pair[1:]),)))
+        assert proof.verdict is Verdict.UNKNOWN
+        assert "is in the site already" in proof.reason
 
 
 def test_a_jump_to_the_first_word_begins_a_new_pass() -> None:

@@ -16,6 +16,7 @@ from a64patch.errors import RequestError, ScopeError
 from a64patch.proof.program import Program, Thread
 from a64patch.proof.traces import Trace
 from a64patch.protocols import (
+    BREAKPOINT,
     BROADCAST,
     DIC,
     GUARD,
@@ -54,6 +55,10 @@ class Site:
     old: tuple[int, ...]
     new: tuple[int, ...]
     head: int = 0
+    comes_back: bool = True
+    """Whoever has left the site may come back into its middle. False only where this is known to be impossible."""
+    kept_out: bool = True
+    """A protocol that looks where CPUs stand lets none stand in the code from which they would come back either."""
 
     def __post_init__(self) -> None:
         if not self.old or len(self.old) != len(self.new):
@@ -80,15 +85,13 @@ class Case:
     told: tuple[str, int]
     """When the watched CPU knows that patching is done: it reads the value n from the flag (`read`, n), takes its n-th
     interrupt (`irq`, n), or knows from the beginning (`start`, 0)."""
-    checks_pcs: bool
-    """The protocol makes sure that no CPU stops inside a site."""
+    keep_out: frozenset[int]
+    """The addresses where the protocol lets no CPU stop."""
 
     def possible(self, trace: Trace) -> bool:
-        """Whether the protocol allows this trace: with PCs checked, no interrupt is taken inside a site."""
-        return not self.checks_pcs or not any(
-            event.kind == "TE" and event.order == "irq" and event.pc in window and event.pc != window.start
-            for event in trace.events
-            for window in self.program.windows
+        """Whether the protocol allows this trace: no interrupt is taken at an address of `keep_out`."""
+        return not any(
+            event.kind == "TE" and event.order == "irq" and event.pc in self.keep_out for event in trace.events
         )
 
     def done(self, trace: Trace) -> int | None:
@@ -174,7 +177,7 @@ def _text(shape: _Shape, step: Step, interrupts: int) -> str:
         Act.SYNCHRONISE: "isb",
         Act.INTERRUPT: "msr icc_sgi1r_el1, x2",
         Act.ENTER: "",  # Program.eis
-        Act.LOOK: "",  # Case.checks_pcs
+        Act.LOOK: "",  # Case.keep_out
         Act.ANSWER: "add x8, x8, #1; str w8, [x6]",
         Act.SIGNAL: f"movz x3, #{_FLAG:#x}; movz w2, #1; str w2, [x3]",
         Act.READ_SIGNAL: f"movz x3, #{_FLAG:#x}; ldr w4, [x3]",
@@ -217,8 +220,10 @@ def build(
     falls_through: bool = False,
     free: int = MOST_WORDS,
     enter: int = 0,
+    returns: int = 0,
+    simple: bool = False,
 ) -> Case:
-    """The protocol over these sites. Each executor passes all sites once, in order.
+    """The protocol over these sites. Each executor passes all sites in order, once, and may come back into any site.
 
     - `executors`: the number of other CPUs. With 0, the patching CPU itself passes the sites afterwards.
     - `idc`, `dic`: the machine's CTR_EL0 bits.
@@ -229,9 +234,11 @@ def build(
     - `falls_through`: as in Program.
     - `free`: in each site, only the first `free` changed words may be fetched as new. The others are in Program.pinned.
     - `enter`: the index of the word at which a CPU enters the first site.
+    - `simple`: as in Program.
+    - `returns`: how often a CPU comes back, where a site's `comes_back` allows it.
 
     RequestError for an unknown protocol or step, for no site, and for too many sites or executors. ScopeError for DIC
-    without IDC, and for several executors without broadcast.
+    without IDC, for several executors without broadcast, and for a site whose first word is the guarding BRK.
     """
     if dic and not idc:
         raise ScopeError("DIC=1 with IDC=0 is not covered by the current axioms: they know 0/0, IDC=1, and both")
@@ -285,7 +292,12 @@ def build(
     )
     names[_END] = "the code behind the site"
     windows = []
+    comes_back = returns > 0 and any(site.comes_back for _, site in placed)
     pinned: list[int] = []
+    entries: list[int] = []
+    keep_out: set[int] = set()
+    if protocol == BREAKPOINT.name and any(BRK in (site.old[site.head], site.new[site.head]) for _, site in placed):
+        raise ScopeError(f"the word {BRK:08x} is in the site already, and the protocol puts it there as a guard")
     for number, (address, site) in enumerate(placed):
         end = address + 4 * len(site.old)
         windows.append(range(address, end))
@@ -293,7 +305,15 @@ def build(
         code |= {address + 4 * index: word for index, word in enumerate(site.old)}
         put(end, [], f"b {onwards:#x}")
         names[end] = "the code behind the site"
-        pinned += [address + 4 * index for index, word in enumerate(site.old) if word != site.new[index]][free:]
+        changed = [address + 4 * index for index, word in enumerate(site.old) if word != site.new[index]]
+        pinned += changed[free:]
+        keep_out |= set(range(address + 4, end, 4))
+        entries += changed[:free]
+        if all(each.kept_out for _, each in placed):
+            keep_out.add(end)
+        elif falls_through and site.comes_back:
+            # Between two words of the small program lies all that is between them on the machine.
+            keep_out.clear()
         for index, pair in enumerate(zip(site.old, site.new, strict=True)):
             if pair[0] != pair[1]:
                 words[address + 4 * index] = pair
@@ -308,12 +328,15 @@ def build(
     program = Program(
         (patcher, *threads), code, memory, idc, dic, synchronises, synchronises, line,
         names=names, windows=tuple(windows), falls_through=falls_through, pinned=frozenset(pinned),
+        entries=tuple(entries), outside=end if comes_back else -1, returns=returns, simple=simple,
+        guards={address + 4 * site.head: BRK for address, site in placed} if protocol == BREAKPOINT.name else {},
     )  # fmt: skip
     title = "another CPU" if executors else "the patching CPU itself"
-    checks = any(step.act is Act.LOOK for step in left)
+    looks = any(step.act is Act.LOOK for step in left)
     return Case(
-        protocol, title, program, int(bool(executors)), words, owners, told if executors else ("start", 0), checks
-    )
+        protocol, title, program, int(bool(executors)), words, owners, told if executors else ("start", 0),
+        frozenset(keep_out if looks else ()),
+    )  # fmt: skip
 
 
 def _placed(sites: Sequence[Site]) -> list[tuple[int, Site]]:

@@ -66,12 +66,25 @@ class Program:
     """Address ranges in which each word has only its flow of control. Any word is allowed there.
 
     - A call or system call goes on with the next word. A conditional branch goes either way, whatever the flags.
-    - A word that leaves the window in another way ends the thread.
+    - A word that may go anywhere (semantics.flow) goes on with the next word, goes to each of `entries`, and leaves.
     - The words' own reads, writes and orderings are left out. This only adds executions, as long as the words touch
       nothing that the rest of the program uses.
     """
+    entries: tuple[int, ...] = ()
+    """The addresses in windows to which a thread comes from anywhere. Words between them only pass on control, so it is
+    enough to name those that are modified."""
+    outside: int = -1
+    """The address where a thread is that has left a window: it ends there, or comes back to one of `entries`. With -1,
+    leaving a window ends the thread."""
+    returns: int = 0
+    """How often a thread comes back from `outside`."""
+    simple: bool = False
+    """A thread executes each word of a window once before it leaves, and once after it came back. Longer paths are left
+    out, and do not count as cut."""
+    guards: Mapping[int, int] = field(default_factory=dict)
+    """In windows: the word at an address whose exception continues at `sync_vector`. Any other BRK may go anywhere."""
     falls_through: bool = False
-    """In a window every word but a BRK goes on with the next word. Real words reach the next word less often."""
+    """In a window every word but a guard goes on with the next word. Real words reach the next word less often."""
 
     pinned: frozenset[int] = frozenset()
     """Addresses at which every fetch gets the initial word. This leaves out executions."""

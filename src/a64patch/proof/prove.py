@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import combinations
+from itertools import product
 
 from a64patch.errors import ScopeError
 from a64patch.proof.arm_now import ArmNow
@@ -167,10 +167,15 @@ class _Prover:
                 self.asked.add(key)
                 case = self._build((reduced,), executors, line, falls_through=True)
                 self._require_told(case)
-                broken = [model for model in left if self._result(case, name, model)]
+                # BRK in front stands for the words behind it only where no word goes back.
+                guarded = name == TORN and self.question.protocol == "brk" and (site.comes_back or _loops(site))
+                broken = [model for model in left if guarded or self._result(case, name, model)]
                 narrowed = False
-                for enter in range(len(site.old)) if broken else ():
-                    complete = self._complete(site, executors, line, enter)
+                # First without coming back, which is much less to search.
+                for returns, enter in product(range(1 + site.comes_back), range(len(site.old))):
+                    if not broken:
+                        break
+                    complete = self._complete(site, executors, line, enter, returns)
                     broken = [model for model in broken if not self._ask(complete, name, model)]
                     narrowed |= bool(complete.program.pinned)
                 if broken and narrowed:
@@ -186,25 +191,33 @@ class _Prover:
                 for name in properties:
                     for model in self.of:
                         self._ask(case, name, model)
+        # Nobody came back into a site there: that is asked with one other CPU.
+        for site in dict.fromkeys(sites):
+            if site.comes_back and TORN in properties:
+                self.site(site, [TORN])
 
-    def _complete(self, site: Site, executors: int, line: int, enter: int) -> Case:
-        """The case with all words of the site. If it is too large, only the first two changed words may be new."""
-        case = self._build((site,), executors, line, enter=enter)
+    def _complete(self, site: Site, executors: int, line: int, enter: int, returns: int) -> Case:
+        """The case with all words of the site. If it is too large, only the first two changed words may be new.
+
+        A property is about one or two fetches. A CPU may enter at the first. The shortest way to the second, or out of
+        the site and back to the second, has each word once: without longer ways nothing is missed.
+        """
+        case = self._build((site,), executors, line, enter=enter, returns=returns, simple=True)
         try:
             self._behaviours(case)
         except ScopeError:
-            return self._build((site,), executors, line, enter=enter, free=2)
+            return self._build((site,), executors, line, enter=enter, returns=returns, simple=True, free=2)
         return case
 
     def _build(
         self, sites: Sequence[Site], executors: int, line: int, *, falls_through: bool = False,
-        free: int = MOST_WORDS, enter: int = 0,
+        free: int = MOST_WORDS, enter: int = 0, returns: int = 0, simple: bool = False,
     ) -> Case:  # fmt: skip
         question = self.question
         case = build(
             question.protocol, sites, executors=executors, idc=question.idc, dic=question.dic,
             broadcast=question.broadcast, written_for=question.written_for, line=line, omit=question.omit,
-            falls_through=falls_through, free=free, enter=enter,
+            falls_through=falls_through, free=free, enter=enter, returns=returns, simple=simple,
         )  # fmt: skip
         self.proof.programs += 1
         return case
@@ -271,28 +284,26 @@ def _reduced(site: Site, protocol: str, properties: Sequence[str]) -> Iterator[t
 
 
 def _pairs(site: Site, changed: Sequence[int]) -> Iterator[Site]:
-    """The pairs of changed words for P1. Words fall through, so one pair without a BRK stands for all such pairs."""
-    plain: Site | None = None
-    loops = _loops(site)
-    for one, other in combinations(changed, 2):
-        pair = _part(site, one, other)
-        if all(flow(word).kind != "exception" for word in pair.old + pair.new):
-            if plain is not None:
-                continue
-            plain = pair
+    """The pairs of changed words for P1. Each word falls through, so one pair stands for all pairs."""
+    if len(changed) > 1:
+        pair = _part(site, *changed[:2])
         yield pair
-        if loops:
-            yield Site(pair.old[::-1], pair.new[::-1], head=1)
+        if site.comes_back or _loops(site):
+            yield replace(pair, old=pair.old[::-1], new=pair.new[::-1], head=1)
 
 
 def _part(site: Site, *indexes: int) -> Site:
-    return Site(tuple(site.old[index] for index in indexes), tuple(site.new[index] for index in indexes))
+    """A site of these words. Nobody can come back into the middle of one word."""
+    return replace(
+        site, old=tuple(site.old[index] for index in indexes), new=tuple(site.new[index] for index in indexes), head=0,
+        comes_back=site.comes_back and len(indexes) > 1,
+    )  # fmt: skip
 
 
 def _loops(site: Site) -> bool:
     """Whether some word of the site, old or new, may jump back inside the site."""
     return any(
-        (op := flow(word)).kind in ("jump", "either", "leave") and (op.kind == "leave" or -4 * index <= op.offset <= 0)
+        op.kind == "anywhere" or (op.kind in ("jump", "either") and -4 * index <= op.offset <= 0)
         for words in (site.old, site.new)
-        for index, word in enumerate(words)
+        for index, op in enumerate(map(flow, words))
     )

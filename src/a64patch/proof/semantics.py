@@ -105,20 +105,19 @@ def operation(word: int) -> Operation:
 
 @lru_cache(maxsize=4096)
 def flow(word: int) -> Operation:
-    """The word's effect on the PC, and no other: nop, jump, either (falls through or jumps), exception or leave.
+    """The word's effect on the PC, and no other: nop, jump, either (falls through or jumps), or anywhere.
 
-    Calls, SVC, HVC and SMC go on with the next word. Never raises: a word outside the table leaves.
+    Calls, SVC, HVC and SMC go on with the next word. What is not known may go anywhere: indirect branches, words
+    outside the table, and exceptions whose handler decides where to go on (BRK, HLT, UDF). Never raises.
     """
     row = decode(word)
     if row is None:
-        return Operation("leave")
+        return Operation("anywhere")
     if row.flow is Flow.BRANCH and (row.conditional or row.name == "b"):
         return Operation("either" if row.conditional else "jump", offset=get_branch_offset(word))
-    if row.name == "brk":
-        return Operation("exception", name="brk")
     if row.flow in (Flow.NEXT, Flow.CALL) or row.name in ("svc", "hvc", "smc"):
         return Operation("nop")
-    return Operation("leave")
+    return Operation("anywhere")
 
 
 def _branches(stem: str, f: dict[str, int], word: int) -> Operation | None:

@@ -67,7 +67,7 @@ class Trace:
     """Address and word of every executed instruction."""
     registers: Mapping[int, int]
     end: str
-    """`done`, or why the thread ended early: `svc`, `brk`, `left` (a window), `access to …`."""
+    """`done`, or why the thread ended: `svc`, `brk`, `left` (a window), `access to …`."""
     by_model: dict[object, list[int]] = field(default_factory=dict)
     """The thread's order in each model, kept by `search`."""
 
@@ -171,10 +171,15 @@ class _Runner:
                 return False
             state.skip_interrupt = False
             pc = state.pc
+            if pc == self.program.outside:
+                self._come_back(state)
+                continue
             if pc not in self.code:
                 state.end = "done"
                 break
             count = state.visits.get(pc, 0)
+            if count and self.program.simple and pc in self.windows:
+                return False
             if count >= self.program.visits or len(state.events) > MOST_EVENTS:
                 self.cut += 1
                 return False
@@ -282,21 +287,48 @@ class _Runner:
         """Follow the flow of control of one word in a window, and nothing else of it (Program.windows)."""
         op = flow(word)
         state.pc = pc + 4
-        if op.kind == "exception":
-            self._enter(state, op.name, pc, pc, word, self.thread.sync_vector)
+        if self.program.guards.get(pc) == word:
+            self._enter(state, "brk", pc, pc, word, self.thread.sync_vector)
         elif op.kind == "nop" or self.program.falls_through:
             return True
+        elif op.kind == "anywhere":
+            self._go(state.copy(), self.program.entries)
+            self.pending.append(self._leave(state.copy()))
         else:
-            inside = pc + op.offset in window
-            if op.kind == "either":
-                other = state.copy()
-                other.pc, other.end = pc + op.offset, "" if inside else "left"
-                self.pending.append(other)
-            elif op.kind == "jump" and inside:
-                state.pc = pc + op.offset
+            other = state if op.kind == "jump" else state.copy()
+            if pc + op.offset in window:
+                other.pc = pc + op.offset
             else:
-                state.end = "left"
+                self._leave(other)
+            if other is not state:
+                self.pending.append(other)
         return True
+
+    def _leave(self, state: _State) -> _State:
+        if self.program.outside < 0:
+            state.end = "left"
+        else:
+            state.pc = self.program.outside
+        return state
+
+    def _come_back(self, state: _State) -> None:
+        """End the thread outside; let forks come back from there, if it may once more."""
+        outside = self.program.outside
+        count = state.visits.get(outside, 0)
+        if count < self.program.returns:
+            other = state.copy()
+            other.visits = {at: number for at, number in other.visits.items() if at not in self.windows}
+            other.visits[outside] = count + 1
+            other.path.append((outside, self.code.get(outside, 0)))
+            self._go(other, self.program.entries)
+        state.end = "left"
+
+    def _go(self, state: _State, places: Sequence[int]) -> None:
+        """Let forks of the state go to each of these addresses."""
+        for place in places:
+            other = state.copy()
+            other.pc = place
+            self.pending.append(other)
 
     def _rare(self, state: _State, op: Operation) -> None:
         if op.kind == "mrs":
