@@ -354,6 +354,42 @@ def test_a_patch_may_come_from_a_pipe(
         assert run("apply", "-", program).status == 0
 
 
+MAIL = """From 0123abcd Mon Sep 17 00:00:00 2001
+From: A U Thor <author@example.com>
+Subject: [PATCH] Add three,
+ not one.
+MIME-Version: 1.0
+Content-Type: text/plain; charset=utf-8
+Content-Transfer-Encoding: quoted-printable
+
+{}--=20
+2.39.5
+
+"""
+
+
+def test_a_patch_that_came_by_mail_is_applied_and_kept_as_it_was_sent(run: Run, patch: Path, program: Path) -> None:
+    sent, old = patch.read_text(), program.read_bytes()
+    body = sent.partition("\n\n")[2]
+    quoted = "".join(f"> {line}\n" for line in sent.splitlines())
+    for text in (MAIL.format(body.replace("=", "=3D")), quoted, f"{sent}-- \n2.39.5\n", sent.replace("\n", "\r\n")):
+        arrived = patch.with_name("arrived")
+        arrived.write_text(text, newline="")
+        assert run("fmt", arrived).out == sent
+        entry = json.loads(run("apply", arrived, program, "--json").out)["entry"]
+        assert json.loads(run("log", str(entry), "--json").out)[0]["patch"] == sent
+        assert run("apply", "-R", arrived, program).status == 0
+        assert program.read_bytes() == old
+
+
+def test_a_mailbox_of_several_patches_is_refused(run: Run, patch: Path, program: Path) -> None:
+    old = program.read_bytes()
+    patch.write_text(2 * MAIL.format(patch.read_text()))
+    refused = run("apply", patch, program)
+    assert (refused.status, one_sentence(refused.err), program.read_bytes()) == (2, True, old)
+    assert f"{patch}: the file has 2 mails" in refused.err
+
+
 def test_a_journal_that_is_none_stops_everything(run: Run, patch: Path, program: Path) -> None:
     before = program.read_bytes()
     journal = program.parent / "journal"

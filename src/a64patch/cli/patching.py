@@ -124,6 +124,7 @@ def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
     Reads asmdiff.MOST_BYTES + 1 bytes at most, even from a device.
     """
     from a64patch.patch import asmdiff
+    from a64patch.patch.mail import unwrapped
 
     try:
         if path == "-":
@@ -138,7 +139,7 @@ def read_patch(path: str, *, reverse: bool = False) -> AsmDiff:
     except OSError as error:
         raise PatchFormatError(f"cannot read {path}: {error.strerror}") from error
     try:
-        diff = asmdiff.parse(asmdiff.decode(data))
+        diff = asmdiff.parse(unwrapped(data))
         return asmdiff.reverse(diff) if reverse else diff
     except PatchFormatError as error:
         raise PatchFormatError(f"{path}: {error}") from None

@@ -169,8 +169,7 @@ def parse(text: str) -> AsmDiff:
     them may be missing. With any of them, the last line must have an end too. A text with all counts, as `to_text`
     writes it, is refused wherever it was cut off; only blanks and comments may be missing behind the last instruction.
     """
-    if len(text) > MOST_BYTES or text.count("\n") > MOST_LINES:
-        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB or {MOST_LINES} lines: split it")
+    require_small(len(text), text.count("\n"))
     lines = text.split("\n")
     first = next((number for number, line in enumerate(lines) if line.startswith("@@")), None)
     if first is None:
@@ -183,10 +182,15 @@ def parse(text: str) -> AsmDiff:
     return AsmDiff(tuple(hunks), description, headers, tuple(comments))
 
 
+def require_small(size: int, lines: int = 0) -> None:
+    """PatchFormatError for more than MOST_BYTES or MOST_LINES."""
+    if size > MOST_BYTES or lines > MOST_LINES:
+        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB or {MOST_LINES} lines: split it")
+
+
 def decode(data: bytes) -> str:
     """The text of a patch file, without a byte order mark; PatchFormatError when it is too long or not UTF-8."""
-    if len(data) > MOST_BYTES:
-        raise PatchFormatError(f"the patch has more than {MOST_BYTES >> 20} MiB: split it")
+    require_small(len(data))
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
