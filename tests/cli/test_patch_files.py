@@ -100,6 +100,35 @@ def test_a_patch_lives(run: Run, patch: Path, program: Path) -> None:
     assert program.read_bytes() == before
 
 
+def test_to_reverse_what_is_not_applied_is_refused_in_these_words(run: Run, patch: Path, program: Path) -> None:
+    before = program.read_bytes()
+    for options in ((), ("--dry-run",)):
+        refused = run("apply", "-R", patch, program, *options)
+        assert (refused.status, program.read_bytes()) == (1, before)
+        assert refused.err == (
+            "a64patch: not applied, so there is nothing to reverse: the target has the old words; nothing was changed\n"
+        )
+
+
+def test_a_patch_that_is_half_applied_says_which_half(run: Run, program: Path) -> None:
+    path = program.with_name("three.patch")
+    path.write_text(
+        "@@ pair @@\n-11000400\n+11000c00\n@@ other @@\n-d503201f\n+d503203f\n@@ _start @@\n-528000a0\n+528000c0\n"
+    )
+    run("poke", program, "other", "yield", "--expect", "nop")
+    before = program.read_bytes()
+    for options, which in (
+        ((), "are applied already (other), and 2 are not (pair, _start): take those that are applied out"),
+        (
+            ("-R",),
+            "are applied (other), and 2 are not (pair, _start): take those that are not applied out",
+        ),
+    ):
+        refused = run("apply", *options, path, program)
+        assert (refused.status, program.read_bytes()) == (1, before)
+        assert refused.err == f"a64patch: half applied: 1 of 3 hunks {which} of the patch; nothing was changed\n"
+
+
 def test_revert_by_number(run: Run, patch: Path, program: Path) -> None:
     before = program.read_bytes()
     entry = json.loads(run("apply", patch, program, "--json").out)["entry"]

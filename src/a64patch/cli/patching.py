@@ -187,6 +187,7 @@ def carry_out(
     unknown = sorted(accept - {*NAMES, "all"})
     if unknown:
         raise RequestError(f"there is no hazard {unknown[0]!r}; there are {', '.join(NAMES)}, and all")
+    reverse = getattr(arguments, "reverse", False)
     if arguments.prove and not arguments.dry_run:
         raise RequestError("--prove goes with --dry-run")
     if arguments.dry_run:
@@ -201,9 +202,9 @@ def carry_out(
             _print_plan(plan, target)
             proving.print_proofs(proofs, target, plan.method)
         sys.stdout.flush()
-        require_acceptable(plan, accept, arguments.sync)
+        require_acceptable(plan, accept, arguments.sync, reverse=reverse)
         return 0
-    require_acceptable(plan, accept, arguments.sync)
+    require_acceptable(plan, accept, arguments.sync, reverse=reverse)
     from a64patch.patch.transaction import apply_plan
 
     facts = _plan_facts(plan, target) if arguments.json else None

@@ -45,6 +45,8 @@ Sync = Literal["auto", "nosync", "kick", "stop"]
 NEARBY = 64 * INSN_SIZE
 """A hunk is searched this many bytes before and behind its symbol, or before and behind its address without one."""
 _LONGEST_SEARCH = 1 << 22
+_MOST_NAMES = 4
+"""At most this many hunks are named in a message."""
 _SOMEWHERE = 1 << 62
 """The address of a site while there is no target: out of reach of all addresses that people write."""
 
@@ -211,8 +213,8 @@ def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
     return spans
 
 
-def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto") -> None:
-    """Raise unless this plan may be carried out.
+def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "auto", *, reverse: bool = False) -> None:
+    """Raise unless this plan may be carried out. `reverse` says that its patch was reversed; the messages then say so.
 
     MismatchError when a hunk is foreign, or when all or some hunks are applied already. PlanError for a hazard whose
     name is not in `accept`, and for a `sync` that is weaker than the plan's method.
@@ -222,13 +224,13 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
         more = f" (and {len(foreign) - 1} more hunks do not fit)" if len(foreign) > 1 else ""
         raise MismatchError(f"hunk {foreign[0].hunk.site}: {foreign[0].difference}{more}; nothing was changed")
     if plan.state is State.APPLIED:
-        raise MismatchError("already applied: the target has the new words; nothing was changed")
-    if plan.state is State.FOREIGN:
-        done = [hunk.hunk.site for hunk in plan.hunks if hunk.state is State.APPLIED]
         raise MismatchError(
-            f"{len(done)} of {len(plan.hunks)} hunks are applied already ({', '.join(done[:4])}), the others are not:"
-            " reverse or remove those; nothing was changed"
+            "not applied, so there is nothing to reverse: the target has the old words; nothing was changed"
+            if reverse
+            else "already applied: the target has the new words; nothing was changed"
         )
+    if plan.state is State.FOREIGN:
+        raise MismatchError(_half_applied(plan.hunks, reverse))
     if sync in ("nosync", "kick") and plan.method == "stop" and (plan.cpus or len(plan.changes) > 1):
         why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
         raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
@@ -243,6 +245,23 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
         hazard = refused[0]
         way = "--drop-relocations" if hazard.name == "relocation" else f"--accept {hazard.name}"
         raise PlanError(f"{hazard.sentence}{more}; if that is right, {way}; nothing was changed")
+
+
+def _half_applied(hunks: Sequence[PlannedHunk], reverse: bool) -> str:
+    """The sentence about hunks of which only some are applied. `reverse` as in `require_acceptable`."""
+    applied = State.TO_DO if reverse else State.APPLIED
+    are = [hunk.hunk.site for hunk in hunks if hunk.state is applied]
+    are_not = [hunk.hunk.site for hunk in hunks if hunk.state is not applied]
+    already, out = ("", "not applied") if reverse else (" already", "applied")
+    return (
+        f"half applied: {len(are)} of {len(hunks)} hunks are applied{already} ({_some(are)}), and {len(are_not)} are"
+        f" not ({_some(are_not)}): take those that are {out} out of the patch; nothing was changed"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
