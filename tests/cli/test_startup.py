@@ -56,9 +56,7 @@ COSTS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "check": (["check", "nop", "b .+8"], [], ["branches", "system"]),
     "show": (["show", "PROGRAM", SITE, "-n", "1"], [], ["branches", "system"]),
     "status": (["status", "PATCH", "PROGRAM"], [], ["branches", "system", "memory"]),
-    "apply --dry-run": (
-        ["apply", "PATCH", "PROGRAM", "--dry-run"], ["rich"], ["branches", "system", "memory"],
-    ),
+    "apply --dry-run": (["apply", "PATCH", "PROGRAM", "--dry-run"], [], ["branches", "system", "memory"]),
     "apply": (["apply", "PATCH", "PROGRAM"], ["sqlite3"], ["branches", "system", "memory"]),
     # The words before the change are looked at, whether one is a load-exclusive.
     "poke": (

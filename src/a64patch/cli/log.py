@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from a64patch.cli import patching
+from a64patch.cli.table import print_table
 from a64patch.cli.text import print_json
 from a64patch.errors import JournalError
 
@@ -120,13 +121,18 @@ def _print(entries: list[Entry], undone: Mapping[int, int]) -> None:
     if not entries:
         print("the journal has no entries")
         return
+    rows = []
     for entry in entries:
         undoes = f" (reverts {entry.reverts})" if entry.reverts else ""
         undoes += f" (reverted by {undone[entry.id]})" if entry.id in undone else ""
         title = f"  {about}" if (about := subject(entry.patch)) else ""
         words = f"{len(entry.changes)} word{'' if len(entry.changes) == 1 else 's'}"
         when = datetime.fromisoformat(entry.began).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-        print(f"{entry.id:>4}  {when}  {entry.state.value:<8}  {words:<11}  {entry.identity.location}{undoes}{title}")
+        rows.append(
+            (f"{entry.id:>4}", when, f"{entry.state.value:<8}", f"{words:<11}",
+             f"{entry.identity.location}{undoes}{title}")
+        )  # fmt: skip
+    print_table(rows)
 
 
 def _print_whole(entry: Entry, undone: Mapping[int, int], patch: str) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli.table import Cell, print_styled, print_table
 from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError, RequestError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _ENDED = "the simulated machine ends with this command, and the new words with it: the journal has no entry"
 _MANY = 200
-"""At most this many changes of a plan are shown."""
+"""At most this many changes of a plan are shown at a terminal. A pipe gets all of them."""
 _MOST_PLACES = 8
 """At most this many NOPs that a hunk implies are shown."""
 
@@ -315,33 +316,27 @@ def print_result(done: str, result: PatchResult, undo: str) -> None:
 
 def _print_plan(plan: Plan, target: Target) -> None:
     """Print the plan as a table, the reasons why words may or may not race, and the hazards."""
-    from rich.console import Console
-    from rich.table import Table
-
     from a64patch.a64.disassembler import disassemble
     from a64patch.patch.sites import reasons_to_keep_out
 
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("site", "state", "stands there", "becomes", "may race?"):
-        table.add_column(column, overflow="fold")
     colours = {"not applied": "yellow", "applied": "green", "foreign": "red"}
+    most = _most_shown()
+    rows: list[tuple[Cell, ...]] = []
     shown = 0
     for hunk in plan.hunks:
-        state = f"[{colours[hunk.state.value]}]{hunk.state.value}[/]{_offset(hunk)}"
+        state = (f"{hunk.state.value}{_offset(hunk)}", colours[hunk.state.value])
         if not hunk.changes:
-            table.add_row(_plain(hunk.hunk.site), state, _plain(hunk.difference), "", "")
-        for change in hunk.changes[: max(0, _MANY - shown)]:
+            rows.append((hunk.hunk.site, state, hunk.difference))
+        for change in hunk.changes[: max(0, most - shown)]:
             texts = [disassemble(word, change.address, target.symbols) for word in (change.old, change.new)]
             verdict = "yes" if plan.verdict(change) else "no"
-            where = target.symbols.describe(change.address)
-            table.add_row(_plain(where), state, *(_plain(text) for text in texts), verdict)
+            rows.append((target.symbols.describe(change.address), state, *texts, verdict))
         shown += len(hunk.changes)
-        if shown > _MANY:
+        if shown > most:
             break
-    console.print(table)
-    if shown > _MANY:
-        console.print(f"… {_count(len(plan.changes), 'word')} in all; --json shows every one")
+    print_table(rows, ("site", "state", "stands there", "becomes", "may race?"))
+    if shown > most:
+        print(f"{_count(len(plan.changes), 'word')} in all; --json shows every one, and so does a pipe")
     print()
     for line in _nop_lines(plan.hunks, target):
         print(line)
@@ -356,7 +351,7 @@ def _print_plan(plan: Plan, target: Target) -> None:
     for sentence in reasons_to_keep_out(plan.sites):
         print(f"{sentence[:1].upper()}{sentence[1:]}.")
     for hazard in plan.hazards:
-        console.print(f"[bold red]hazard {hazard.name}[/]: {_plain(hazard.sentence)}.")
+        print_styled([(f"hazard {hazard.name}", "bold red"), f": {hazard.sentence}."])
     print("Dry run: nothing was changed.")
 
 
@@ -366,13 +361,13 @@ def _offset_lines(hunks: Sequence[PlannedHunk], done: str) -> list[str]:
 
 
 def _nop_lines(hunks: Sequence[PlannedHunk], target: Target) -> list[str]:
-    """A line for each hunk that implies NOPs, with their places; not for more than _MANY hunks."""
+    """A line for each hunk that implies NOPs, with their places; at a terminal not for more than _MANY hunks."""
     lines: list[str] = []
     for hunk in hunks:
         if not hunk.padding:
             continue
-        if len(lines) == _MANY:
-            return [*lines, f"… more than {_MANY} hunks imply NOPs; --json shows every one"]
+        if len(lines) == _most_shown():
+            return [*lines, f"more than {_MANY} hunks imply NOPs; --json shows every one, and so does a pipe"]
         places = [target.symbols.describe(address) for address in hunk.padding[:_MOST_PLACES]]
         if len(hunk.padding) > _MOST_PLACES:
             places.append(f"{len(hunk.padding) - _MOST_PLACES} more places")
@@ -410,12 +405,12 @@ def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str
     return name
 
 
+def _most_shown() -> int:
+    return _MANY if sys.stdout.isatty() else sys.maxsize
+
+
 def _offset(hunk: PlannedHunk) -> str:
     return f" (offset {hunk.offset:+d})" if hunk.offset else ""
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _count(number: int, noun: str) -> str:

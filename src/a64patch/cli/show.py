@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli.table import print_table
 from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import RequestError
@@ -67,13 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(lines)
         return 0
-    width = max(len(line["site"]) for line in lines)
     digits = max(len(line["address"]) for line in lines)
+    rows = []
     for line in lines:
         owner = "r" if line["relocation"] else "k" if line["kernel"] else " "
         marks = ("*" if line["hotpatchable"] else " ") + owner
         owner = f"  ; {line['relocation']}" if line["relocation"] else ""
-        print(f"{line['address']:>{digits}}  {line['site']:<{width}}  {line['word']} {marks} {line['text']}{owner}")
+        rows.append((f"{line['address']:>{digits}}", line["site"], f"{line['word']} {marks} {line['text']}{owner}"))
+    print_table(rows)
     return 0
 
 
@@ -111,10 +113,7 @@ def _show_target(target: Target, *, as_json: bool) -> int:
         "cache maintenance reaches all CPUs": yes_no[capabilities.broadcast],
         **target.facts(),
     }
-    width = max(map(len, shown))
-    for name, value in shown.items():
-        if value:
-            print(f"{name:<{width}}  {value}")
+    print_table((name, value) for name, value in shown.items() if value)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from a64patch.cli import patching
+from a64patch.cli.table import print_table
 from a64patch.cli.text import print_json
 
 EPILOG = """\
@@ -33,9 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print_json({"state": plan.state.value, "hunks": [patching.hunk_facts(hunk) for hunk in plan.hunks]})
         else:
-            width = max(len(hunk.hunk.site) for hunk in plan.hunks)
+            rows = []
             for hunk in plan.hunks:
                 where = f"  offset {hunk.offset:+d}" if hunk.offset else ""
                 why = f"  {hunk.difference}" if hunk.difference else ""
-                print(f"{hunk.hunk.site:<{width}}  {hunk.state.value}{where}{why}")
+                rows.append((hunk.hunk.site, f"{hunk.state.value}{where}{why}"))
+            print_table(rows)
     return 0 if plan.state is State.APPLIED else 1
