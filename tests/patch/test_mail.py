@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a64patch.errors import PatchFormatError
-from a64patch.patch.asmdiff import AsmDiff, parse, subject, to_text
+from a64patch.patch.asmdiff import MOST_LINES, AsmDiff, parse, subject, to_text
 from a64patch.patch.mail import MOST_HEADER, MOST_PARTS, unwrapped
 
 HUNKS = """\
@@ -149,12 +149,21 @@ def flowed(text: str, quotation: str, delete: bool) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def test_the_boundary_behind_a_part_shows_that_it_is_whole() -> None:
+    text = "Call\n\n@@ f -1 +1 @@\n-d503201f  nop\n+97ffffc3  bl    get_idle_time"
+    assert read(attached(text).as_bytes()) == parse(f"{text}\n")
+    with pytest.raises(PatchFormatError, match="last line has no end"):
+        read(text)
+
+
 @pytest.mark.parametrize("delete", [False, True])
 @pytest.mark.parametrize("quotation", ["", ">"])
 def test_lines_that_flow_are_joined(quotation: str, delete: bool) -> None:
     kind = "text/plain; charset=utf-8; format=flowed" + ("; delsp=yes" if delete else "")
     text = flowed(BODY, quotation, delete)
     assert text.count("\n") == BODY.count("\n") + 2
+    # A signature is never joined to the line before.
+    text = text if quotation else text.removesuffix("\n") + " \n"
     assert read(f"{HEAD}MIME-Version: 1.0\nContent-Type: {kind}\n\n{text}{SIGNATURE}") == WHOLE
 
 
@@ -163,6 +172,10 @@ def test_line_numbers_are_those_of_the_file() -> None:
     with pytest.raises(PatchFormatError) as failed:
         read(text)
     assert text.split("\n")[failed.value.line - 1].startswith("+d280000 ")
+    text = f"{HEAD}\n{quoted(BODY, '> ').replace('> +d28', 'No.')}"
+    with pytest.raises(PatchFormatError) as failed:
+        read(text)
+    assert text.split("\n")[failed.value.line - 1].startswith("No.")
     [hunk] = read(f"{HEAD}\n{quoted(BODY, '> ')}").hunks
     assert hunk.number == f"{HEAD}\n{BODY}".split("\n").index("@@ uptime_proc_show+0x74 -3 +3 @@") + 1
 
@@ -181,6 +194,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "lost line": (PATCH.replace("-97ffffc3  bl    get_idle_time\n", ""), "counts -3 \\+3"),
     "cut in a text": (PATCH[:-2], "last line has no end"),
     "cut behind a name": (PATCH[: PATCH.index("idle_time\n+") + 4].replace("-3 +3", "-2 +1"), "last line has no end"),
+    "cut in an address": ("@@ f -1 +1 @@\n-d503201f  nop\n+14000002  b 0x8", "last line has no end"),
     "wrapped line": (PATCH.replace("get_idle", "\nget_idle"), "begins with a blank"),
     "no-break space": (PATCH.replace("bl  ", "bl \xa0"), "is not text"),
     "signature in a hunk": (PATCH.replace("+d28", "-- \n+d28"), "goes on behind the signature in line 10"),
@@ -207,7 +221,8 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "not quoted-printable": (f"{HEAD}{TEXT.format('utf-8', 'quoted-printable')}\nx == y\n{PATCH}", "not quoted-print"),
     "not base64": (f"{HEAD}{TEXT.format('utf-8', 'base64')}\n{'QEAg' * 20}Q\n", "damaged|has a hunk"),
     "cut base64": (mail("base64").rstrip()[:-2], "damaged|no end"),
-    "cut attachment": (attached(PATCH).as_bytes()[:-30], "damaged"),
+    "cut before the last boundary": (re.sub(rb"--.*--\s*\Z", b"", attached(PATCH).as_bytes()), "CloseBoundaryNotFound"),
+    "long mail": (f"{HEAD}\n" + "\n" * MOST_LINES, f"or {MOST_LINES} lines"),
     "two encodings": (f"{HEAD}{TEXT.format('utf-8', '8bit')}{TEXT.format('utf-8', 'base64')}\n{PATCH}", "twice"),
     "mail in a mail": (f"{HEAD}Content-Type: message/rfc822\n\n{HEAD}\n{PATCH}", "another mail in it"),
     "mail in mails": (
