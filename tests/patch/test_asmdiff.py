@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from a64patch.a64.names import Site, parse_site, quoted
 from a64patch.errors import PatchFormatError
 from a64patch.patch.asmdiff import (
     MOST_BYTES,
@@ -173,7 +174,7 @@ def test_reverse(lines: list[str], reversed_lines: list[str]) -> None:
         ("", 0, 0, "no hunk"),
         ("Prose only\n", 0, 0, "no hunk"),
         ("@@ f\n", 1, 1, "begins with `@@ SITE @@`"),
-        ("@@ a b @@\n-00000000\n", 1, 1, "the site has no blanks"),
+        ("@@ a b @@\n-00000000\n", 1, 1, "a name with blanks is in quotes"),
         ("@@ f -1 @@\n-00000000\n", 1, 1, "begins with `@@ SITE @@` or `@@ SITE -1 .1 @@`"),
         ("@@ -1 +0 @@\n-00000000\n", 1, 1, "begins with"),
         ("@@ f -12345678 +1 @@\n-00000000\n", 1, 1, "begins with"),
@@ -198,7 +199,7 @@ def test_reverse(lines: list[str], reversed_lines: list[str]) -> None:
         ("@@ f @@\n-000000000\n", 2, 2, "eight hex digits"),
         ("@@ f @@\n-???????\n", 2, 2, "eight hex digits"),
         ("@@ f @@\n+nop\n", 2, 2, "eight hex digits"),
-        ("@@ f @@\n+00000000  " + "x" * 301, 2, 12, "301 characters"),
+        ("@@ f @@\n+00000000  " + "x" * 4397, 2, 12, "4397 characters"),
         ("@@ f @@\n+00000000  no\x1b[2J\n", 2, 14, "is not text"),
         ("@@ f @@\n+00000000  a\rb\n", 2, 13, "is not text"),
         ("Prose\n\x07\n@@ f @@\n-00000000\n", 2, 1, "is not text"),
@@ -259,9 +260,9 @@ def hunks(draw: st.DrawFn) -> Hunk:
         )
     )
     lines.insert(draw(st.integers(0, len(lines))), Line(draw(st.sampled_from(kinds[1:])), draw(word), draw(PROSE)))
-    name = draw(st.text(PRINTABLE.filter(lambda one: one not in "+@"), min_size=1, max_size=6))
+    name = quoted(draw(st.text(PRINTABLE | st.just(" "), min_size=1, max_size=6)))
     return Hunk(
-        f"f{name}{draw(st.sampled_from(['', '+0x18', '+64', ':0x4']))}",
+        f"{name}{draw(st.sampled_from(['', '+0x18', '+64', ':0x4']))}",
         tuple(lines),
         tuple(draw(st.lists(COMMENTS, max_size=2))),
     )
@@ -284,7 +285,9 @@ def diffs(draw: st.DrawFn) -> AsmDiff:
         description.pop(0)
     while description and not description[-1]:
         description.pop()
-    made = draw(st.lists(hunks(), min_size=1, max_size=3, unique_by=lambda hunk: hunk.site.partition("+")[0]))
+    made = draw(
+        st.lists(hunks(), min_size=1, max_size=3, unique_by=lambda hunk: (parse_site(hunk.site) or Site(""))[:2])
+    )
     return AsmDiff(tuple(made), tuple(description), tuple(headers), tuple(draw(st.lists(COMMENTS, max_size=2))))
 
 

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from a64patch.a64.assembler import assemble_one
-from a64patch.patch.asmdiff import _LONGEST_SITE, _LONGEST_TEXT, MOST_BYTES, MOST_LINES, parse, to_text
+from a64patch.a64.names import LONGEST_NAME
+from a64patch.patch.asmdiff import _LONGEST_TEXT, MOST_BYTES, MOST_LINES, parse, to_text
 from a64patch.patch.hazards import NAMES
 from a64patch.patch.plan import NEARBY, State, fill
 from tests.support import ROOT
@@ -41,7 +42,7 @@ def test_states_are_all_listed() -> None:
 def test_limits_are_those_of_the_code() -> None:
     flat = " ".join(PAGE.split())
     limits = (
-        f"{MOST_BYTES >> 20} MiB, {MOST_LINES:,} lines, {_LONGEST_SITE:,} characters in a site or {_LONGEST_TEXT} in"
+        f"{MOST_BYTES >> 20} MiB, {MOST_LINES:,} lines, {LONGEST_NAME:,} characters in a site or {_LONGEST_TEXT:,} in"
     )
     assert limits in flat
     assert f"{NEARBY} bytes around it" in flat

@@ -11,6 +11,7 @@ from functools import cache
 
 from a64patch.a64.encodings import GENERAL, VECTOR, rows_of
 from a64patch.a64.missing import missing_feature
+from a64patch.a64.names import LONGEST_NAME, outside_quotes
 from a64patch.a64.operands import CONDITIONS, NUMBER, Names, Place, check_range, number_of
 from a64patch.a64.row import Encoding
 from a64patch.a64.source import LocalNames, read_source
@@ -22,7 +23,9 @@ _SCALABLE = re.compile(r"\b(?:[zp][0-9]{1,2}|pn[0-9]{1,2}|za[0-9]*[hv]?|zt0|ffr)
 _POOL = re.compile(r"ldr\w*\s+\w+\s*,\s*=", re.ASCII | re.IGNORECASE)
 """A load from a literal pool, which an assembler puts behind the code."""
 _LONGEST = 200
-"""The most characters of one instruction. Every spelling is much shorter."""
+"""The most characters of one instruction without its name. Every spelling is much shorter."""
+_NAME = re.compile(r"[\w.$@:-]{32,}")
+"""A long name without quotes."""
 
 
 @cache
@@ -69,7 +72,7 @@ def assemble_anywhere(text: str) -> int:
 
 def _assemble_at(text: str, place: Place) -> int:
     text = text.strip()
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST and not _LONGEST >= len(_NAME.sub("", outside_quotes(text))) >= len(text) - LONGEST_NAME:
         raise AssemblyError(f"an instruction of {len(text)} characters: {text[:40]!r}…")
     literal = _INST.fullmatch(text)
     if literal:
@@ -93,7 +96,7 @@ def _assemble_at(text: str, place: Place) -> int:
         else:
             if word_or_none is not None:
                 return word_or_none
-    if _SCALABLE.search(text):
+    if _SCALABLE.search(outside_quotes(text)):
         raise AssemblyError(f"{text!r}: SVE and SME are not in this table; write the word itself as .inst 0x…")
     if wrong is not None:
         raise AssemblyError(f"{text!r}: {wrong}")

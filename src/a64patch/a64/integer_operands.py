@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, Protocol
 
+from a64patch.a64.names import QUOTED
 from a64patch.a64.operands import (
     AMOUNT,
     CONDITION_NAMES,
@@ -171,7 +172,7 @@ class LowBits:
 class _Immediate12(LowBits):
     """`#imm{, lsl #12}` of ADD and SUB, or `:lo12:symbol`: fields sh, imm12."""
 
-    regex = rf"{NUMBER}(?:\s*,\s*lsl{AMOUNT})?|#?:lo12:[^,]+"
+    regex = rf"{NUMBER}(?:\s*,\s*lsl{AMOUNT})?|#?:lo12:(?:{QUOTED}|[^,\"])+"
     default: Numbers = (0, 0)
 
     def parse(self, text: str, place: Place) -> Numbers:
@@ -253,7 +254,7 @@ class Scaled(Number):
 class _Offset12(Scaled, LowBits):
     """The unsigned offset of a load or store, or `:lo12:symbol`."""
 
-    regex = rf"{NUMBER}|#?:lo12:[^,\]]+"
+    regex = rf"{NUMBER}|#?:lo12:(?:{QUOTED}|[^,\]\"])+"
 
     def __init__(self, fields: Sequence[Field], scale: int) -> None:
         super().__init__(fields, scale, optional=True)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from a64patch.a64.expressions import CHARACTER, distance, evaluate
+from a64patch.a64.names import QUOTED
 from a64patch.a64.row import PAGE_SIZE, Field
 from a64patch.errors import AssemblyError
 
@@ -294,7 +295,7 @@ class Label(Packed):
     A negative unit counts backwards. When the unit is a page, a name means the page of its address, as in GNU as.
     """
 
-    regex = r"[^,\s\[\]#][^,\[\]]*|#" + NUMBER
+    regex = rf"(?:{QUOTED}|[^,\s\[\]#\"])(?:{QUOTED}|[^,\[\]\"])*|#{NUMBER}"
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field], unit: int) -> None:
@@ -334,7 +335,11 @@ class Label(Packed):
 _HERE = "."
 _ABSOLUTE = re.compile(NUMBER, re.ASCII)
 _NUMBERED = re.compile(r"[0-9]{1,4}[bf]\s*(?:[-+]|$)", re.ASCII)
-_ADDRESS = re.compile(rf"(?P<name>\S.*?)\s*(?P<distance>[-+][-+~!(\s]*(?:[0-9]|{CHARACTER}).*)?", re.ASCII)
+_ADDRESS = re.compile(
+    rf"(?P<name>(?:{QUOTED}|[^\s\"])(?:{QUOTED}|[^\"])*?)\s*"
+    rf"(?P<distance>[-+][-+~!(\s]*(?:[0-9]|{CHARACTER}).*)?",
+    re.ASCII,
+)
 
 
 def _split(text: str) -> tuple[str, int]:

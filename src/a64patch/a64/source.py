@@ -9,13 +9,14 @@ import re
 from dataclasses import dataclass, field
 
 from a64patch.a64.expressions import CHARACTER
+from a64patch.a64.names import QUOTED, parse_site
 from a64patch.a64.operands import Names
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import AssemblyError
 
-_COMMENT = re.compile(rf"(?P<kept>{CHARACTER})|//[^\n]*|/\*.*?\*/", re.DOTALL)
-_STATEMENT = re.compile(rf"(?:{CHARACTER}|[^;\n])+")
-_LABEL = re.compile(r"\s*([A-Za-z_.$][\w.$]*|[0-9]{1,4})\s*:(?!:)", re.ASCII)
+_COMMENT = re.compile(rf"(?P<kept>{QUOTED}|{CHARACTER})|//[^\n]*|/\*.*?\*/", re.DOTALL)
+_STATEMENT = re.compile(rf"(?:{QUOTED}|{CHARACTER}|[^;\n])+")
+_LABEL = re.compile(rf"\s*([A-Za-z_.$][\w.$]*|[0-9]{{1,4}}|{QUOTED})\s*:(?!:)", re.ASCII)
 _NUMBERED = re.compile(r"([0-9]{1,4})([bf])", re.ASCII)
 
 
@@ -30,9 +31,14 @@ class Source:
     """Labels like `1:`, which may occur several times: `1b` is the last before the instruction, `1f` the next."""
 
 
+def without_comments(text: str) -> str:
+    """The text with a blank for each comment. Quoted names and characters like `'/'` have none in them."""
+    return _COMMENT.sub(lambda match: match["kept"] or " ", text) if "/" in text else text
+
+
 def statements(text: str) -> list[str]:
     """The parts of a text between `;` and new lines, without comments. `';'` is a character, and `'/'` is one."""
-    return _STATEMENT.findall(_COMMENT.sub(lambda match: match["kept"] or " ", text))
+    return _STATEMENT.findall(without_comments(text))
 
 
 def read_source(text: str, address: int) -> Source:
@@ -43,8 +49,11 @@ def read_source(text: str, address: int) -> Source:
     source, place = Source(), address
     for line in statements(text):
         while match := _LABEL.match(line):
-            name, line = match[1], line[match.end() :]
-            if name.isdigit():
+            site, line = parse_site(match[1]), line[match.end() :]
+            if site is None:
+                raise AssemblyError(f"{match[1][:80]} is no name for a label")
+            name = site.name
+            if site.is_number:
                 source.numbered.setdefault(name, []).append(place)
             elif source.labels.setdefault(name, place) != place:
                 raise AssemblyError(f"label {name!r} occurs twice")
@@ -62,9 +71,9 @@ class LocalNames:
 
     def resolve(self, site: str) -> int:
         """The address of a label, `label+8`, `1b`, `1f`, or an outer name; LookupError for an unknown name."""
-        name, _, behind = site.partition("+")
-        offset = int(behind, 16) if behind else 0
-        numbered = _NUMBERED.fullmatch(name)
+        parts = parse_site(site)
+        name, offset = (parts.name, parts.offset) if parts is not None and not parts.owner else ("", 0)
+        numbered = _NUMBERED.fullmatch(site.partition("+")[0])
         if numbered and numbered[1] in self._source.numbered:
             places = self._source.numbered[numbered[1]]
             found = (

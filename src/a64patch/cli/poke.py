@@ -6,7 +6,6 @@ Read on: apply.py, which does the same with a patch from a file.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,6 @@ from a64patch.errors import RequestError
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
     from a64patch.targets.base import Target
-
-_NAMES = re.compile(r"^adrp\s|:lo12:", re.IGNORECASE)
-"""Texts whose symbol the disassembler cannot find again."""
 
 EPILOG = """\
 --expect names the instructions at SITE before the change; if the target has others, nothing is changed.
@@ -76,9 +72,11 @@ def _diff(target: Target, arguments: argparse.Namespace) -> AsmDiff:
 
 def _lines(target: Target, address: int, instructions: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     """Words with their usual texts. A text that names a page or its low bits stays as typed: there is no other."""
+    from a64patch.patch.meaning import needs_pages
+
     texts = _texts(target, address, [word for word, _ in instructions])
     return [
-        (word, typed if _NAMES.search(typed) else text) for (word, typed), text in zip(instructions, texts, strict=True)
+        (word, typed if needs_pages(typed) else text) for (word, typed), text in zip(instructions, texts, strict=True)
     ]
 
 

@@ -15,6 +15,7 @@ from itertools import groupby, pairwise
 from typing import Literal, NamedTuple
 
 from a64patch.a64.generate import gen_nop
+from a64patch.a64.names import LONGEST_NAME, QUOTED, Site, number_of, parse_site, single_blanks
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import PatchFormatError
 
@@ -27,8 +28,7 @@ UNKNOWN = "????????"
 
 TARGET, BUILD_ID, HUNKS = "Target", "Build-Id", "Hunks"
 _KNOWN_HEADERS = {name.lower(): name for name in (TARGET, BUILD_ID, HUNKS)}
-_LONGEST_TEXT = 300
-_LONGEST_SITE = 4096
+_LONGEST_TEXT = 300 + LONGEST_NAME
 _MNEMONIC_WIDTHS = (5, 16)
 """The least and the greatest width of a hunk's column of mnemonics: one long mnemonic does not widen all lines."""
 
@@ -36,9 +36,8 @@ Sign = Literal[" ", "-", "+", "#"]
 
 # `_clean` has made each tab a blank.
 _HEADER = re.compile(r"([A-Z][A-Za-z0-9-]{0,40}|(?i:target|build-id|hunks)): +(\S.*)", re.ASCII)
-_HUNK = re.compile(r"@@ +(\S+) +(?:-([0-9]{1,7}) +\+([0-9]{1,7}) +)?@@", re.ASCII)
+_HUNK = re.compile(rf"@@ +((?:{QUOTED}|[^\s\"])+) +(?:-([0-9]{{1,7}}) +\+([0-9]{{1,7}}) +)?@@", re.ASCII)
 _LINE = re.compile(r"([ +-])([0-9a-fA-F]{8}|\?{8})(?: +(\S.*))?", re.ASCII)
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,11 +352,13 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
             header = _HUNK.fullmatch(line.rstrip())
             if header is None:
                 raise PatchFormatError(
-                    "a hunk begins with `@@ SITE @@` or `@@ SITE -1 +1 @@`, and the site has no blanks", number, 1
+                    "a hunk begins with `@@ SITE @@` or `@@ SITE -1 +1 @@`, and a name with blanks is in quotes",
+                    number,
+                    1,
                 )
             begun, body, pending, apart = number, [], [], False
             counts = {" ": 0, "-": 0, "+": 0}
-            if len(header[1]) > _LONGEST_SITE:
+            if len(header[1]) > LONGEST_NAME:
                 raise PatchFormatError(f"a site of {len(header[1])} characters", number, header.start(1) + 1)
         elif not line.rstrip():
             apart = True
@@ -375,7 +376,7 @@ def _line(match: re.Match[str], number: int) -> Line:
     sign: Sign
     sign, word, text = match.groups("")  # type: ignore[assignment]  # _LINE says so
     if "  " in text or text.endswith(" "):
-        text = " ".join(text.split())
+        text = single_blanks(text)
     if len(text) > _LONGEST_TEXT:
         raise PatchFormatError(f"an instruction of {len(text)} characters", number, match.start(3) + 1)
     return Line(sign, None if word == UNKNOWN else int(word, 16), text, number)
@@ -412,10 +413,10 @@ def _hunk_lines(hunk: Hunk) -> list[str]:
             continue
         word = UNKNOWN if line.word is None else f"{line.word:08x}"
         mnemonic, blank, operands = line.text.partition(" ")
-        if blank:
+        if blank and '"' not in mnemonic:
             lines.append(f"{line.sign}{word}  {mnemonic:<{width}} {operands}")
         else:
-            lines.append(f"{line.sign}{word}  {mnemonic}" if mnemonic else f"{line.sign}{word}")
+            lines.append(f"{line.sign}{word}  {line.text}" if line.text else f"{line.sign}{word}")
     return lines
 
 
@@ -472,13 +473,12 @@ def _require_apart(hunks: Sequence[Hunk], sizes: Sequence[int]) -> None:
 
     plan.py finds the other overlaps.
     """
-    ranges: dict[str, list[tuple[int, int, int]]] = {}
+    ranges: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
     for index, (hunk, size) in enumerate(zip(hunks, sizes, strict=True)):
-        name, _, text = hunk.site.rpartition("+")
-        if not _NUMBER.fullmatch(text):
-            name, text = hunk.site, "0"
-        start = int(text, 16 if text[:2].lower() == "0x" else 10)
-        ranges.setdefault(name, []).append((start, start + INSN_SIZE * size, index))
+        name, owner, start, is_number = parse_site(hunk.site) or Site(hunk.site)
+        if is_number:
+            name, start = "", start + number_of(name)
+        ranges.setdefault((name, owner), []).append((start, start + INSN_SIZE * size, index))
     for group in ranges.values():
         if len(group) > 1:
             group.sort()

@@ -19,6 +19,7 @@ from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble, disassemble_naming
 from a64patch.a64.effects import effects_of
 from a64patch.a64.generate import gen_nop
+from a64patch.a64.names import LONGEST_NAME, site_text
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import reference
 from a64patch.a64.row import PAGE_SIZE, Flow
@@ -32,7 +33,7 @@ from a64patch.targets.symbols import Symbol
 
 CONTEXT = 3
 """Unchanged words shown before and behind a change."""
-_LONGEST_TEXT = 200
+_LONGEST_TEXT = 200 + LONGEST_NAME
 _COMPARED = 16
 """Two addresses without a name count as the same if this many bytes there are equal."""
 _PADDING = (0, gen_nop())
@@ -135,7 +136,7 @@ def _functions(target: Target) -> dict[tuple[str, str], list[Symbol]]:
 
 def _called(key: tuple[str, str]) -> str:
     module, name = key
-    return f"{module}:{name}" if module else name
+    return site_text(name, module)
 
 
 def _are_same(old: Target, new: Target, of_old: Sequence[Symbol], of_new: Sequence[Symbol], same_layout: bool) -> bool:

@@ -20,8 +20,10 @@ from typing import NamedTuple
 
 from a64patch.a64.assembler import assemble_anywhere, assemble_one
 from a64patch.a64.disassembler import disassemble
+from a64patch.a64.names import outside_quotes, parse_site
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import Reference, reference
+from a64patch.a64.source import without_comments
 from a64patch.errors import AssemblyError, PatchFormatError, PlanError, SymbolError
 from a64patch.patch.asmdiff import UNKNOWN, Line
 from a64patch.targets.symbols import Symbol, SymbolTable
@@ -195,7 +197,7 @@ def fixed_bits(line: Line) -> int:
     refers_to = _reference(_known(line))
     if refers_to is not None:
         return _ALL & ~refers_to.mask
-    return _ALL & ~_IMM12 if ":lo12:" in line.text.lower() else _ALL
+    return _ALL & ~_IMM12 if _has_low_bits(line.text) else _ALL
 
 
 def refers(word: int) -> bool:
@@ -205,7 +207,11 @@ def refers(word: int) -> bool:
 
 def needs_pages(text: str) -> bool:
     """Whether the word of this text depends on which page of memory a name lies in."""
-    return text.lower().startswith("adrp") or ":lo12:" in text.lower()
+    return text.lower().startswith("adrp") or _has_low_bits(text)
+
+
+def _has_low_bits(text: str) -> bool:
+    return ":lo12:" in outside_quotes(text).lower()
 
 
 def _reference(word: int) -> Reference | None:
@@ -233,17 +239,14 @@ def _is_local(line: Line, symbolic: _Symbolic, place: Place) -> bool:
     target = _target(symbolic.word, place.address)
     if place.symbol is None or needs_pages(line.text) or target is None or not _lies_in(place.symbol, target):
         return False
-    return symbolic.site.partition("+")[0].rpartition(":")[2] == place.symbol.name
-
-
-def _without_comment(text: str) -> str:
-    return text.partition("//")[0].strip()
+    site = parse_site(symbolic.site)
+    return site is not None and site.name == place.symbol.name
 
 
 def _assemble(line: Line, place: Place, names: _Recorder) -> int:
     """The word of the text at a place; `names` resolves the symbols."""
     try:
-        return assemble_one(_without_comment(line.text), place.address, names)
+        return assemble_one(without_comments(line.text), place.address, names)
     except AssemblyError as error:
         if names.missing is not None:
             raise names.missing from None
@@ -273,7 +276,7 @@ def _symbolic(line: Line, place: Place) -> _Symbolic | None:
 def _assembled_anywhere(line: Line) -> int:
     """The word of the text if every label is its own place and every name is address 0."""
     try:
-        return _word_anywhere(_without_comment(line.text))
+        return _word_anywhere(without_comments(line.text))
     except AssemblyError as error:
         raise PatchFormatError(str(error), line.number, 12) from None
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from a64patch.a64.cmodx import PROFILES, Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
+from a64patch.a64.names import parse_site
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 from a64patch.errors import MappingError, MismatchError, PatchFormatError, PlanError, RequestError, SymbolError
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, collector_paused
@@ -320,10 +321,12 @@ def _assembled(line: Line, place: Place, has_target: bool) -> int:
 
 def _own_symbols(site: str) -> SymbolTable:
     """The hunk's own symbol, at a made-up address: branches inside the symbol do not depend on it."""
-    base, plus, _ = site.rpartition("+")
-    module, _, name = (base if plus else site).rpartition(":")
-    symbol = Symbol(name, _SOMEWHERE, 1, module)
-    return SymbolTable(lambda: [symbol], [Space(module, _SOMEWHERE, _SOMEWHERE << 1)] if module else ())
+    parts = parse_site(site)
+    if parts is None:
+        return SymbolTable()
+    symbol = Symbol(parts.name, _SOMEWHERE, 1, parts.owner)
+    spaces = [Space(parts.owner, _SOMEWHERE, _SOMEWHERE << 1)] if parts.owner else ()
+    return SymbolTable(lambda: [symbol], spaces)
 
 
 def _compare_by_meaning(diff: AsmDiff, target: Target, identity: Identity, fuzz: bool) -> bool:

@@ -5,7 +5,6 @@ Read on: elf.py fills a table from .symtab and .dynsym.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
+from a64patch.a64.names import number_of, parse_site, quoted, site_text
 from a64patch.errors import SymbolError
-
-_SITE = re.compile(
-    r"(?:(?P<module>[^:+\s]+):)?(?P<name>[^:+\s]+)(?:\+(?P<offset>0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}))?", re.ASCII
-)
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 
 GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file for a program)"
 """What to do about a target that has no names and does not tell its build."""
@@ -143,20 +138,24 @@ class SymbolTable:
     def resolve(self, site: str) -> int:
         """The address of a SITE: `symbol`, `symbol+0x18`, `module:symbol+8`, `section:offset` or an address.
 
-        SymbolError names the missing or ambiguous part. A number is always an address, even if a symbol has this name.
+        a64/names.py has the grammar. A number without quotes is always an address, even if a symbol has this name.
+        SymbolError names the missing or ambiguous part.
         """
-        if site[:1].isdigit() and _NUMBER.fullmatch(site):
-            return _number(site)
-        match = _SITE.fullmatch(site)
-        if match is None:
-            raise SymbolError(f"{site[:80]!r} is not a site: write symbol, symbol+0x18, section:0x10 or an address")
-        module, name = match["module"] or "", match["name"]
-        distance = _number(match["offset"] or "0")
-        if module and module in self._spaces and _NUMBER.fullmatch(name):
-            return self._count(module, _number(name) + distance, site)
-        if not module and name in self._spaces and name not in self._names():
+        parts = parse_site(site)
+        if parts is None:
+            raise SymbolError(
+                f"{site[:80]!r} is not a site: write symbol, symbol+0x18, section:0x10 or an address, and"
+                ' other names in double quotes: "operator new"'
+            )
+        name, owner, distance, is_number = parts
+        if is_number and not owner:
+            address = number_of(name) + distance
+        elif is_number and owner in self._spaces:
+            return self._count(owner, number_of(name) + distance, site)
+        elif not owner and name in self._spaces and name not in self._names():
             return self._count(name, distance, site)
-        address = self.find(name, module).address + distance
+        else:
+            address = self.find(name, owner).address + distance
         if address >= ADDRESS_SPACE:
             raise SymbolError(f"{site[:80]} lies beyond the last address")
         return address
@@ -219,10 +218,10 @@ class SymbolTable:
         as `resolve`.
         """
         address = self.resolve(site)
-        match = _SITE.fullmatch(site)
-        if match is None or match["name"] not in self._names() or (site[:1].isdigit() and _NUMBER.fullmatch(site)):
+        parts = parse_site(site)
+        if parts is None or parts.name not in self._names() or (parts.is_number and not parts.owner):
             return True
-        symbol = self.find(match["name"], match["module"] or "")
+        symbol = self.find(parts.name, parts.owner)
         return address == symbol.address or address < self.end_of(symbol)
 
     def extent(self, address: int) -> tuple[int, int] | None:
@@ -254,17 +253,12 @@ class SymbolTable:
         found = self.lookup(address)
         if found is not None:
             symbol, distance = found
-            site = symbol.name + (f"+{distance:#x}" if distance else "")
-            yield site
+            yield site_text(symbol.name, "", distance)
             if symbol.module:
-                yield f"{symbol.module}:{site}"
+                yield site_text(symbol.name, symbol.module, distance)
         space = self._space_at(address)
         if space is not None:
-            yield f"{space.name}:{address - space.start:#x}"
-
-
-def _number(text: str) -> int:
-    return int(text, 16 if text[:2].lower() == "0x" else 10)
+            yield f"{quoted(space.name)}:{address - space.start:#x}"
 
 
 def _outer_of(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
