@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from a64patch.a64.names import quoted
-from tests.cli.running import Run
+from a64patch.a64.words import from_bytes
+from a64patch.patch.surroundings import difference, surroundings
+from a64patch.targets.elf import ElfFile
+from a64patch.targets.section import Change
+from tests.cli.running import Run, one_sentence
 from tests.support import assemble, link
 
 NAMES = [
@@ -45,3 +49,47 @@ def test_a_name_of_any_language_is_a_site(run: Run, tmp_path: Path, name: str) -
     poked = json.loads(run("poke", program, "_start+4", f"bl {site}", "--expect", "nop", "--json").out)
     assert run("revert", str(poked["entry"])).status == 0
     assert program.read_bytes() == before
+
+
+def test_a_static_function_by_its_file(run: Run, tmp_path: Path) -> None:
+    """Shown, poked, patched, undone; and in the object file, which has no build id, known by its surroundings."""
+    static = '.file "{0}.c"\n.type dup, %function\ndup: mov w0, #{1}\n bl dup\n ret\n.size dup, 12\n'
+    start = ".globl _start\n_start: nop\n"
+    objects = [
+        assemble(start + static.format("a", 1), tmp_path / "a.o"),
+        assemble(static.format("b", 2), tmp_path / "b.o"),
+    ]
+    for program in (link(objects, tmp_path / "program"), link(objects, tmp_path / "joined.o", "-r")):
+        before = program.read_bytes()
+        refused = run("show", program, "dup")
+        assert (refused.status, one_sentence(refused.err)) == (2, True)
+        assert "a.c:dup" in refused.err
+        assert "b.c:dup" in refused.err
+        assert run("show", program, "b.c:dup+4", "-n", "1").out.rstrip().endswith("bl b.c:dup")
+        poked = json.loads(run("poke", program, "b.c:dup+4", "bl a.c:dup", "--expect", "bl b.c:dup", "--json").out)
+        assert run("show", program, "b.c:dup+4", "-n", "1").out.rstrip().endswith("bl a.c:dup")
+        assert "@@ b.c:dup+0x4 -1 +1 @@" in run("log", str(poked["entry"])).out
+        assert run("revert", str(poked["entry"])).status == 0
+        assert program.read_bytes() == before
+        patch = tmp_path / "fix.patch"
+        patch.write_text("@@ b.c:dup @@\n-????????  mov w0, #2\n+????????  b a.c:dup+8\n")
+        patch.write_text(run("fmt", patch, program).out)
+        assert run("fmt", patch, program).out == run("fmt", patch).out == patch.read_text()
+        assert run("apply", patch, program).status == 0
+        assert run("apply", "-R", patch, program).status == 0
+        assert program.read_bytes() == before
+
+
+def test_an_earlier_journal_has_another_name_for_a_static_function(tmp_path: Path) -> None:
+    """Before source files were known, the surroundings of such a function were called by section and offset."""
+    static = '.file "{0}.c"\n.type dup, %function\ndup: mov w0, #{1}\n ret\n.size dup, 8\n'
+    objects = [assemble(static.format(name, number), tmp_path / f"{name}.o") for number, name in enumerate("ab")]
+    with ElfFile(link(objects, tmp_path / "joined.o", "-r")) as target:
+        address = target.symbols.resolve("b.c:dup")
+        [word] = from_bytes(target.read(address, 4))
+        [now] = surroundings(target, [Change(address, word, word)])
+        assert now.name == "b.c:dup"
+        assert difference(target, [now._replace(name=".text:0x8")], {}) is None
+        for name in (".text:0x4", "gone"):
+            says = f"b.c:dup is there now, and {name} was there then"
+            assert difference(target, [now._replace(name=name)], {}) == says

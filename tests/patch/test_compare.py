@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from a64patch.a64.assembler import assemble_one
+from a64patch.a64.disassembler import disassemble
 from a64patch.a64.effects import effects_of
+from a64patch.a64.names import parse_site
 from a64patch.a64.references import reference
 from a64patch.a64.row import Flow
-from a64patch.a64.words import to_bytes
+from a64patch.a64.words import from_bytes, to_bytes
 from a64patch.errors import PlanError
 from a64patch.patch.asmdiff import AsmDiff, Hunk, Line, parse, reverse, to_text
 from a64patch.patch.compare import Comparison, compare
-from a64patch.patch.plan import State, make_plan
+from a64patch.patch.plan import State, fill, make_plan
 from a64patch.patch.text import patch_text
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.symbols import Symbol
@@ -51,7 +53,9 @@ def apply(diff: AsmDiff, path: Path, *, fuzz: bool = False) -> list[int]:
 
 def code(path: Path, name: str) -> bytes:
     with ElfFile(path) as target:
-        symbol = target.symbols.find(name)
+        site = parse_site(name)
+        assert site is not None
+        symbol = target.symbols.find(site.name, site.owner)
         return target.read(symbol.address, symbol.size)
 
 
@@ -237,20 +241,126 @@ def test_a_function_inside_another_is_compared_once(build: Build) -> None:
     assert code(old, "work") == code(new, "work")
 
 
-def test_a_name_that_stands_for_two_functions(tmp_path: Path) -> None:
-    def build_of_two(name: str, number: int) -> Path:
-        objects = [
-            assemble(
-                f".type same, %function\nsame: mov w0, #{value}\n ret\n.size same, 8\n", tmp_path / f"{name}{at}.o"
-            )
-            for at, value in enumerate((1, number))
-        ]
-        start = assemble(".globl _start\n_start: nop\n", tmp_path / "start.o")
-        return link([start, *objects], tmp_path / name)
+def program_of(folder: Path, name: str, *files: tuple[str, str]) -> Path:
+    """A program of one object for each file: the name of its source file, or "" for none, and its code."""
+    objects = [
+        assemble((f'.file "{file}"\n' if file else "") + source, folder / f"{number}.o")
+        for number, (file, source) in enumerate(files)
+    ]
+    return link(objects, folder / name)
 
-    old = build_of_two("old", 2)
-    assert compared(old, build_of_two("equal", 2)).not_expressed == ()
-    assert compared(old, build_of_two("new", 3)).not_expressed == ("same stands for 2 functions in OLD and 2 in NEW",)
+
+def static(value: int, *, name: str = "same", data: int = 0, size: int = 2) -> str:
+    """A static function, an equal static variable, and a global function that uses both."""
+    return f"""
+        .type {name}, %function
+        {name}: mov w0, #{value}
+        {"nop;" * (size - 2)} ret
+        .size {name}, . - {name}
+        .globl use{data}
+        .type use{data}, %function
+        use{data}: bl {name}
+        adrp x1, counter
+        ldr w0, [x1, :lo12:counter]
+        ret
+        .size use{data}, . - use{data}
+        .data
+        .type counter, %object
+        counter: .word {data}
+        .size counter, 4
+        .text
+        """
+
+
+START = ("start.c", ".globl _start\n.type _start, %function\n_start: bl use1\n.size _start, 4\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "site"),
+    [
+        (("a.c", "b.c"), "b.c:same"),
+        (("b.c", "a.c"), "a.c:same"),  # the order in NEW is that of OLD, the names are not
+        (("", ""), '"2.o":same'),  # GNU ld takes the object's name
+        (("dir/a b.c", "a.c"), "a.c:same"),
+        (("a.c", "dir/a b.c"), '"dir/a b.c":same'),
+    ],
+)
+def test_static_functions_of_one_name(tmp_path: Path, files: tuple[str, str], site: str) -> None:
+    def make(name: str, value: int) -> Path:
+        return program_of(tmp_path, name, START, (files[0], static(1, data=1)), (files[1], static(value, data=2)))
+
+    old, same, new = make("old", 2), make("same", 2), make("new", 3)
+    assert compared(old, same) == compare_of_nothing(old)
+    found = compared(old, new)
+    assert ([hunk.site for hunk in found.diff.hunks], found.not_expressed) == ([site], ())
+    apply(found.diff, old)
+    assert code(old, site) == code(new, site)
+
+
+def compare_of_nothing(old: Path) -> Comparison:
+    """The comparison of a program with one that has no differences."""
+    with ElfFile(old) as one, ElfFile(old) as other:
+        return compare(one, other)._replace(not_expressed=())
+
+
+def test_static_functions_are_paired_by_file_wherever_they_are(tmp_path: Path) -> None:
+    """In NEW the files are linked in another order, and a further one is first: calls and variables follow."""
+    one, other = ("a.c", static(1, data=1)), ("b.c", static(2, data=2))
+    old = program_of(tmp_path, "old", START, one, other)
+    new = program_of(tmp_path, "new", START, ("c.c", static(5, data=3)), ("b.c", static(4, data=2)), one)
+    found = compared(old, new)
+    assert [hunk.site for hunk in found.diff.hunks] == ["b.c:same"]
+    assert found.not_expressed == ("c.c:same is in NEW only", "use3 is in NEW only")
+    assert compared(new, old).not_expressed == ("c.c:same is in OLD only", "use3 is in OLD only")
+    assert apply(found.diff, old) == [0]
+    assert code(old, "b.c:same") == code(new, "b.c:same")
+
+
+def test_static_functions_whose_file_is_renamed_are_paired_by_order(tmp_path: Path) -> None:
+    """Variables are not: a wrong pair of functions is seen in the patch, and data is not compared."""
+    old = program_of(tmp_path, "old", START, ("a.c", static(1, data=1)), ("b.c", static(2, data=2)))
+    new = program_of(tmp_path, "new", START, ("a2.c", static(7, data=1)), ("b.c", static(2, data=2)))
+    found = compared(old, new)
+    assert [hunk.site for hunk in found.diff.hunks] == ["a.c:same"]
+    assert found.not_expressed == ("use1: use1+0x8 refers in NEW to one of several counter",)
+
+
+def test_static_functions_of_two_files_of_one_name_are_paired_by_order(tmp_path: Path) -> None:
+    def make(name: str, *values: int) -> Path:
+        files = [("a.c", static(value, data=number)) for number, value in enumerate(values, 1)]
+        return program_of(tmp_path, name, START, *files)
+
+    old, new, more = make("old", 1, 2), make("new", 1, 3), make("more", 1, 2, 3)
+    with ElfFile(old) as target:
+        places = sorted(symbol.address for symbol in target.symbols.named("same", "a.c"))
+    found = compared(old, new)
+    assert [hunk.site for hunk in found.diff.hunks] == [f"{places[1]:#x}"]
+    apply(found.diff, old)
+    assert "same stands for 2 functions in OLD and 3 in NEW" in compared(old, more).not_expressed
+
+
+def test_a_static_function_of_another_size_is_named_with_its_file(tmp_path: Path) -> None:
+    old = program_of(tmp_path, "old", START, ("a.c", static(1, data=1)), ("b.c", static(2, data=2)))
+    new = program_of(tmp_path, "new", START, ("a.c", static(1, data=1)), ("b.c", static(2, data=2, size=3)))
+    assert compared(old, new).not_expressed == ("b.c:same has 8 bytes in OLD and 12 in NEW",)
+
+
+def test_a_patch_of_a_static_function_applies_by_meaning(tmp_path: Path) -> None:
+    """The third build has the files at other addresses, and a change in front of the patched word."""
+    one, other = ("a.c", static(1, data=1)), ("b.c", static(2, data=2))
+    old = program_of(tmp_path, "old", START, one, other)
+    lines = compared(old, program_of(tmp_path, "new", START, one, ("b.c", static(3, data=2)))).diff.hunks[0].lines
+    call = Hunk("use1", (Line("-", None, "bl a.c:same"), Line("+", None, "bl b.c:same")))
+    with ElfFile(old) as target:
+        diff, calls = (fill(AsmDiff((hunk,)), target) for hunk in (Hunk("b.c:same", lines), call))
+    third = program_of(tmp_path, "third", START, other, ("c.c", static(9, data=3)), one)
+    assert apply(diff, third, fuzz=True) == apply(calls, third) == [0]
+    with ElfFile(third) as target:
+        call_at = target.symbols["use1"]
+        assert target.symbols.describe(target.symbols.resolve("b.c:same")) == "b.c:same"
+        [word] = from_bytes(target.read(call_at, 4))
+        assert disassemble(word, call_at, target.symbols) == "bl b.c:same"
+    assert code(third, "b.c:same")[:4] == to_bytes([assemble_one("mov w0, #3")])
 
 
 def test_relocatable_files(tmp_path: Path) -> None:
@@ -489,7 +599,9 @@ def test_functions_of_one_name_with_the_same_bytes_may_differ(tmp_path: Path) ->
         return link([assemble(part, tmp_path / f"{name}{n}.o") for n, part in enumerate(parts)], tmp_path / name)
 
     old, new = make("old", "one", "two"), make("new", "two", "one")
-    assert any("twin stands for 2 functions" in sentence for sentence in compared(old, new).not_expressed)
+    found = compared(old, new)
+    assert [hunk.site for hunk in found.diff.hunks] == ["old1.o:twin", "old2.o:twin"]
+    assert [[line.text for line in hunk.lines] for hunk in found.diff.hunks] == [["b one", "b two"]] * 2
 
 
 # Functions of other files

@@ -350,7 +350,9 @@ def test_two_statics_of_one_name(tmp_path: Path) -> None:
     ]
     start = assemble(".globl _start\n_start: nop\n", tmp_path / "start.o")
     with ElfFile(link([start, *objects], tmp_path / "program", f"--build-id=0x{BUILD}")) as target:
-        refused(SymbolError, "'same' stands for 2 addresses .*name the address", one("same"), target)
+        refused(
+            SymbolError, r"'same' stands for 2 addresses .* is \"2.o\":same\); name one of them", one("same"), target
+        )
         twice = parse(f"Build-Id: {BUILD}\n\n@@ _start @@\n-d503201f\n+94000001  bl same\n")
         refused(SymbolError, "2 addresses", AsmDiff(twice.hunks), target)
 

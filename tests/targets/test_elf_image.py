@@ -102,16 +102,25 @@ def test_segments_are_read_as_pyelftools_reads_them(path: Path) -> None:
 def test_symbols_are_read_as_pyelftools_reads_them(path: Path, absolute: bool) -> None:
     with both(path) as (ours, theirs):
         expected = [
-            found
+            found._replace(file=file if symbol["st_info"]["bind"] == "STB_LOCAL" else "")
             for table in theirs.iter_sections()
             if table["sh_type"] in ("SHT_SYMTAB", "SHT_DYNSYM")
-            for symbol in table.iter_symbols()
+            for symbol, file in with_files(table)
             for found in named(theirs, symbol)
             if absolute or symbol["st_shndx"] != "SHN_ABS"
         ]
         # One table may say the same twice, two tables together do not.
         assert list(dict.fromkeys(ours.symbols(absolute=absolute))) == list(dict.fromkeys(expected))
         assert expected
+
+
+def with_files(table: Any) -> Iterator[tuple[Any, str]]:
+    """The symbols of a table of pyelftools, each with the name of the last STT_FILE before it."""
+    file = ""
+    for symbol in table.iter_symbols():
+        if symbol["st_info"]["type"] == "STT_FILE":
+            file = symbol.name
+        yield symbol, file
 
 
 def named(theirs: Any, symbol: Any) -> Iterator[Symbol]:

@@ -26,6 +26,10 @@ TABLE = SymbolTable(
         Symbol("first", 0xBC, 0, ".late", limit=0xC0),
         Symbol("edge", 0xBC, 0, ".same", limit=0xBC),
         Symbol("0x99", 0x84, 4, ".init"),
+        Symbol("static", 0xC0, 4, "", True, file="a.c"),
+        Symbol("static", 0xC4, 4, "", True, file="b.c"),
+        Symbol("static", 0xC8, 4, "", True, file="b.c"),
+        Symbol("only", 0xD0, 4, ".text", True, file="a.c"),
     ],
     [
         Space(".text", 0x40, 0x70),
@@ -55,6 +59,13 @@ TABLE = SymbolTable(
         ("0X1234", 0x1234),
         ("0x99", 0x99),
         ("010", 10),
+        ("0x1234+4", 0x1238),
+        ('"0x99"', 0x84),
+        ('.text:"start"+8', 0x48),
+        ("a.c:static", 0xC0),
+        ("a.c:only", 0xD0),
+        (".text:only", 0xD0),
+        ("only", 0xD0),
     ],
 )
 def test_a_site_has_one_address(site: str, address: int) -> None:
@@ -66,7 +77,7 @@ def test_a_site_has_one_address(site: str, address: int) -> None:
     [
         ("missing", "no symbol 'missing'"),
         (".init:start", "no symbol 'start' in .init"),
-        ("twice", "2 addresses (0x60, 0x80)"),
+        ("twice", "2 addresses (0x60 is .text:twice, 0x80 is .init:twice); name one of them"),
         (".same:twin", "2 addresses (0xa0, 0xb0)"),
         (".same:0", "2 sections (at 0xa0, 0xb0)"),
         (".same", "2 sections"),
@@ -78,6 +89,9 @@ def test_a_site_has_one_address(site: str, address: int) -> None:
         ("start+", "not a site"),
         ("start-4", "no symbol"),
         ("a:b:c", "not a site"),
+        ("static", "3 addresses (0xc0 is a.c:static, 0xc4, 0xc8); name one of them"),
+        ("b.c:static", "'static' in b.c stands for 2 addresses (0xc4, 0xc8); name the address"),
+        ("c.c:static", "no symbol 'static' in c.c"),
         ("start+0x11111111111111111", "not a site"),
         ("start\n", "not a site"),
         ("٣", "no symbol"),
@@ -110,6 +124,9 @@ def test_what_is_missing_or_ambiguous_is_refused(site: str, says: str) -> None:
         (0xB8, "behind_same"),
         (0xBC, "first"),
         (0x3C, "0x3c"),
+        (0xC0, "a.c:static"),
+        (0xC4, "0xc4"),
+        (0xD0, "only"),
     ],
 )
 def test_descriptions(address: int, text: str) -> None:
@@ -129,6 +146,7 @@ def test_what_is_described_resolves_to_where_it_came_from(address: int) -> None:
             st.integers(0, 64),
             st.integers(0, 16),
             st.sampled_from(["", "m", ".s"]),
+            file=st.sampled_from(["", "m", "a.c"]),
         )
     ),
     st.lists(

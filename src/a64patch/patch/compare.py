@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from os.path import basename
 from typing import NamedTuple
@@ -42,6 +43,11 @@ _CLOBBERED_BY_CALLS = frozenset(f"x{number}" for number in (*range(19), 30))
 """Registers that a call may change (AAPCS64, 6.1.1)."""
 
 
+_Key = tuple[str, str]
+"""The module or source file of functions, and their name."""
+_Functions = Mapping[_Key, Sequence[Symbol]]
+
+
 class Comparison(NamedTuple):
     """The differences between two builds."""
 
@@ -61,10 +67,14 @@ def compare(old: Target, new: Target) -> Comparison:
     A function is left out as a whole, and listed in `not_expressed`, when
 
     - it is in one build only, or has another size in the other;
-    - its name stands for several functions;
+    - its name stands for several functions that cannot be paired;
     - it refers to an address that OLD has no name for;
     - its relocations differ;
     - it overlaps the function before it, and differs.
+
+    Several functions of one name are paired by their source files. Those of one file, and those that are left, are
+    paired by the order of their addresses, when both builds have equally many. Nothing else tells these apart: when a
+    function has gone and another one of its name has come, both are taken for one.
 
     **Code outside of functions with a name and a size** is never in the patch. It is compared too, piece by piece, and
     what differs is listed in `not_expressed`. A piece begins at a symbol, behind a function or a symbol, and in a
@@ -86,23 +96,27 @@ def compare(old: Target, new: Target) -> Comparison:
     olds, news = _functions(old), _functions(new)
     done: dict[int, int] = {}
     """Address in OLD -> address in NEW. Several names may stand for one function."""
+    pairs, left = _paired(olds, news)
+    for key, (of_old, of_new) in left.items():
+        name = _called(key)
+        if of_old and of_new:
+            missing.append(f"{name} stands for {len(olds[key])} functions in OLD and {len(news[key])} in NEW")
+        else:
+            several = len(olds.get(key, ())) > 1 or len(news.get(key, ())) > 1
+            names = dict.fromkeys(_of_file(key, one) if several else name for one in of_old or of_new)
+            missing += [f"{each} is in {'OLD' if of_old else 'NEW'} only" for each in names]
+    counterparts = {there: here for _, here, there in pairs}
     end = 0
-    for key, of_old in olds.items():
-        name, of_new = _called(key), news.get(key, [])
-        if not of_new:
-            missing.append(f"{name} is in OLD only")
-        elif len(of_old) > 1 or len(of_new) > 1:
-            if not _are_same(old, new, of_old, of_new, same_layout):
-                missing.append(f"{name} stands for {len(of_old)} functions in OLD and {len(of_new)} in NEW")
-        elif of_old[0].size != of_new[0].size:
-            missing.append(f"{name} has {of_old[0].size} bytes in OLD and {of_new[0].size} in NEW")
-        elif done.setdefault(of_old[0].address, of_new[0].address) != of_new[0].address:
+    for name, here, there in pairs:
+        if here.size != there.size:
+            missing.append(f"{name} has {here.size} bytes in OLD and {there.size} in NEW")
+        elif done.setdefault(here.address, there.address) != there.address:
             missing.append(f"{name} is one with another function in OLD, and not in NEW")
-        elif of_old[0].address + of_old[0].size > end:  # else it is compared as a part of the function around it
-            overlaps = of_old[0].address < end
-            end = of_old[0].address + of_old[0].size
+        elif here.address + here.size > end:  # else it is compared as a part of the function around it
+            overlaps = here.address < end
+            end = here.address + here.size
             try:
-                changes = list(_Function(old, of_old[0], new, of_new[0]).hunks(same_layout))
+                changes = list(_Function(old, here, new, there, counterparts).hunks(same_layout))
             except _NotExpressedError as reason:
                 missing.append(f"{name}: {reason}")
             else:
@@ -110,8 +124,7 @@ def compare(old: Target, new: Target) -> Comparison:
                     missing.append(f"{name} differs, and overlaps the function before it")
                 else:
                     hunks += changes
-    missing += [f"{_called(key)} is in NEW only" for key in news if key not in olds]
-    missing += _differences_outside(old, olds, new, news, same_layout)
+    missing += _differences_outside(old, olds, new, news, same_layout, counterparts)
     return Comparison(AsmDiff(tuple(hunks), (), _headers(old)), tuple(missing))
 
 
@@ -139,23 +152,48 @@ def _called(key: tuple[str, str]) -> str:
     return site_text(name, module)
 
 
-def _are_same(old: Target, new: Target, of_old: Sequence[Symbol], of_new: Sequence[Symbol], same_layout: bool) -> bool:
-    """Whether functions have the same addresses and do the same."""
-    if [symbol[1:3] for symbol in of_old] != [symbol[1:3] for symbol in of_new]:
-        return False
-    try:
-        return not any(
-            _Function(old, one, new, other).changed(same_layout) for one, other in zip(of_old, of_new, strict=True)
-        )
-    except _NotExpressedError:
-        return False
+def _paired(
+    olds: _Functions, news: _Functions
+) -> tuple[list[tuple[str, Symbol, Symbol]], dict[_Key, tuple[list[Symbol], list[Symbol]]]]:
+    """The functions of both builds in pairs, each with its name; and those that are left, of OLD and of NEW, by key.
+
+    Functions of one module and name are paired by order
+
+    - among those of one source file, when both builds have equally many;
+    - among those that are left, when both builds have equally many.
+    """
+    pairs: list[tuple[str, Symbol, Symbol]] = []
+    left: dict[_Key, tuple[list[Symbol], list[Symbol]]] = {}
+    for key in dict.fromkeys((*olds, *news)):
+        of_old, of_new = list(olds.get(key, ())), list(news.get(key, ()))
+        several = len(of_old) > 1 or len(of_new) > 1
+        for file in dict.fromkeys(symbol.file for symbol in of_old) if several else ():
+            here = [symbol for symbol in of_old if symbol.file == file]
+            there = [symbol for symbol in of_new if symbol.file == file]
+            if len(here) == len(there):
+                pairs += [(_of_file(key, one), one, other) for one, other in zip(here, there, strict=True)]
+                of_old = [symbol for symbol in of_old if symbol.file != file]
+                of_new = [symbol for symbol in of_new if symbol.file != file]
+        if len(of_old) == len(of_new):
+            names = [_of_file(key, one) if several else _called(key) for one in of_old]
+            pairs += zip(names, of_old, of_new, strict=True)
+        else:
+            left[key] = of_old, of_new
+    return sorted(pairs, key=lambda pair: pair[1][1:3]), left
 
 
-_Functions = Mapping[tuple[str, str], Sequence[Symbol]]
+def _of_file(key: _Key, symbol: Symbol) -> str:
+    """The name of a function that has others of its name beside it."""
+    return site_text(symbol.name, symbol.file) if symbol.file else _called(key)
 
 
 def _differences_outside(
-    old: Target, olds: _Functions, new: Target, news: _Functions, same_layout: bool
+    old: Target,
+    olds: _Functions,
+    new: Target,
+    news: _Functions,
+    same_layout: bool,
+    counterparts: Mapping[Symbol, Symbol],
 ) -> Iterator[str]:
     """A sentence for each piece of code that differs and is in no function of these."""
     there = _pieces_outside(new, news)
@@ -166,7 +204,7 @@ def _differences_outside(
             yield from (f"{_place(new, other)} of NEW has no counterpart in OLD" for other in others)
             continue
         for piece, other in zip(pieces, others, strict=True):
-            pair = _Function(old, piece, new, other)
+            pair = _Function(old, piece, new, other, counterparts)
             try:
                 in_place = same_layout and piece.address == other.address
                 changed = pair.different() if in_place else pair.changed(same_layout)
@@ -228,8 +266,16 @@ def _without_padding(target: Target, start: int, end: int, *, from_start: bool) 
 class _Function:
     """One function in both builds."""
 
-    def __init__(self, old: Target, of_old: Symbol, new: Target, of_new: Symbol) -> None:
-        self._old, self._new = old, new
+    def __init__(
+        self,
+        old: Target,
+        of_old: Symbol,
+        new: Target,
+        of_new: Symbol,
+        counterparts: Mapping[Symbol, Symbol],
+    ) -> None:
+        """`counterparts` has the function in OLD for each paired function in NEW."""
+        self._old, self._new, self._counterparts = old, new, counterparts
         self._here, self._there, self._size = of_old.address, of_new.address, of_old.size
         self._words = from_bytes(old.read(self._here, self._size))
         self._new_words = from_bytes(new.read(self._there, self._size))
@@ -341,17 +387,26 @@ class _Function:
             raise _NotExpressedError(f"{self._site(index)} refers in NEW to {goal:#x}, which has no name")
         symbol, distance = found
         name = _called((symbol.module, symbol.name)) + (f"+{distance:#x}" if distance else "")
-        try:
-            if self._new.symbols.find(symbol.name, symbol.module).address != symbol.address:
+        counterpart = self._counterpart(symbol)
+        if counterpart is None:
+            if len({one.address for one in self._new.symbols.named(symbol.name, symbol.module)}) > 1:
                 raise _NotExpressedError(f"{self._site(index)} refers in NEW to one of several {symbol.name}")
-            counterpart = self._old.symbols.find(symbol.name, symbol.module)
-        except SymbolError:
-            raise _NotExpressedError(f"{self._site(index)} refers in NEW to {name}, which OLD has not once") from None
+            raise _NotExpressedError(f"{self._site(index)} refers in NEW to {name}, which OLD has not once")
         if distance and symbol.size != counterpart.size:
             raise _NotExpressedError(
                 f"{self._site(index)} refers in NEW to {name}, and in OLD {symbol.name} has another size"
             )
         return counterpart.address + distance
+
+    def _counterpart(self, symbol: Symbol) -> Symbol | None:
+        """The symbol in OLD that is paired with this one in NEW, or has the same name in the same module or file."""
+        if symbol in self._counterparts:
+            return self._counterparts[symbol]
+        for owner in dict.fromkeys((symbol.module, symbol.file or symbol.module)):
+            with suppress(SymbolError):
+                if self._new.symbols.find(symbol.name, owner).address == symbol.address:
+                    return self._old.symbols.find(symbol.name, owner)
+        return None
 
     def _word(self, index: int, goal: int | None) -> int:
         """The word for OLD that does the same as the word `index` of NEW; it refers to `goal`, an address in OLD."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
-from a64patch.errors import MappingError
+from a64patch.errors import MappingError, SymbolError
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
@@ -66,11 +66,19 @@ def difference(target: Target, around: Iterable[Surrounding], olds: Mapping[int,
         except MappingError:
             return f"{each.name} is not there any more"
         name = target.symbols.describe(each.start)
-        if name != each.name:
+        if name != each.name and not _stands_for(target, each.name, each.start):
             return f"{name} is there now, and {each.name} was there then"
         if digest != each.digest:
             return f"other code is in {each.name} now"
     return None
+
+
+def _stands_for(target: Target, site: str, address: int) -> bool:
+    """Whether a recorded name still names the address: earlier versions wrote other names for some functions."""
+    try:
+        return target.symbols.resolve(site) == address
+    except SymbolError:
+        return False
 
 
 def _around(target: Target, code: Ranges, address: int) -> tuple[int, int]:

@@ -643,6 +643,10 @@ class ElfImage:
 
         With `absolute`, also symbols that are numbers and not addresses (gABI, "Symbol table", SHN_ABS). A relocatable
         file gives no absolute symbols; in it `Symbol.module` is the symbol's section.
+
+        `Symbol.file` of a local symbol is the name of the last STT_FILE symbol before it (gABI, "Symbol Table",
+        STT_FILE). Global symbols come after all local ones, and so say nothing about their file. GNU ld puts an
+        STT_FILE without a name before local symbols of its own (bfd/elflink.c): these have no file.
         """
         return list(dict.fromkeys(symbol for symbol, _ in self._listed(absolute)))
 
@@ -658,32 +662,35 @@ class ElfImage:
         for index, section in tables:
             if section.entry_size != _SYMBOL_SIZE:
                 raise self.bad(f"the entries of symbol table {index} have {section.entry_size} bytes, not 24")
-            names = self._strings_of(section.link)
+            names, source = self._strings_of(section.link), ""
             for number, entry in enumerate(self._entries(_SYMBOL, section.offset, section.size)):
                 offset, info, _, home, value, size = entry
                 kind = info & 15
+                if kind == STT_FILE:
+                    source = names.at(offset) if offset else ""
                 if home in (SHN_UNDEF, SHN_COMMON) or kind in (STT_SECTION, STT_FILE, STT_TLS) or not offset:
                     continue
                 name = names.at(offset)
                 if _is_mapping_symbol(name, info):
                     continue
                 is_function = kind in (STT_FUNC, STT_GNU_IFUNC)
+                file = source if info >> 4 == STB_LOCAL else ""
                 if home == SHN_XINDEX:
                     home = self._extended_index(index, number)
                 elif home >= SHN_LORESERVE:
                     if absolute and not self.relocatable:
                         # A number belongs to no section, so it names no address but its own.
-                        yield Symbol(name, value, size, "", is_function, value + size), kind
+                        yield Symbol(name, value, size, "", is_function, value + size, file), kind
                     continue
                 if not self.relocatable:
                     limit = ends[home] if home < len(ends) else ADDRESS_SPACE
-                    yield Symbol(name, value, size, "", is_function, limit), kind
+                    yield Symbol(name, value, size, "", is_function, limit, file), kind
                     continue
                 if home >= len(homes):
                     raise self.bad(f"symbol {number} lies in section {home}, which does not exist")
                 place = homes[home]
                 if place is not None and value <= place.end - place.start:
-                    yield Symbol(name, place.start + value, size, place.name, is_function, place.end), kind
+                    yield Symbol(name, place.start + value, size, place.name, is_function, place.end, file), kind
 
     def _stubs(self, listed: Iterable[tuple[Symbol, int]]) -> Iterator[Symbol]:
         """The names of stubs. `listed` are the file's symbols and their types."""

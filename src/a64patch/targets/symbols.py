@@ -18,8 +18,8 @@ from a64patch.errors import SymbolError
 GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file for a program)"
 """What to do about a target that has no names and does not tell its build."""
 
-
 ADDRESS_SPACE = 1 << 64
+_MOST_LISTED = 8
 
 
 class Symbol(NamedTuple):
@@ -34,6 +34,8 @@ class Symbol(NamedTuple):
     """The symbol is known to name a function (ELF: STT_FUNC, STT_GNU_IFUNC)."""
     limit: int = ADDRESS_SPACE
     """The end of the symbol's section. From there on the symbol names nothing, whatever its size."""
+    file: str = ""
+    """The source file of a local symbol (ELF: STT_FILE); empty for a global one, and when no file is known."""
 
     @property
     def end(self) -> int:
@@ -95,7 +97,7 @@ class SymbolTable:
         """`Symbol.end` of the symbols in `ascending`, without a call for each."""
         return [
             address + size if address + size <= limit else max(address, limit)
-            for _, address, size, _, _, limit in self._sorted()
+            for _, address, size, _, _, limit, _ in self._sorted()
         ]
 
     @cached_property
@@ -112,22 +114,28 @@ class SymbolTable:
         """All symbols by address."""
         return self._sorted()
 
-    def find(self, name: str, module: str = "") -> Symbol:
-        """The one symbol of this name. SymbolError when there is none, or several at different addresses."""
+    def named(self, name: str, owner: str = "") -> Sequence[Symbol]:
+        """All symbols of this name; with an owner, those of this module, section or source file."""
         found = self._names().get(name, [])
-        if module:
-            found = [symbol for symbol in found if symbol.module == module]
+        return [symbol for symbol in found if owner in (symbol.module, symbol.file)] if owner else found
+
+    def find(self, name: str, owner: str = "") -> Symbol:
+        """The one symbol of this name; with an owner, the one of this module, section or source file.
+
+        SymbolError when there is none, or several at different addresses. The error lists the sites that tell these
+        apart.
+        """
+        found = self.named(name, owner)
         if len(found) == 1:
             return found[0]
-        where = f" in {module}" if module else ""
+        where = f" in {owner}" if owner else ""
         if not found:
             lacks = "; an address needs none" if self._sorted() else f": the target has no names, {GIVE_NAMES}"
             raise SymbolError(f"there is no symbol {name!r}{where}{lacks}")
         addresses = sorted({symbol.address for symbol in found})
         if len(addresses) > 1:
-            places = ", ".join(f"{address:#x}" for address in addresses[:8])
             raise SymbolError(
-                f"symbol {name!r}{where} stands for {len(addresses)} addresses ({places}); name the address"
+                f"symbol {name!r}{where} stands for {len(addresses)} addresses {_choice(found, addresses)}"
             )
         return max(found, key=lambda symbol: symbol.size)
 
@@ -136,7 +144,11 @@ class SymbolTable:
         return self.find(name).address
 
     def resolve(self, site: str) -> int:
-        """The address of a SITE: `symbol`, `symbol+0x18`, `module:symbol+8`, `section:offset` or an address.
+        """The address of a SITE: `symbol`, `symbol+0x18`, `owner:symbol+8`, `section:offset` or an address.
+
+        The owner is a module, a section of a relocatable file, or the source file of a local symbol. `a:b` stands for
+        each symbol b that one of these three called `a` has: it is refused when that is more than one address. Two
+        source files of one name may have a symbol of one name: then only addresses tell them apart.
 
         a64/names.py has the grammar. A number without quotes is always an address, even if a symbol has this name.
         SymbolError names the missing or ambiguous part.
@@ -241,24 +253,36 @@ class SymbolTable:
 
         `resolve` always takes the text back to this address: a name with several addresses is not used.
         """
-        for site in self._sites(address):
-            try:
-                if self.resolve(site) == address:
-                    return site
-            except SymbolError:
-                continue
-        return f"{address:#x}"
-
-    def _sites(self, address: int) -> Iterator[str]:
         found = self.lookup(address)
         if found is not None:
             symbol, distance = found
-            yield site_text(symbol.name, "", distance)
-            if symbol.module:
-                yield site_text(symbol.name, symbol.module, distance)
+            for owner in ("", *_owners(symbol)) if symbol.name else ():
+                if all(one.address == symbol.address for one in self.named(symbol.name, owner)):
+                    return site_text(symbol.name, owner, distance)
         space = self._space_at(address)
-        if space is not None:
-            yield f"{quoted(space.name)}:{address - space.start:#x}"
+        if space is not None and len(self._spaces[space.name]) == 1:
+            return f"{quoted(space.name)}:{address - space.start:#x}"
+        return f"{address:#x}"
+
+
+def _owners(symbol: Symbol) -> Iterator[str]:
+    return filter(None, (symbol.module, symbol.file))
+
+
+def _choice(symbols: Sequence[Symbol], addresses: Sequence[int]) -> str:
+    """The ascending addresses of symbols with one name, with the sites that stand for them alone; what to do."""
+    places: dict[str, set[int]] = {}
+    for symbol in symbols:
+        for owner in _owners(symbol):
+            places.setdefault(owner, set()).add(symbol.address)
+    sites: dict[int, str] = {}
+    for symbol in symbols:
+        for owner in _owners(symbol):
+            if len(places[owner]) == 1:
+                sites.setdefault(symbol.address, f" is {site_text(symbol.name, owner)}")
+    listed = ", ".join(f"{address:#x}{sites.get(address, '')}" for address in addresses[:_MOST_LISTED])
+    more = ", …" if len(addresses) > _MOST_LISTED else ""
+    return f"({listed}{more}); name {'one of them' if sites else 'the address'}"
 
 
 def _outer_of(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
