@@ -93,3 +93,15 @@ def test_an_earlier_journal_has_another_name_for_a_static_function(tmp_path: Pat
         for name in (".text:0x4", "gone"):
             says = f"b.c:dup is there now, and {name} was there then"
             assert difference(target, [now._replace(name=name)], {}) == says
+
+
+def test_a_mistyped_name_gets_the_nearest_in_one_line(run: Run, tmp_path: Path) -> None:
+    source = '.file "list.c"\n.globl _start\n_start: nop\n.type walk, %function\nwalk: ret\n.size walk, 4\n'
+    program = link(assemble(source, tmp_path / "program.o"), tmp_path / "program")
+    for site, hint in {"wlak": "walk", "list.c:wakl": "list.c:walk", "lits.c:wakl": "list.c"}.items():
+        refused = run("show", program, site)
+        assert (refused.status, one_sentence(refused.err)) == (2, True)
+        assert f" is {hint}; an address needs none\n" in refused.err
+    refused = run("poke", program, "walk", "b wlak", "--expect", "ret")
+    assert (refused.status, one_sentence(refused.err)) == (2, True)
+    assert "there is no symbol 'wlak'; the nearest is walk" in refused.err

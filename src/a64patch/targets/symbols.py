@@ -20,6 +20,8 @@ GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file 
 
 ADDRESS_SPACE = 1 << 64
 _MOST_LISTED = 8
+_MOST_HINTS = 16
+"""The number of unknown symbols for which a table looks for the nearest names."""
 
 
 class Symbol(NamedTuple):
@@ -56,6 +58,17 @@ class Space(NamedTuple):
     end: int
 
 
+class _NoSymbolError(SymbolError):
+    """There is no such symbol. The hint is looked for when somebody wants to read the message."""
+
+    def __init__(self, problem: str, hint: Callable[[], str]) -> None:
+        super().__init__(problem)
+        self._hint = hint
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{self._hint()}"
+
+
 @dataclass
 class SymbolTable:
     """Symbols of one target. `load` is called once, at the first use of a name or address."""
@@ -69,6 +82,8 @@ class SymbolTable:
         self._by_address: list[Symbol] | None = None
         self._addresses: list[int] = []
         """The addresses of `_by_address`: bisecting this list needs no key function."""
+        self._hints: dict[tuple[str, str], str] = {}
+        """What `_hint` has found, by name and owner."""
         self._spaces: dict[str, list[Space]] = {}
         for space in self.spaces:
             self._spaces.setdefault(space.name, []).append(space)
@@ -130,14 +145,49 @@ class SymbolTable:
             return found[0]
         where = f" in {owner}" if owner else ""
         if not found:
-            lacks = "; an address needs none" if self._sorted() else f": the target has no names, {GIVE_NAMES}"
-            raise SymbolError(f"there is no symbol {name!r}{where}{lacks}")
+            raise _NoSymbolError(f"there is no symbol {name!r}{where}", lambda: self._hint(name, owner))
         addresses = sorted({symbol.address for symbol in found})
         if len(addresses) > 1:
             raise SymbolError(
                 f"symbol {name!r}{where} stands for {len(addresses)} addresses {_choice(found, addresses)}"
             )
         return max(found, key=lambda symbol: symbol.size)
+
+    def _hint(self, name: str, owner: str) -> str:
+        """What to do about an unknown symbol. Names the nearest sites, for the first _MOST_HINTS symbols only."""
+        if not self._names():
+            return f": the target has no names, {GIVE_NAMES}"
+        if (name, owner) not in self._hints and len(self._hints) < _MOST_HINTS:
+            self._hints[name, owner] = "".join(self._nearest(name, owner))
+        return self._hints.get((name, owner), "") + "; an address needs none"
+
+    def _nearest(self, name: str, owner: str) -> Iterator[str]:
+        """The nearest sites to an unknown symbol, as the next clause of a sentence; nothing when there are none."""
+        from a64patch.targets.nearest import MOST, listed, nearest
+
+        names: Iterable[str] = (*self._names(), *self._spaces)
+        if owner:
+            if name in self._names():
+                found = self._names()[name]
+                if len({symbol.address for symbol in found}) == 1:
+                    sites = [site_text(name)]
+                else:
+                    known = ((symbol, next(_owners(symbol), "")) for symbol in found)
+                    sites = [site_text(name, one) if one else f"{symbol.address:#x}" for symbol, one in known]
+                sites = list(dict.fromkeys(sites))[:MOST]
+                yield f"; {listed(sites)} {'has' if len(sites) == 1 else 'have'} this name"
+                return
+            owners = {each for symbol in self._sorted() for each in _owners(symbol)} | set(self._spaces)
+            if owner not in owners:
+                near = nearest(owner, owners)
+                if near:
+                    kinds = "module, section or file is" if len(near) == 1 else "modules, sections or files are"
+                    yield f"; the nearest {kinds} {listed([quoted(each) for each in near])}"
+                return
+            names = {symbol.name for symbol in self._sorted() if owner in _owners(symbol)}
+        near = [site_text(each, owner) for each in nearest(name, names)]
+        if near:
+            yield f"; the nearest {'is' if len(near) == 1 else 'are'} {listed(near)}"
 
     def __getitem__(self, name: str) -> int:
         """The address (bytes) of the one symbol of this name; SymbolError as `find`."""
