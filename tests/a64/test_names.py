@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
@@ -14,7 +16,7 @@ from a64patch.a64.disassembler import disassemble, disassemble_naming
 from a64patch.a64.names import LONGEST_NAME, Site, parse_site, quoted, site_text
 from a64patch.errors import A64PatchError, AssemblyError
 from a64patch.patch.asmdiff import AsmDiff, Hunk, Line, parse, to_text
-from a64patch.patch.meaning import Place, exact_word
+from a64patch.patch.meaning import Place, exact_word, fixed_bits, needs_pages
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.symbols import Space, Symbol, SymbolTable
 from tests.support import assemble as gnu_assemble
@@ -34,6 +36,17 @@ NAMES = st.text(min_size=1, max_size=12) | st.text("a1.$@-+:\"\\ \t/;#'*()[]{},0
 NAMES |= st.sampled_from(ODD)
 REFERENCES = ["b", "bl", "cbz x3,", "tbnz w1, #3,", "adr x0,", "ldr x0,", "prfm pldl1keep,"]
 START = 0x40_0000
+
+
+def each_odd_name(example_of: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A decorator that tries each of ODD in each run, and not only those that hypothesis takes."""
+
+    def decorate(test: Any) -> Any:
+        for name in ODD:
+            test = example_of(name)(test)
+        return test
+
+    return decorate
 
 
 @pytest.mark.parametrize(
@@ -100,6 +113,7 @@ def test_usual_names_need_no_quotes(name: str) -> None:
 
 
 @given(NAMES, NAMES | st.just(""), st.integers(0, 1 << 40))
+@each_odd_name(lambda name: example(name, name, 8))
 def test_any_name_prints_as_a_site_that_reads_back(name: str, owner: str, offset: int) -> None:
     text = site_text(name, owner, offset)
     assert text.isprintable()
@@ -117,8 +131,7 @@ def around(name: str, owner: str = "") -> SymbolTable:
 
 
 @given(NAMES, st.sampled_from(REFERENCES), st.integers(0, 7))
-@example("f-4", "bl", 2)
-@example("a;b", "bl", 0)
+@each_odd_name(lambda name: example(name, "bl", 2))
 def test_any_name_prints_as_an_operand_that_assembles_to_the_same_word(name: str, mnemonic: str, words: int) -> None:
     symbols, place, goal = around(name), START + 0x80, START + 0x40 + 4 * words
     word = assemble_one(f"{mnemonic} {goal:#x}", place)
@@ -152,6 +165,7 @@ def test_any_name_is_described_by_a_site(name: str, owner: str, words: int) -> N
 
 
 @given(NAMES, NAMES, st.integers(0, 7), st.booleans())
+@each_odd_name(lambda name: example(name=f"{name}1", called=name, words=2, counted=True))
 def test_any_name_stands_in_a_patch_that_prints_the_same_again(
     name: str, called: str, words: int, counted: bool
 ) -> None:
@@ -167,8 +181,18 @@ def test_any_name_stands_in_a_patch_that_prints_the_same_again(
     text = to_text(diff)
     read = parse(text)
     assert symbols.resolve(read.hunks[0].site) == address
+    assert read.hunks[0].lines[0] == lines[0]
     assert to_text(parse(to_text(read))) == to_text(read)
     assert [exact_word(line, Place(symbols, address)) for line in read.hunks[0].lines] == [line.word for line in lines]
+
+
+@pytest.mark.parametrize("name", [":lo12:a", "x :LO12: y"])
+def test_a_name_in_quotes_gives_no_low_bits(name: str) -> None:
+    """The word of such a branch is the same on every build but for its distance."""
+    line = Line("-", 0x94000000, f"bl {quoted(name)}")
+    assert not needs_pages(line.text)
+    assert fixed_bits(line) == 0xFC000000
+    assert needs_pages(f"add x0, x0, :lo12:{quoted(name)}")
 
 
 @pytest.mark.parametrize("length", [150, 1000, LONGEST_NAME - 2])

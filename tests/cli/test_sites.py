@@ -80,6 +80,20 @@ def test_a_static_function_by_its_file(run: Run, tmp_path: Path) -> None:
         assert program.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "site", ["main+0x10", '"main.(*T).Run"+16', "a.c:dup+0x10", '"a b.c":"f(int)"+0x10', ".text:0x10", "0x1000"]
+)
+def test_branches_inside_a_symbol_need_no_target(run: Run, tmp_path: Path, site: str) -> None:
+    """`fmt` makes their words from the site of the hunk alone."""
+    goal = site.replace("0x10", "0x18").replace("+16", "+24")
+    patch = tmp_path / "fix.patch"
+    patch.write_text(f"@@ {site} @@\n-d503201f  nop\n+????????  b {goal}\n")
+    filled = run("fmt", patch)
+    assert (filled.err, filled.status) == ("", 0)
+    word = "14000002" if site != "0x1000" else "14000200"
+    assert filled.out == f"@@ {site} -1 +1 @@\n-d503201f  nop\n+{word}  b     {goal}\n"
+
+
 def test_an_earlier_journal_has_another_name_for_a_static_function(tmp_path: Path) -> None:
     """Before source files were known, the surroundings of such a function were called by section and offset."""
     static = '.file "{0}.c"\n.type dup, %function\ndup: mov w0, #{1}\n ret\n.size dup, 8\n'
