@@ -58,13 +58,14 @@ def parse_site(text: str) -> Site | None:
     if match is None:
         return None
     owner, name, offset = match.groups()
-    is_number = _IS_NUMBER.fullmatch(name) is not None
-    try:
-        owner, name = (_unquoted(part) if part and part[0] == '"' else part for part in (owner, name))
-    except ValueError:
-        return None
-    if not name or owner == "":
-        return None
+    is_number = name[0].isdigit() and _IS_NUMBER.fullmatch(name) is not None
+    if '"' in text:
+        try:
+            owner, name = (_unquoted(part) if part and part[0] == '"' else part for part in (owner, name))
+        except ValueError:
+            return None
+        if not name or owner == "":
+            return None
     return Site(name, owner or "", number_of(offset) if offset else 0, is_number)
 
 

@@ -295,7 +295,7 @@ class Label(Packed):
     A negative unit counts backwards. When the unit is a page, a name means the page of its address, as in GNU as.
     """
 
-    regex = rf"(?:{QUOTED}|[^,\s\[\]#\"])(?:{QUOTED}|[^,\[\]\"])*|#{NUMBER}"
+    regex = rf"(?:[^,\s\[\]#\"]|{QUOTED})(?:[^,\[\]\"]++|{QUOTED})*|#{NUMBER}"
     default: Numbers = (0,)
 
     def __init__(self, fields: Sequence[Field], unit: int) -> None:
@@ -335,18 +335,16 @@ class Label(Packed):
 _HERE = "."
 _ABSOLUTE = re.compile(NUMBER, re.ASCII)
 _NUMBERED = re.compile(r"[0-9]{1,4}[bf]\s*(?:[-+]|$)", re.ASCII)
-_ADDRESS = re.compile(
-    rf"(?P<name>(?:{QUOTED}|[^\s\"])(?:{QUOTED}|[^\"])*?)\s*"
-    rf"(?P<distance>[-+][-+~!(\s]*(?:[0-9]|{CHARACTER}).*)?",
-    re.ASCII,
-)
+_DISTANCE = rf"\s*(?P<distance>[-+][-+~!(\s]*(?:[0-9]|{CHARACTER}).*)?"
+_ADDRESS = re.compile(rf"(?P<name>\S.*?){_DISTANCE}", re.ASCII)
+_QUOTED_ADDRESS = re.compile(rf"(?P<name>(?:{QUOTED}|[^\s\"])(?:{QUOTED}|[^\"])*?){_DISTANCE}", re.ASCII)
 
 
 def _split(text: str) -> tuple[str, int]:
     """A name and a distance from it (bytes). The name is empty for a number, and `.` for the instruction itself."""
     if _ABSOLUTE.fullmatch(text) and not _NUMBERED.match(text):
         return "", number_of(text)
-    match = _ADDRESS.fullmatch(text)
+    match = (_QUOTED_ADDRESS if '"' in text else _ADDRESS).fullmatch(text)
     if match is None or match["distance"] is None:
         return text, 0
     return match["name"], distance(match["distance"])
