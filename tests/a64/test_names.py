@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from a64patch.a64.assembler import assemble, assemble_one
 from a64patch.a64.disassembler import disassemble, disassemble_naming
 from a64patch.a64.names import LONGEST_NAME, Site, parse_site, quoted, site_text
-from a64patch.errors import A64PatchError, AssemblyError
+from a64patch.errors import A64PatchError, AssemblyError, SymbolError
 from a64patch.patch.asmdiff import AsmDiff, Hunk, Line, parse, to_text
 from a64patch.patch.meaning import Place, exact_word, fixed_bits, needs_pages
 from a64patch.targets.elf_image import ElfImage
@@ -162,6 +162,13 @@ def test_any_name_is_described_by_a_site(name: str, owner: str, words: int) -> N
     )
     assert both.describe(address) == site_text(name, owner, 4 * words)
     assert both.resolve(both.describe(address)) == address
+
+
+@pytest.mark.parametrize("name", ["std::f", "operator new(unsigned long)", 'a"b'])
+def test_the_error_says_which_name_needs_quotes(name: str) -> None:
+    with pytest.raises(SymbolError, match="is a site in double quotes only") as error:
+        around(name).resolve(name)
+    assert str(error.value).endswith(f": write {quoted(name)}")
 
 
 @given(NAMES, NAMES, st.integers(0, 7), st.booleans())

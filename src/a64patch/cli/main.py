@@ -55,7 +55,8 @@ _PATCHES = ("diff", "fmt")
 
 EPILOG = """\
 TARGET: {targets}.
-SITE is symbol, symbol+0x18, section:0x10 (in a relocatable file) or an address.
+SITE is symbol, symbol+0x18, file.c:symbol, section:0x10 (in a relocatable file) or an address. A name with other
+characters is in double quotes: '"main.(*T).Run"+8' in a shell.
 Exit status: 0 done; 1 refused, or the answer is no: nothing was changed; 2 wrong usage or unreadable input;
 3 cut off half way and not undone; 130 interrupted, and nothing was changed.
 A64PATCH_DEBUG=1 shows where an error came from."""

@@ -204,6 +204,8 @@ class SymbolTable:
         SymbolError names the missing or ambiguous part.
         """
         parts = parse_site(site)
+        if parts is None and site in self._names():
+            raise SymbolError(f"the name {site!r} is a site in double quotes only: write {quoted(site)}")
         if parts is None:
             raise SymbolError(
                 f"{site[:80]!r} is not a site: write symbol, symbol+0x18, section:0x10 or an address, and"
