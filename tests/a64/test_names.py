@@ -213,6 +213,11 @@ def test_long_names_are_names_too(length: int, character: str) -> None:
     assert parse(f"@@ {symbols.describe(START)} @@\n{line}").hunks[0].lines[0].text == text
 
 
+@pytest.mark.parametrize("name", ["a" * (LONGEST_NAME + 1), '"' * (LONGEST_NAME // 2)])
+def test_a_name_that_no_patch_can_have_is_not_printed(name: str) -> None:
+    assert SymbolTable(lambda: [Symbol(name, START, 0x40)]).describe(START + 4) == f"{START + 4:#x}"
+
+
 @pytest.mark.parametrize(
     "text", ["b " + "(" * 5000, "b " + "a" * 5000, 'b "' + "<" * 5000 + '"', "b " + " " * 5000 + "a"]
 )

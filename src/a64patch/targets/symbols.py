@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
-from a64patch.a64.names import number_of, parse_site, quoted, site_text
+from a64patch.a64.names import LONGEST_NAME, number_of, parse_site, quoted, site_text
 from a64patch.errors import SymbolError
 
 GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file for a program)"
@@ -303,14 +303,17 @@ class SymbolTable:
     def describe(self, address: int) -> str:
         """The address for people: `symbol+0x18`, else `section:0x10`, else the bare address.
 
-        `resolve` always takes the text back to this address: a name with several addresses is not used.
+        `resolve` always takes the text back to this address: a name with several addresses is not used. Nor is a name
+        that is too long for a patch.
         """
         found = self.lookup(address)
         if found is not None:
             symbol, distance = found
             for owner in ("", *_owners(symbol)) if symbol.name else ():
-                if all(one.address == symbol.address for one in self.named(symbol.name, owner)):
-                    return site_text(symbol.name, owner, distance)
+                text = site_text(symbol.name, owner, distance)
+                is_only_one = all(one.address == symbol.address for one in self.named(symbol.name, owner))
+                if is_only_one and len(text) <= LONGEST_NAME:
+                    return text
         space = self._space_at(address)
         if space is not None and len(self._spaces[space.name]) == 1:
             return f"{quoted(space.name)}:{address - space.start:#x}"
