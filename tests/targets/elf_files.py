@@ -128,3 +128,61 @@ def with_packed_relocations(path: Path, dynamic: bool) -> int:
         data = set_bytes(set_bytes(data, 40, "Q", 0), 60, "H", 0)
     path.write_bytes(data)
     return slot
+
+
+def sleb128(value: int) -> bytes:
+    """A number as DWARF and APS2 write it."""
+    digits = bytearray()
+    while True:
+        digit, value = value & 0x7F, value >> 7
+        if value == -(digit >> 6):
+            return bytes(digits + bytes([digit]))
+        digits.append(digit | 0x80)
+
+
+Packable = tuple[int, int, int]
+"""r_offset, r_info, r_addend."""
+
+
+def android_packed(groups: list[tuple[int, list[Packable]]]) -> bytes:
+    """An APS2 table of groups of relocations, each with its flags. Members must share what the flags say they share."""
+    numbers = [sum(len(group) for _, group in groups), 0]
+    place = addend = 0
+    for flags, group in groups:
+        numbers += [len(group), flags]
+        if flags & 2:
+            numbers.append(group[0][0] - place)
+        if flags & 1:
+            numbers.append(group[0][1])
+        if flags & 12 == 12:
+            numbers.append(group[0][2] - addend)
+        for at, info, added in group:
+            numbers += [] if flags & 2 else [at - place]
+            numbers += [] if flags & 1 else [info]
+            numbers += [added - addend] if flags & 12 == 8 else []
+            place, addend = at, added if flags & 8 else 0
+    return b"APS2" + b"".join(map(sleb128, numbers))
+
+
+def with_android_relocations(path: Path, table: bytes) -> None:
+    """Make the .rela.dyn of a file SHT_ANDROID_RELA with these bytes, also for the loader."""
+    data = path.read_bytes()
+    for at, fields in section_headers(data):
+        if fields[1] == 4:
+            assert len(table) <= fields[5]
+            data = set_bytes(set_bytes(data, at + 4, "I", 0x60000002), at + 32, "Q", len(table))
+            data = set_bytes(data, at + 56, "Q", 1)
+            data = data[: fields[4]] + table + data[fields[4] + len(table) :]
+    [segment] = [fields for _, fields in program_headers(data) if fields[0] == 2]
+    for entry in range(segment[2], segment[2] + segment[5], 16):
+        [tag] = struct.unpack_from("<Q" if data[5] == 1 else ">Q", data, entry)
+        if tag in (7, 8, 0x6FFFFFF9):
+            data = set_bytes(data, entry, "Q", {7: 0x60000011, 8: 0x60000012}.get(tag, 21))
+        if tag == 8:
+            data = set_bytes(data, entry + 8, "Q", len(table))
+    path.write_bytes(data)
+
+
+def without_section_headers(data: bytes) -> bytes:
+    """As sstrip and packers leave a file: a loader does not miss them."""
+    return set_bytes(set_bytes(set_bytes(data, 40, "Q", 0), 60, "H", 0), 62, "H", 0)

@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 
 from a64patch.errors import A64PatchError
 from a64patch.targets.elf import ElfFile
-from tests.targets.elf_files import KINDS, NOP, RET, build, program_headers, section_headers
+from a64patch.targets.elf_image import ElfImage
+from tests.targets.elf_files import (
+    KINDS,
+    NOP,
+    RET,
+    android_packed,
+    build,
+    program_headers,
+    section_headers,
+    with_android_relocations,
+)
 
 INTERESTING = (
     0,
@@ -60,7 +70,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("sound")
     files = [build(folder, kind, big).read_bytes() for kind in KINDS for big in (False, True)]
     files += [build(folder, kind, source=TEXT_OWNED, options=("-z", "notext")).read_bytes() for kind in KINDS]
-    return files
+    packed = build(folder, "pie", source=TEXT_OWNED, options=("-z", "notext"))
+    with_android_relocations(packed, android_packed([(9, [(ElfImage(files[-1], "").code.spans[0][0] + 8, 1027, 64)])]))
+    return [*files, packed.read_bytes()]
 
 
 LAYOUTS = {
@@ -71,6 +83,7 @@ LAYOUTS = {
     "relocation": (0, 8, 12, 16, 24),
     "dynamic": (0, 8, 16),
     "note": (0, 4, 8, 12),
+    "packed": (0, 1),
 }
 """Where the fields of each structure begin, and where the structure ends."""
 
@@ -80,7 +93,7 @@ def fields_of(data: bytes) -> list[list[tuple[int, int]]]:
     places = {"header": [0]}
     places["segment"] = [at for at, _ in program_headers(data)]
     places["section"] = [at for at, _ in section_headers(data)]
-    tables = {2: "symbol", 11: "symbol", 4: "relocation", 6: "dynamic", 7: "note"}
+    tables = {2: "symbol", 11: "symbol", 4: "relocation", 6: "dynamic", 7: "note", 0x60000002: "packed"}
     for _, fields in section_headers(data):
         if fields[1] in tables:
             name = tables[fields[1]]

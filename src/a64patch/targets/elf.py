@@ -17,7 +17,8 @@ from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
     R_AARCH64_TLSDESC,
-    SHT_RELR,
+    SHT_REL,
+    SHT_RELA,
     ElfImage,
     Relocation,
     require_aarch64,
@@ -239,5 +240,5 @@ class ElfFile(FileTarget):
 
 def _can_drop(relocation: Relocation) -> bool:
     # A relocation in a PLT table may not become R_AARCH64_NONE: glibc's elf_machine_lazy_rel() and apply_irel() stop
-    # the program at a type that they do not expect. The entries of a RELR table have no type.
-    return relocation.table.type != SHT_RELR and relocation.type not in _NEVER_DROPPED
+    # the program at a type that they do not expect. The entries of packed tables have no type of their own.
+    return relocation.table.type in (SHT_RELA, SHT_REL) and relocation.type not in _NEVER_DROPPED

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import FormatError
 from a64patch.ranges import Ranges
+from a64patch.targets.elf_packed import MOST_RELOCATIONS, PackedError, Unpacked, claimed, unpack
 from a64patch.targets.symbols import ADDRESS_SPACE, Space, Symbol
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
@@ -32,6 +33,10 @@ STB_LOCAL = 0
 NT_GNU_BUILD_ID = 3
 DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
 DT_RELRSZ, DT_RELR, DT_RELACOUNT, DT_RELCOUNT = 35, 36, 0x6FFFFFF9, 0x6FFFFFFA
+DT_ANDROID_REL, DT_ANDROID_RELSZ, DT_ANDROID_RELA, DT_ANDROID_RELASZ = 0x6000000F, 0x60000010, 0x60000011, 0x60000012
+DT_ANDROID_RELR, DT_ANDROID_RELRSZ = 0x6FFFE000, 0x6FFFE001
+ANDROID_PACKED = (SHT_ANDROID_REL, SHT_ANDROID_RELA)
+"""The tables that `elf_packed.unpack` reads."""
 
 R_AARCH64_GLOB_DAT, R_AARCH64_JUMP_SLOT, R_AARCH64_RELATIVE = 1025, 1026, 1027
 R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE = 1031, 1032
@@ -82,6 +87,7 @@ _RELOCATION_NAMES = {
 _RELOCATION_SIZES = {0: 0, 256: 0, 259: 2, 262: 2, 257: 8, 260: 8, 307: 8, 580: 8, R_AARCH64_TLSDESC: 16}
 
 
+_PACKED_IN = {SHT_RELR: " (in a RELR table)"} | dict.fromkeys(ANDROID_PACKED, " (in a packed table)")
 _LOCAL_WITHOUT_TYPE = STB_LOCAL << 4 | STT_NOTYPE
 
 
@@ -147,7 +153,7 @@ class Table(NamedTuple):
     """A relocation table. Its relocations count from the address `base`, up to `limit` bytes."""
 
     type: int
-    """SHT_RELA, SHT_REL or SHT_RELR."""
+    """SHT_RELA, SHT_REL, SHT_RELR, SHT_ANDROID_REL or SHT_ANDROID_RELA."""
     offset: int
     size: int
     base: int
@@ -161,7 +167,7 @@ class Relocation(NamedTuple):
 
     table: Table
     entry: int
-    """The entry's offset in the file."""
+    """The entry's offset in the file; in a table of ANDROID_PACKED the number of the relocation, from 0."""
     type: int
     symbol: int
     """The number of the relocation's symbol; 0 for none."""
@@ -232,6 +238,8 @@ class ElfImage:
         self._segments_at, self._sections_at, _, _, segment_size, segment_count, section_size, count, names = header
         self.relocatable: bool = self.type == ET_REL
         self._strings: dict[int, _Strings] = {}
+        self._claimed: dict[Table, int] = {}
+        self._unpacked_tables: dict[tuple[int, int, int], Unpacked] = {}
         self.sections: list[Section] = []
         if self._sections_at:
             if section_size != _SECTION_SIZE:
@@ -432,8 +440,9 @@ class ElfImage:
         """The relocation tables that will be applied: in ET_REL by a linker, only those of code; else by a loader."""
         tables = []
         units = {SHT_RELA: _RELA_SIZE, SHT_REL: _REL_SIZE, SHT_RELR: 8, SHT_ANDROID_RELR: 8}
+        units |= dict.fromkeys(ANDROID_PACKED, 1)
         for index, section in enumerate(self.sections):
-            if section.type in (SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA):
+            if section.type == SHT_CREL:
                 raise FormatError(
                     f"{self.name} has compressed relocations (section {index}), which cannot be read: "
                     f"build it without them"
@@ -446,13 +455,14 @@ class ElfImage:
             base, limit = 0, ADDRESS_SPACE
             if self.relocatable:
                 target = self._section_for(section.info, f"relocation section {index}")
-                if not (target.executable and target.mapped) or kind == SHT_RELR:
+                if not (target.executable and target.mapped) or kind == SHT_RELR or kind in ANDROID_PACKED:
                     continue
                 base, limit = target.offset, target.size
             symbols = 0 if kind == SHT_RELR else section.link
             tables.append(Table(kind, section.offset, section.size, base, limit, symbols))
         if not self.relocatable:
-            tables = list(dict.fromkeys([*tables, *self.dynamic_tables]))
+            packed = {table[:3] for table in tables if table.type in ANDROID_PACKED}
+            tables = list(dict.fromkeys([*tables, *(each for each in self.dynamic_tables if each[:3] not in packed)]))
             if len(tables) > _MOST_TABLES:
                 raise self.bad(f"it has {len(tables)} relocation tables, more than the {_MOST_TABLES} that can be read")
         return self._bounded(tables)
@@ -467,6 +477,9 @@ class ElfImage:
             (SHT_REL, DT_REL, DT_RELSZ),
             (SHT_REL if plt == DT_REL else SHT_RELA, DT_JMPREL, DT_PLTRELSZ),
             (SHT_RELR, DT_RELR, DT_RELRSZ),
+            (SHT_ANDROID_REL, DT_ANDROID_REL, DT_ANDROID_RELSZ),
+            (SHT_ANDROID_RELA, DT_ANDROID_RELA, DT_ANDROID_RELASZ),
+            (SHT_RELR, DT_ANDROID_RELR, DT_ANDROID_RELRSZ),
         ):
             if start in self._dynamic:
                 address, size = self._dynamic[start][0], self._dynamic.get(length, (0, 0))[0]
@@ -481,7 +494,30 @@ class ElfImage:
         for packed, most in ((False, _MOST_ENTRIES * _RELA_SIZE), (True, _MOST_ENTRIES)):
             if sum(table.size for table in tables if (table.type == SHT_RELR) == packed) > most:
                 raise self.bad("its relocation tables are larger than can be read")
+        for table in tables:
+            if table.type in ANDROID_PACKED and table not in self._claimed:
+                try:
+                    self._claimed[table] = claimed(self.data[table.offset : table.offset + min(table.size, 16)])
+                except PackedError as error:
+                    raise self._bad_packed(table, error) from error
+        if sum(self._claimed.get(table, 0) for table in tables) > MOST_RELOCATIONS:
+            raise self.bad(f"it claims more packed relocations than the {MOST_RELOCATIONS} that can be read")
         return tables
+
+    def _bad_packed(self, table: Table, error: PackedError) -> FormatError:
+        return self.bad(f"in the packed relocation table at {table.offset:#x}, {table.size:#x} bytes: {error}")
+
+    def _unpacked(self, table: Table) -> Unpacked:
+        """The relocations of a table of ANDROID_PACKED."""
+        found = self._unpacked_tables.get(table[:3])
+        if found is None:
+            data = self.data[table.offset : table.offset + table.size]
+            try:
+                found = unpack(data, with_addends=table.type == SHT_ANDROID_RELA)
+            except PackedError as error:
+                raise self._bad_packed(table, error) from error
+            self._unpacked_tables[table[:3]] = found
+        return found
 
     def relative_runs(self) -> list[RelativeRun]:
         """The runs of DT_RELACOUNT and DT_RELCOUNT (glibc, elf/do-rel.h)."""
@@ -532,13 +568,22 @@ class ElfImage:
     def _relocation(self, table: Table, entry: int) -> Relocation:
         if table.type == SHT_RELR:
             return Relocation(table, entry, R_AARCH64_RELATIVE, 0, None)
+        if table.type in ANDROID_PACKED:
+            _, infos, addends = self._unpacked(table)
+            number = addends[entry] - (addends[entry] >> 63 << 64) if table.type == SHT_ANDROID_RELA else None
+            return Relocation(table, entry, infos[entry] & 0xFFFFFFFF, infos[entry] >> 32, number)
         _, info, *addend = self._unpack(_RELA if table.type == SHT_RELA else _REL, entry, "a relocation")
         return Relocation(table, entry, info & 0xFFFFFFFF, info >> 32, addend[0] if addend else None)
 
     def _places(self, table: Table) -> Iterator[tuple[int, int, int]]:
-        """(file offset of the entry, address, number of bytes overwritten) of each relocation; maybe millions."""
+        """(`Relocation.entry`, address, number of bytes overwritten) of each relocation; maybe millions."""
         if table.type == SHT_RELR:
             yield from self._packed_places(table)
+            return
+        if table.type in ANDROID_PACKED:
+            places, infos, _ = self._unpacked(table)
+            for number, (place, info) in enumerate(zip(places, infos, strict=True)):
+                yield number, place, relocation_size(info & 0xFFFFFFFF)
             return
         layout, unit = (_RELA, _RELA_SIZE) if table.type == SHT_RELA else (_REL, _REL_SIZE)
         offset, base, limit = table.offset, table.base, table.limit
@@ -567,7 +612,7 @@ class ElfImage:
 
     @cached_property
     def _owners(self) -> dict[int, list[int]]:
-        """Address of a word of code -> the relocations that own it, each table number << 32 | file offset of entry."""
+        """Address of a word of code -> the relocations that own it, each table number << 32 | `Relocation.entry`."""
         owners: dict[int, list[int]] = {}
         if not self.code:
             return owners
@@ -578,7 +623,7 @@ class ElfImage:
             for entry, place, size in self._places(table):
                 if not low < place < high or size == 0:
                     continue
-                if not self.relocatable and table.type != SHT_RELR:
+                if not self.relocatable and table.type in (SHT_RELA, SHT_REL):
                     if entry in seen:  # PT_DYNAMIC names the tables of sections again
                         continue
                     seen.add(entry)
@@ -603,7 +648,7 @@ class ElfImage:
                 text += f"{relocation.addend:+#x}"
         elif relocation.addend:
             text += f" to {relocation.addend:#x}"
-        return text + (" (in a RELR table)" if relocation.table.type == SHT_RELR else "")
+        return text + _PACKED_IN.get(relocation.table.type, "")
 
     def _symbol_name(self, relocation: Relocation) -> str:
         return self._name_of_symbol(relocation) or f"symbol number {relocation.symbol}"
