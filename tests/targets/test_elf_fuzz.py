@@ -29,6 +29,7 @@ from tests.targets.elf_files import (
     program_headers,
     section_headers,
     with_android_relocations,
+    without_section_headers,
 )
 
 INTERESTING = (
@@ -63,6 +64,7 @@ slot:   .xword _start
 outside:
         ret
 """
+EXPORTING = TEXT_OWNED.replace(".globl _start, outside", ".globl _start, outside, other") + "other: nop"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,13 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     files += [build(folder, kind, source=TEXT_OWNED, options=("-z", "notext")).read_bytes() for kind in KINDS]
     packed = build(folder, "pie", source=TEXT_OWNED, options=("-z", "notext"))
     with_android_relocations(packed, android_packed([(9, [(ElfImage(files[-1], "").code.spans[0][0] + 8, 1027, 64)])]))
-    return [*files, packed.read_bytes()]
+    bare = [
+        without_section_headers(
+            build(folder, "shared", source=TEXT_OWNED, options=(f"--hash-style={style}",)).read_bytes()
+        )
+        for style in ("sysv", "gnu")
+    ]
+    return [*files, packed.read_bytes(), *bare]
 
 
 LAYOUTS = {
@@ -84,6 +92,7 @@ LAYOUTS = {
     "dynamic": (0, 8, 16),
     "note": (0, 4, 8, 12),
     "packed": (0, 1),
+    "hash": (0, 4),
 }
 """Where the fields of each structure begin, and where the structure ends."""
 
@@ -98,12 +107,29 @@ def fields_of(data: bytes) -> list[list[tuple[int, int]]]:
         if fields[1] in tables:
             name = tables[fields[1]]
             places.setdefault(name, []).extend(range(fields[4], fields[4] + fields[5], LAYOUTS[name][-1]))
+    if not places["section"]:
+        places |= fields_of_the_loader(data)
     return [
         [(place + start, end - start) for place in found]
         for name, found in places.items()
         for start, end in pairwise(LAYOUTS[name])
         if found
     ]
+
+
+def fields_of_the_loader(data: bytes) -> dict[str, list[int]]:
+    """The fields that a loader finds in a file without section headers; in these files addresses are offsets."""
+    places: dict[str, list[int]] = {}
+    for _, fields in program_headers(data):
+        if fields[0] == 2:
+            places["dynamic"] = list(range(fields[2], fields[2] + fields[5], 16))
+    for entry in places["dynamic"]:
+        tag, value = struct.unpack_from("<QQ", data, entry)
+        if tag == 6:
+            places["symbol"] = list(range(value, value + 72, 24))
+        elif tag in (4, 0x6FFFFEF5):
+            places["hash"] = list(range(value, value + 40, 4))
+    return places
 
 
 @st.composite
@@ -115,7 +141,12 @@ def damaged(draw: st.DrawFn, files: list[bytes]) -> bytes:
     values = st.one_of(
         st.sampled_from(INTERESTING),
         st.integers(0, len(data) + 64),
-        st.sampled_from([number for _, fields in section_headers(bytes(data)) for number in fields[3:6]]),
+        st.sampled_from(
+            [
+                *(number for _, fields in section_headers(bytes(data)) for number in fields[3:6]),
+                *(number for _, fields in program_headers(bytes(data)) for number in fields[2:7]),
+            ]
+        ),
         st.integers(0, (1 << 64) - 1),
     )
     for _ in range(draw(st.integers(0, 3))):

@@ -18,7 +18,7 @@ from a64patch.a64.words import to_bytes
 from a64patch.errors import SymbolError
 from a64patch.targets.elf import ElfFile
 from tests.support import assemble, link, need, run
-from tests.targets.elf_files import header, section_headers, set_bytes
+from tests.targets.elf_files import header, program_headers, section_headers, set_bytes
 
 PROGRAM = r"""
 #include <stdlib.h>
@@ -156,12 +156,18 @@ _start: adrp x16, :got:far
     assert stubs(path) == {}
 
 
-def test_relocations_that_name_no_symbol_name_no_stub(tmp_path: Path) -> None:
+def test_relocations_of_no_section_have_the_symbols_of_the_loader(tmp_path: Path) -> None:
     path = compiled(tmp_path / "program")
-    data = path.read_bytes()
+    before, data = stubs(path), path.read_bytes()
     assert header(data)[11]
     for at, fields in section_headers(data):
         if fields[1] == 4:
             data = set_bytes(data, at + 40, "I", 0)
+    path.write_bytes(data)
+    assert stubs(path) == before != {}
+    [segment] = [fields for _, fields in program_headers(data) if fields[0] == 2]
+    for entry in range(segment[2], segment[2] + segment[5], 16):
+        if data[entry] == 6:  # DT_SYMTAB
+            data = set_bytes(data, entry, "Q", 21)
     path.write_bytes(data)
     assert stubs(path) == {}

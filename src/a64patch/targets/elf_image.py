@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4
 STB_LOCAL = 0
 NT_GNU_BUILD_ID = 3
 DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
+DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_GNU_HASH = 4, 5, 6, 10, 11, 0x6FFFFEF5
 DT_RELRSZ, DT_RELR, DT_RELACOUNT, DT_RELCOUNT = 35, 36, 0x6FFFFFF9, 0x6FFFFFFA
 DT_ANDROID_REL, DT_ANDROID_RELSZ, DT_ANDROID_RELA, DT_ANDROID_RELASZ = 0x6000000F, 0x60000010, 0x60000011, 0x60000012
 DT_ANDROID_RELR, DT_ANDROID_RELRSZ = 0x6FFFE000, 0x6FFFE001
@@ -217,6 +218,18 @@ class _Strings:
             name = name.encode("unicode_escape").decode("ascii")
         self._known[offset] = name
         return name
+
+
+class _SymbolTable(NamedTuple):
+    """A symbol table: `size` bytes at the file's `offset`."""
+
+    section: int
+    """The number of its section; 0 for the table that only PT_DYNAMIC names."""
+    offset: int
+    size: int
+    room: int
+    """The bytes from `offset` on in which a relocation's symbol may be. PT_DYNAMIC does not tell the size."""
+    names: _Strings
 
 
 class ElfImage:
@@ -656,15 +669,18 @@ class ElfImage:
     def _name_of_symbol(self, relocation: Relocation) -> str:
         """The name of a relocation's symbol; empty when it has none, or when the file does not say."""
         number = relocation.symbol
-        section = self._section_for(relocation.table.symbols, "a relocation table") if self.sections else None
-        if section is None or section.type not in (SHT_SYMTAB, SHT_DYNSYM):
+        index = relocation.table.symbols
+        if index:
+            section = self._section_for(index, "a relocation table")
+            table = self._symbol_table(index, section) if section.type in (SHT_SYMTAB, SHT_DYNSYM) else None
+        else:
+            table = self._dynamic_symbols
+        if table is None or not number or _SYMBOL_SIZE * (number + 1) > table.room:
             return ""
-        if not number or _SYMBOL_SIZE * (number + 1) > section.size:
-            return ""
-        name, info, _, home, _, _ = self._unpack(_SYMBOL, section.offset + _SYMBOL_SIZE * number, "a symbol")
+        name, info, _, home, _, _ = self._unpack(_SYMBOL, table.offset + _SYMBOL_SIZE * number, "a symbol")
         if info & 15 == STT_SECTION and home < len(self.sections):
             return self.section_name(self.sections[home]) or f"section {home}"
-        return self._strings_of(section.link).at(name)
+        return table.names.at(name)
 
     # Names
 
@@ -695,20 +711,101 @@ class ElfImage:
         """
         return list(dict.fromkeys(symbol for symbol, _ in self._listed(absolute)))
 
+    def _symbol_tables(self) -> list[_SymbolTable]:
+        """.symtab and .dynsym. A file without a section for .dynsym has the table that PT_DYNAMIC names."""
+        found = [(index, s) for index, s in enumerate(self.sections) if s.type in (SHT_SYMTAB, SHT_DYNSYM)]
+        kinds = {section.type for _, section in found}
+        if len(kinds) < len(found):
+            raise self.bad("it has two symbol tables of one kind")  # gABI, "Sections": one of each
+        tables = [self._symbol_table(index, section) for index, section in found]
+        if SHT_DYNSYM not in kinds and self._dynamic_symbols is not None:
+            tables.append(self._dynamic_symbols)
+        if sum(table.size for table in tables) > _MOST_ENTRIES * _SYMBOL_SIZE:
+            raise self.bad(f"it has more than {_MOST_ENTRIES} symbols, which cannot be read")
+        return tables
+
+    def _symbol_table(self, index: int, section: Section) -> _SymbolTable:
+        if section.entry_size != _SYMBOL_SIZE:
+            raise self.bad(f"the entries of symbol table {index} have {section.entry_size} bytes, not 24")
+        return _SymbolTable(index, section.offset, section.size, section.size, self._strings_of(section.link))
+
+    @cached_property
+    def _dynamic_symbols(self) -> _SymbolTable | None:
+        """The symbol table that PT_DYNAMIC names; None without one.
+
+        No entry of PT_DYNAMIC tells its length, but a hash table does (gABI, "Hash Table"). Without a hash table the
+        length is 0: a loader finds none of the symbols by name.
+        """
+        values = {tag: value for tag, (value, _) in self._dynamic.items()}
+        if not {DT_SYMTAB, DT_STRTAB} <= values.keys():
+            return None
+        if values.get(DT_SYMENT, _SYMBOL_SIZE) != _SYMBOL_SIZE:
+            raise self.bad(f"the entries of its dynamic symbol table have {values[DT_SYMENT]} bytes, not 24")
+        count = 0
+        if DT_HASH in values:
+            # The number of buckets, the number of symbols.
+            _, count = self._unpack("II", self._offset_of(values[DT_HASH], 8, "its hash table"), "its hash table")
+        elif DT_GNU_HASH in values:
+            count = self._count_by_gnu_hash(values[DT_GNU_HASH])
+        start, size = values[DT_SYMTAB], count * _SYMBOL_SIZE
+        offset = self._offset_of(start, size, "its dynamic symbol table")
+        size_of_names = values.get(DT_STRSZ, 0)
+        names = self._offset_of(values[DT_STRTAB], size_of_names, "its dynamic string table")
+        piece = self.piece_at(start)
+        room = piece[1] - start if piece else 0
+        return _SymbolTable(0, offset, size, room, _Strings(self, names, names + size_of_names))
+
+    def _offset_of(self, address: int, size: int, what: str) -> int:
+        """Where the file has `size` bytes of memory, in one piece."""
+        piece = self.piece_at(address)
+        if piece is None or address + size > piece[1]:
+            raise self.bad(f"{what} at address {address:#x}, {size:#x} bytes, is not mapped")
+        return piece[2] + address - piece[0]
+
+    def _count_by_gnu_hash(self, address: int) -> int:
+        """The number of symbols in a table that DT_GNU_HASH sorts.
+
+        The symbols of a bucket follow each other, and the table ends with those of the last bucket. A bit of the last
+        symbol's hash tells the end (binutils, elflink.c, elf_gnu_hash_process_symidx()).
+        """
+        what = "its GNU hash table"
+        buckets, first, bloom, _ = self._unpack("4I", self._offset_of(address, 16, what), what)
+        chains = address + 16 + 8 * bloom + 4 * buckets
+        offset = self._offset_of(chains - 4 * buckets, 4 * buckets, what)
+        last = max((bucket for (bucket,) in self._entries("I", offset, 4 * buckets)), default=0)
+        if last < first:
+            return int(first)
+        place = self._offset_of(chains + 4 * (last - first), 4, what)
+        for number, (value,) in enumerate(self._entries("I", place, (len(self.data) - place) & -4), int(last) + 1):
+            if value & 1:
+                return number
+        raise self.bad("a chain of its GNU hash table does not end")
+
+    def _limits(self) -> Callable[[int, int], int]:
+        """A function of the number of a symbol's section and of its address: the end of what it may name.
+
+        A file without section headers has segments only.
+        """
+        ends = [section.address + section.size for section in self.sections]
+        loads = [] if ends else sorted((load.address, load.address + load.memory_size) for load in self.loads)
+        starts = [start for start, _ in loads]
+
+        def limit(home: int, address: int) -> int:
+            if home < len(ends):
+                return ends[home]
+            place = bisect_right(starts, address) - 1
+            return loads[place][1] if place >= 0 and address < loads[place][1] else ADDRESS_SPACE
+
+        return limit
+
     def _listed(self, absolute: bool) -> Iterator[tuple[Symbol, int]]:
         """`symbols` with their types, in the order of the tables: a symbol of both tables twice."""
-        tables = [(index, s) for index, s in enumerate(self.sections) if s.type in (SHT_SYMTAB, SHT_DYNSYM)]
-        if len({section.type for _, section in tables}) < len(tables):
-            raise self.bad("it has two symbol tables of one kind")  # gABI, "Sections": one of each
-        if sum(section.size for _, section in tables) > _MOST_ENTRIES * _SYMBOL_SIZE:
-            raise self.bad(f"it has more than {_MOST_ENTRIES} symbols, which cannot be read")
+        tables = self._symbol_tables()
         homes = self._homes() if self.relocatable and tables else []
-        ends = [section.address + section.size for section in self.sections]
-        for index, section in tables:
-            if section.entry_size != _SYMBOL_SIZE:
-                raise self.bad(f"the entries of symbol table {index} have {section.entry_size} bytes, not 24")
-            names, source = self._strings_of(section.link), ""
-            for number, entry in enumerate(self._entries(_SYMBOL, section.offset, section.size)):
+        limit_of = self._limits()
+        for index, start, length, _, names in tables:
+            source = ""
+            for number, entry in enumerate(self._entries(_SYMBOL, start, length)):
                 offset, info, _, home, value, size = entry
                 kind = info & 15
                 if kind == STT_FILE:
@@ -728,8 +825,7 @@ class ElfImage:
                         yield Symbol(name, value, size, "", is_function, value + size, file), kind
                     continue
                 if not self.relocatable:
-                    limit = ends[home] if home < len(ends) else ADDRESS_SPACE
-                    yield Symbol(name, value, size, "", is_function, limit, file), kind
+                    yield Symbol(name, value, size, "", is_function, limit_of(home, value), file), kind
                     continue
                 if home >= len(homes):
                     raise self.bad(f"symbol {number} lies in section {home}, which does not exist")
