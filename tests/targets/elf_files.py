@@ -186,3 +186,14 @@ def with_android_relocations(path: Path, table: bytes) -> None:
 def without_section_headers(data: bytes) -> bytes:
     """As sstrip and packers leave a file: a loader does not miss them."""
     return set_bytes(set_bytes(set_bytes(data, 40, "Q", 0), 60, "H", 0), 62, "H", 0)
+
+
+def with_added_segment(path: Path, words: bytes, address: int, flags: int = 5) -> None:
+    """Add a segment with these bytes and no section, as tools do that patch files: it takes the place of GNU_STACK."""
+    data = path.read_bytes()
+    [at] = [at for at, fields in program_headers(data) if fields[0] == 0x6474E551]
+    offset = -(-len(data) // 4096) * 4096 + address % 4096
+    fields = (1, flags, offset, address, address, len(words), len(words), 4096)
+    data = data.ljust(offset, b"\0") + words
+    entry = struct.pack(("<" if data[5] == 1 else ">") + "IIQQQQQQ", *fields)
+    path.write_bytes(data[:at] + entry + data[at + len(entry) :])

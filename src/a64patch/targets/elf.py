@@ -68,9 +68,7 @@ class ElfFile(FileTarget):
     def own_modules(self) -> Iterable[Module]:
         """The file as one build. FormatError when its notes or relocation tables are not sound.
 
-        Its code may be written: executable PT_LOAD segments, narrowed to SHF_EXECINSTR sections if the file has section
-        headers; in a relocatable file the SHF_EXECINSTR sections. Headers and relocation tables are not code. Of a
-        debug file it is the code of the program.
+        Its code may be written: `ElfImage.code`. Of a debug file it is the code of the program.
         """
         image = self._image
         symbols = SymbolTable(image.names, image.spaces())

@@ -26,7 +26,7 @@ PN_XNUM = 0xFFFF
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 3, 4, 7, 8, 9, 11
 SHT_SYMTAB_SHNDX, SHT_RELR = 18, 19
 SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA, SHT_ANDROID_RELR = 0x40000014, 0x60000001, 0x60000002, 0x6FFFFF00
-SHF_ALLOC, SHF_EXECINSTR = 2, 4
+SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 2, 4, 0x400
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON, SHN_XINDEX = 0, 0xFF00, 0xFFF1, 0xFFF2, 0xFFFF
 STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4, 6, 10
 STB_LOCAL = 0
@@ -54,6 +54,8 @@ _MOST_TABLES = 1 << 10
 _MOST_ENTRIES = 1 << 23
 _MOST_ALIASES = 16
 """Names of one indirect function that its stubs get. A file may not make names times stubs of them."""
+_MOST_PADDING = 1 << 16
+"""The largest page, and so the largest room that a linker leaves before a section."""
 _MOST_NOTE_BYTES = 1 << 24
 _MOST_POINTER_BYTES = 1 << 24
 
@@ -389,9 +391,14 @@ class ElfImage:
 
     @cached_property
     def executable(self) -> Ranges:
-        """The executable addresses: SHF_EXECINSTR sections inside executable segments.
+        """The executable addresses. In a linked file, those in executable segments that are
 
-        In a file without such sections, the executable segments. In a file without segments (ET_REL), the sections.
+        - in a section with SHF_EXECINSTR; or
+        - in no section, and no header or relocation table: tools that patch files add code without a section header.
+          Room before a section that is smaller than the section's alignment is padding, and does not count.
+
+        In a file without executable sections, all of the executable segments. In a file without segments (ET_REL), the
+        sections.
         """
         sections = [section for section in self.sections if section.executable]
         if self.relocatable:
@@ -402,11 +409,34 @@ class ElfImage:
         if not sections:
             return segments
         # One executable segment often holds headers and constants too.
-        return segments & Ranges.of((section.address, section.address + section.size) for section in sections)
+        found = segments & Ranges.of((section.address, section.address + section.size) for section in sections)
+        if self.is_debug_file:  # its headers may be those of the other file
+            return found
+        # .tbss has a size, but no place of its own in memory (gABI, SHF_TLS).
+        covered = Ranges.of(
+            (section.address, section.address + section.size)
+            for section in self.sections
+            if section.flags & SHF_ALLOC and not (section.flags & SHF_TLS and section.type == SHT_NOBITS)
+        )
+        aligned: dict[int, int] = {}
+        for section in self.sections:
+            aligned[section.address] = max(aligned.get(section.address, 0), min(section.alignment, _MOST_PADDING))
+        added = self._without_structure(segments - covered)
+        return found | Ranges.of((start, end) for start, end in added if end - start >= aligned.get(end, 0))
 
     @cached_property
     def code(self) -> Ranges:
         """The part of `executable` with bytes in the file, without headers and relocation tables."""
+        ranges = self.executable
+        if not self.relocatable:
+            empty = [section for section in self.sections if section.executable and not section.mapped]
+            ranges -= Ranges.of((section.address, section.address + section.size) for section in empty)
+            loads = [load for load in self.loads if load.flags & PF_X]
+            ranges &= Ranges.of((load.address, load.address + load.file_size) for load in loads)
+        return self._without_structure(ranges)
+
+    def _without_structure(self, ranges: Ranges) -> Ranges:
+        """The part of the ranges that holds neither headers nor relocation tables; without what is not in the file."""
         structure = Ranges.of(
             [
                 (0, _HEADER_SIZE),
@@ -415,20 +445,14 @@ class ElfImage:
                 *((table.offset, table.offset + table.size) for table in self.tables),
             ]
         )
-        ranges = self.executable
-        if not self.relocatable:
-            empty = [section for section in self.sections if section.executable and not section.mapped]
-            ranges -= Ranges.of((section.address, section.address + section.size) for section in empty)
-            loads = [load for load in self.loads if load.flags & PF_X]
-            ranges &= Ranges.of((load.address, load.address + load.file_size) for load in loads)
-        code = []
+        found = []
         for start, end in ranges:
             for offset, length in self.chunks(start, end - start) or ():
                 distance = start - offset
                 left = Ranges(((offset, offset + length),)) - structure
-                code += [(first + distance, last + distance) for first, last in left]
+                found += [(first + distance, last + distance) for first, last in left]
                 start += length
-        return Ranges.of(code)
+        return Ranges.of(found)
 
     # Relocations
 
@@ -841,12 +865,12 @@ class ElfImage:
         from a64patch.a64.stubs import find_stubs  # loaded only for a file that has slots
 
         full = {symbol.limit for symbol, _ in listed if symbol.is_function and symbol.size}
-        searched = Ranges.of(
+        passed = Ranges.of(
             (section.address, section.address + section.size)
             for section in self.sections
-            if section.executable and section.mapped and section.address + section.size not in full
+            if section.executable and section.mapped and section.address + section.size in full
         )
-        for start, end in (self.code & searched if self.sections else self.code).whole(INSN_SIZE):
+        for start, end in (self.code - passed).whole(INSN_SIZE):
             code = b"".join(self.data[offset : offset + size] for offset, size in self.chunks(start, end - start) or ())
             for stub in find_stubs(code, start):
                 for name in slots.get(stub.slot, ()):
