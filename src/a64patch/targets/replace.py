@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
+from array import array
 from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
 from a64patch.errors import TargetError, WriteError
+
+_FS_IOC_GETFLAGS = 0x80086601
+_IMMUTABLE, _APPEND_ONLY = 0x10, 0x20
+"""include/uapi/linux/fs.h"""
+
+_ADVICE = {
+    errno.EBUSY: " (it is a mount point: patch the file that is mounted there)",
+    errno.EPERM: " (lsattr shows attributes that forbid it, and chattr removes them)",
+    errno.EROFS: " (mount its file system for writing, or patch a copy)",
+}
 
 _BLOCK = 1 << 20
 """Bytes that are compared at a time."""
@@ -90,7 +102,10 @@ class FileOnDisk:
         return b"".join(blocks)
 
     def require_replaceable(self) -> None:
-        """WriteError, with advice, when we may not replace the file: permissions, hard links, changed since."""
+        """WriteError, with advice, when we may not replace the file.
+
+        The causes: changed since, hard links, a read-only file system, attributes of chattr(1), permissions.
+        """
         folder = os.path.dirname(self._real_path)
         try:
             status = os.stat(self._real_path, follow_symlinks=False)
@@ -102,6 +117,9 @@ class FileOnDisk:
                 f"{self.path} has {status.st_nlink} hard links, and replacing it would part them: "
                 f"patch a copy of it, then put that in the place of each"
             )
+        for place in (self._real_path, folder):
+            if obstacle := _obstacle(place):
+                raise WriteError(f"{self.path} cannot be replaced: {obstacle}")
         effective = os.access in os.supports_effective_ids
         if not status.st_mode & 0o222 or not os.access(self._real_path, os.W_OK, effective_ids=effective):
             raise WriteError(f"{self.path} is read-only: give yourself permission to write it (chmod u+w)")
@@ -214,7 +232,39 @@ class FileOnDisk:
         return TargetError(f"cannot open {self.path}: {getattr(error, 'strerror', None) or error}")
 
     def _cannot_replace(self, error: OSError) -> WriteError:
-        return WriteError(f"cannot replace {self.path}, which is unchanged: {error.strerror or error}")
+        advice = _ADVICE.get(error.errno or 0, "")
+        return WriteError(f"cannot replace {self.path}, which is unchanged: {error.strerror or error}{advice}")
+
+
+def _obstacle(place: str) -> str:
+    """What keeps even root from replacing a file, or a file in a folder, and what to do; empty for nothing known."""
+    with suppress(OSError):
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            return (
+                f"{place} is on a file system that is mounted read-only: mount it for writing (`mount -o remount,rw` on"
+                f" the mount point that `findmnt -T {shlex.quote(place)}` names), or patch a copy"
+            )
+    flags = _flags(place)
+    for flag, letter, name in ((_IMMUTABLE, "i", "immutable"), (_APPEND_ONLY, "a", "append-only")):
+        if flags & flag:
+            return (
+                f"{place} is {name}, as `lsattr -d` shows: root removes that by `chattr -{letter} {shlex.quote(place)}`"
+            )
+    return ""
+
+
+def _flags(place: str) -> int:
+    """The attributes that chattr(1) sets (ioctl_iflags(2)); 0 when the file system has none."""
+    import fcntl
+
+    flags = array("i", [0])
+    with suppress(OSError):
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+        finally:
+            os.close(descriptor)
+    return flags[0]
 
 
 def _copy_attributes(old: int, new: int) -> None:
