@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from a64patch.cli.output import one_line, say
 from a64patch.cli.text import parse_address, print_json
 from a64patch.errors import A64PatchError
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             word = assemble_one(text if tab else place, parse_address(place) if tab else address)
         except A64PatchError as error:
             status = 1
-            print(f"error: {error}")
+            print(f"error: {one_line(str(error))}")
         else:
             print(f"{word:08x}")
             _warn(f"line {number}", word)
@@ -62,4 +63,4 @@ def _warn(place: str, word: int) -> None:
 
     why = unpredictable(word)
     if why is not None:
-        print(f"a64patch: warning: {place}: {why}", file=sys.stderr)
+        say(f"warning: {place}: {why}")

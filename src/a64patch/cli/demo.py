@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli.output import styled
 from a64patch.cli.text import print_json
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _print(results: list[tuple[Scenario, dict[str, int], dict[str, int]]]) -> No
     from rich.text import Text
 
     # No line is longer than 80 columns or broken by a narrower terminal: the same seed prints the same everywhere.
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, file=styled())
     console.print(f"{CPUS} CPUs call a function over and over while its code is changed, in four ways.")
     console.print("How many calls executed the old code, the new code, or half of each?\n")
     console.print(f"{'':33}{'while it is changed':>21}{'afterwards':>23}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from a64patch.cli.output import say
 from a64patch.cli.text import print_json
 from a64patch.openers import open_target, target_forms
 
@@ -43,5 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
         for sentence in comparison.not_expressed:
-            print(f"a64patch: not in the patch: {sentence}", file=sys.stderr)
+            say(f"not in the patch: {sentence}")
     return 1 if comparison.not_expressed else 0

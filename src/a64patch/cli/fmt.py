@@ -6,11 +6,11 @@ Read on: patching.py, ../patch/asmdiff.py.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching
+from a64patch.cli.output import say
 from a64patch.cli.text import print_json
 from a64patch.errors import PatchFormatError
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(to_text(filled), end="")
         for sentence in implied:
-            print(f"a64patch: {sentence}", file=sys.stderr)
+            say(sentence)
     return 0
 
 

@@ -6,10 +6,10 @@ Read on: ../proof/litmus.py.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli.output import say
 from a64patch.cli.text import print_json
 from a64patch.errors import FormatError, ScopeError, TargetError
 
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         except TargetError as error:
             status = _WRONG
             facts.append({"file": file, "name": name, "error": str(error)})
-            print(f"a64patch: {error}", file=sys.stderr)
+            say(str(error))
             continue
         else:
             facts.append({"file": file, "name": test.name, **_facts(test, results)})

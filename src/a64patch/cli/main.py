@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from a64patch import errors
-from a64patch.cli.output import Output, ReaderGoneError
+from a64patch.cli.output import Output, ReaderGoneError, say
 from a64patch.version import VERSION
 
 DONE, REFUSED, WRONG, HALF_WAY, INTERRUPTED = 0, 1, 2, 3, 130
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failure = output.failure
     if failure is None or isinstance(failure, BrokenPipeError):
         return status
-    _say(f"cannot print: {failure.strerror}; {_done(parsed)}")
+    say(f"cannot print: {failure.strerror}; {_done(parsed)}")
     return WRONG if status == DONE and command in _PRODUCTS else status
 
 
@@ -176,15 +176,9 @@ def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
             raise
         status = _report(error)
         if parsed.outcome is not None:
-            _say(_done(parsed))
+            say(_done(parsed))
             return DONE
     return status
-
-
-def _say(sentence: str) -> None:
-    """One line on stderr, if it can be written."""
-    with suppress(OSError):
-        print(f"a64patch: {sentence}", file=sys.stderr, flush=True)
 
 
 def _done(parsed: argparse.Namespace) -> str:
@@ -200,10 +194,10 @@ def _done(parsed: argparse.Namespace) -> str:
 def _interrupted(parsed: argparse.Namespace) -> int:
     """Say after Ctrl-C whether the target was changed. The journal knows, whatever had been printed."""
     if parsed.command not in _WRITERS:
-        _say("interrupted")
+        say("interrupted")
         return INTERRUPTED
     if parsed.book is None:
-        _say("interrupted; nothing was changed")
+        say("interrupted; nothing was changed")
         return INTERRUPTED
     from a64patch.patch.journal import EntryState, Journal
 
@@ -212,30 +206,30 @@ def _interrupted(parsed: argparse.Namespace) -> int:
         with Journal(parsed.book.path) as journal:
             found = journal.entries(*unfinished) if parsed.command == "recover" else journal.begun_by(parsed.book)
     except errors.A64PatchError as error:
-        _say(f"interrupted, and the journal cannot say what was changed: {error}")
+        say(f"interrupted, and the journal cannot say what was changed: {error}")
         return HALF_WAY
     numbers = ", ".join(str(entry.id) for entry in found if entry.state in unfinished)
     if numbers:
-        _say(f"interrupted; journal entry {numbers} is cut off: run `{parsed.book.command('recover')}`")
+        say(f"interrupted; journal entry {numbers} is cut off: run `{parsed.book.command('recover')}`")
         return HALF_WAY
     if parsed.command == "recover":
-        _say("interrupted, but nothing is cut off any more")
+        say("interrupted, but nothing is cut off any more")
         return DONE
     done = [entry for entry in found if entry.state is not EntryState.UNDONE]
     if done:
         log = parsed.book.command("log", str(done[-1].id))
-        _say(f"interrupted, but everything was done: `{log}` shows it")
+        say(f"interrupted, but everything was done: `{log}` shows it")
         return DONE
-    _say("interrupted; nothing was changed")
+    say("interrupted; nothing was changed")
     return INTERRUPTED
 
 
 def _report(error: Exception) -> int:
     if isinstance(error, errors.A64PatchError):
         for sentence in (str(error), *getattr(error, "__notes__", ())):
-            _say(sentence)
+            say(sentence)
         return exit_status(error)
-    _say(
+    say(
         f"a defect of a64patch itself, please report it: {type(error).__name__}: {error} (A64PATCH_DEBUG=1 shows where)"
     )
     return WRONG

@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from a64patch.cli import patching
+from a64patch.cli.output import one_line
 from a64patch.cli.targets import add_target_options, open_location
 from a64patch.cli.text import print_json
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing was cut off")
     else:
         for fact in facts:
-            print(f"entry {fact['id']} ({fact['target']}): {fact['state']}: {fact['note']}")
+            print(f"entry {fact['id']} ({one_line(fact['target'])}): {fact['state']}: {fact['note']}")
     return 3 if any(recovery.state in (EntryState.OPEN, EntryState.PARTIAL) for recovery in found) else 0
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from a64patch.cli.output import one_line, styled
+
 Cell = str | tuple[str, str]
 """A text, or a text and the style that it has at a terminal, as rich names styles."""
 
@@ -19,7 +21,7 @@ def print_table(rows: Iterable[Sequence[Cell]], head: Sequence[str] = ()) -> Non
     """Print a line for each row, with its cells in columns, below a line for `head`.
 
     A line is never folded and a cell never cut, since people grep for them: a narrow terminal breaks lines by itself.
-    A letter that cannot be printed, such as a line feed, is spelled out.
+    Control characters are spelled out.
     """
     body = [[_cell(cell) for cell in row] for row in rows]
     title = [(text, "bold") for text in head]
@@ -43,14 +45,12 @@ def print_styled(pieces: Sequence[Cell]) -> None:
 
     line = Text.assemble(*cells)
     line.rstrip()
-    Console(highlight=False, soft_wrap=True).print(line)
+    Console(highlight=False, soft_wrap=True, file=styled()).print(line)
 
 
 def _cell(cell: Cell) -> tuple[str, str]:
     text, style = (cell, "") if isinstance(cell, str) else cell
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return text, style
+    return one_line(text), style
 
 
 def _width(texts: Sequence[str], title: str) -> int:
