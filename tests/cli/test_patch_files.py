@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pkgutil
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -350,6 +352,71 @@ def test_rejects_can_be_applied_where_they_fit(run: Run, patch: Path, program: P
     assert "# rejected: pair holds d503201f (nop), not 11000400 (add w0, w0, #1)" in text
     program.write_bytes(good)
     assert run("apply", f"{patch}.rej", program).status == 0
+
+
+@pytest.mark.parametrize("kind", ["notes", "patch", "link", "folder"])
+def test_rejects_replace_no_file_of_somebody_else(run: Run, patch: Path, program: Path, kind: str) -> None:
+    run("poke", program, "pair", "nop", "--expect", "add w0, w0, #1")
+    rejects = Path(f"{patch}.rej")
+    theirs = patch.with_name("theirs")
+    theirs.write_text("@@ pair @@\n-11000400\n+52800000\n" if kind == "patch" else "do not lose this\n")
+    if kind == "folder":
+        rejects.mkdir()
+    elif kind == "link":
+        rejects.symlink_to(theirs)
+    else:
+        rejects.write_text(theirs.read_text())
+    before = theirs.read_text(), os.lstat(rejects).st_ino
+    refused = run("apply", patch, program)
+    said = f"a64patch: The hunks that do not fit were not written: {rejects} exists and holds no rejected hunks."
+    assert refused.err.splitlines()[1:] == [said]
+    assert (theirs.read_text(), os.lstat(rejects).st_ino) == before
+    assert kind == "folder" or rejects.read_text() == before[0]
+    assert not list(patch.parent.glob(".rej-*"))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o444])
+def test_rejects_replace_earlier_rejects_and_have_the_mode_of_the_patch(
+    run: Run, patch: Path, program: Path, mode: int
+) -> None:
+    good = program.read_bytes()
+    for word in ("nop", "yield"):
+        program.write_bytes(good)
+        run("poke", program, "pair", word, "--expect", "add w0, w0, #1")
+        patch.chmod(mode)
+        run("apply", patch, program)
+        assert f"({word})" in Path(f"{patch}.rej").read_text()
+        assert Path(f"{patch}.rej").stat().st_mode & 0o7777 == mode
+
+
+def test_rejects_that_cannot_be_written_are_mentioned(
+    run: Run, patch: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("poke", program, "pair", "nop", "--expect", "add w0, w0, #1")
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fchmod", fails)
+    refused = run("apply", patch, program)
+    assert refused.err.splitlines()[1:] == [
+        f"a64patch: The hunks that do not fit cannot be written to {patch}.rej: No space left on device."
+    ]
+    assert not list(patch.parent.glob("*.rej*")) + list(patch.parent.glob(".rej-*"))
+
+
+def test_ctrl_c_while_rejects_are_written_leaves_no_file(
+    run: Run, patch: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("poke", program, "pair", "nop", "--expect", "add w0, w0, #1")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fchmod", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert run("apply", patch, program).status == 130
+    assert not list(patch.parent.glob("*.rej*")) + list(patch.parent.glob(".rej-*"))
 
 
 def test_garbage_is_refused_within_bounds(tmp_path: Path, program: Path) -> None:

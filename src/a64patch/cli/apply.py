@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
             foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN]
             rejects = None if arguments.dry_run else patching.write_rejects(arguments.patch, diff, foreign)
             if rejects:
-                error.add_note(f"The hunks that do not fit are in {rejects}.")
+                error.add_note(rejects)
             raise

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _ENDED = "the simulated machine ends with this command, and the new words with it: the journal has no entry"
 _MANY = 200
 """At most this many changes of a plan are shown at a terminal. A pipe gets all of them."""
+_REJECTED = " rejected: "
+"""The beginning of the comment of a hunk in a file of rejected hunks."""
 _MOST_PLACES = 8
 """At most this many NOPs that a hunk implies are shown."""
 
@@ -377,14 +379,16 @@ def _nop_lines(hunks: Sequence[PlannedHunk], target: Target) -> list[str]:
 
 
 def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str | None:
-    """Write the hunks that do not fit to PATCH.rej, each with the difference. Returns the name of the file.
+    """Write the hunks that do not fit to PATCH.rej, each with the difference. Returns a sentence that says so.
 
-    None when the file cannot be written, or when the patch came through a pipe or a device.
+    The file has the patch's mode. It replaces an earlier file of rejected hunks, and no other file: then the sentence
+    says that the hunks were not written. Not guaranteed: a file that another process puts there at the same moment is
+    replaced. None when the patch came through a pipe or a device.
     """
     from a64patch.patch.asmdiff import to_text
 
     rejected = [
-        replace(hunk.hunk, comments=(*hunk.hunk.comments, f" rejected: {hunk.difference}"))
+        replace(hunk.hunk, comments=(*hunk.hunk.comments, f"{_REJECTED}{hunk.difference}"))
         for hunk in hunks
         if hunk.difference
     ]
@@ -395,14 +399,39 @@ def write_rejects(path: str, diff: AsmDiff, hunks: Sequence[PlannedHunk]) -> str
     name = f"{path}.rej"
     text = to_text(diff._replace(hunks=tuple(rejected), comments=()))
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=os.path.dirname(path) or ".", prefix=".rej-", delete=False
-        ) as file:
-            file.write(text)
-        os.replace(file.name, name)
-    except OSError:
-        return None
-    return name
+        mode = stat.S_IMODE(os.stat(path).st_mode) & 0o777
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".rej-")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(descriptor, mode)
+            if not _may_be_replaced(name):
+                return f"The hunks that do not fit were not written: {name} exists and holds no rejected hunks."
+            os.replace(temporary, name)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as error:
+        return f"The hunks that do not fit cannot be written to {name}: {error.strerror}."
+    return f"The hunks that do not fit are in {name}."
+
+
+def _may_be_replaced(name: str) -> bool:
+    """Whether there is no such file yet, or it is a regular file of hunks that were all rejected."""
+    from a64patch.patch import asmdiff
+
+    try:
+        if not stat.S_ISREG(os.lstat(name).st_mode):
+            return False
+    except FileNotFoundError:
+        return True
+    with open(name, "rb") as file:
+        data = file.read(asmdiff.MOST_BYTES + 1)
+    try:
+        hunks = asmdiff.parse(asmdiff.decode(data)).hunks
+    except PatchFormatError:
+        return False
+    return all(any(comment.startswith(_REJECTED) for comment in hunk.comments) for hunk in hunks)
 
 
 def _most_shown() -> int:
