@@ -21,6 +21,7 @@ A word marked * is in the manual's list: another word of the list may replace it
 A word marked r belongs to a relocation: the loader overwrites it.
 A word marked k is one that Linux itself rewrites, or finds in a table.
 Data between the code (mapping symbol $d) is shown as .word.
+A stripped program takes names from its debug file (build id, .gnu_debuglink); --target-info says from which.
 examples:
   a64patch show ./program main -n 4
   a64patch show ext4.ko ext4_sync_fs+0x10

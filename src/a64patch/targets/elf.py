@@ -9,10 +9,12 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
 from a64patch.targets.base import Aftermath
+from a64patch.targets.debug_link import Names, names_of
 from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
     R_AARCH64_JUMP_SLOT,
@@ -45,6 +47,8 @@ class ElfFile(FileTarget):
     When the word is again as in the opened file, `publish` keeps its relocations. `undo_aftermath` restores relocations
     that an earlier ElfFile dropped.
 
+    A stripped program has the names of its debug file too, see `debug_link.names_of`.
+
     A debug file holds names but no code, and is refused. `names_only` opens it too: its code can then be neither read
     nor written.
 
@@ -71,10 +75,18 @@ class ElfFile(FileTarget):
         Its code may be written: `ElfImage.code`. Of a debug file it is the code of the program.
         """
         image = self._image
-        symbols = SymbolTable(image.names, image.spaces())
+        symbols = SymbolTable(lambda: self._names.symbols, image.spaces())
         name = os.path.basename(self.path)
         code = image.executable if image.is_debug_file else image.code
         return [Module(name, symbols, image.build_id, code=code, file=self.location, claims=self._claims)]
+
+    @cached_property
+    def _names(self) -> Names:
+        return names_of(self._image, self.path)
+
+    def facts(self) -> dict[str, str]:
+        """The debug file from which the names of a stripped program are."""
+        return {"names from": self._names.debug_file} if self._names.debug_file else {}
 
     def _claims(self) -> Iterable[Claim]:
         data = self._image.data_in_code

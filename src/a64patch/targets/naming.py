@@ -13,6 +13,7 @@ from dataclasses import replace
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import MappingError, MismatchError, RequestError
 from a64patch.targets.base import Target
+from a64patch.targets.debug_link import names_of
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import ElfImage, require_aarch64
 from a64patch.targets.file import FileTarget
@@ -84,7 +85,7 @@ def _name_file(target: ElfFile, path: str) -> None:
             " file before strip, or its debug file"
         )
     # A stripped program still has names of its own: those for the loader, and of stubs.
-    names = tuple(dict.fromkeys([*image.symbols(), *target.symbols.load()]))
+    names = tuple(dict.fromkeys([*names_of(image, path).symbols, *target.symbols.load()]))
     target.knowing(replace(target.modules.main, symbols=SymbolTable(lambda: names, image.spaces())))
 
 

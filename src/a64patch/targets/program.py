@@ -15,6 +15,7 @@ from typing import Literal
 from a64patch.a64.words import INSN_SIZE, require_aligned, to_bytes
 from a64patch.errors import FormatError, MappingError, RequestError, TargetError
 from a64patch.ranges import Ranges
+from a64patch.targets.debug_link import names_of
 from a64patch.targets.elf_image import (
     ET_DYN,
     PF_W,
@@ -232,4 +233,4 @@ def _relocate(image: ElfImage, memory: Memory, moved: int) -> None:
 
 
 def _symbols(image: ElfImage, moved: int) -> list[Symbol]:
-    return [symbol.moved(moved) for symbol in image.names(absolute=False)]
+    return [symbol.moved(moved) for symbol in names_of(image, image.name, absolute=False).symbols]
