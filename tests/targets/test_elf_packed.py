@@ -157,7 +157,7 @@ def test_tables_that_claim_too_much_together_are_refused(tmp_path: Path, roomy: 
     with_android_relocations(path, b"APS2" + sleb128(MOST_RELOCATIONS))
     data = path.read_bytes()
     image = ElfImage(data, "")
-    other = next(number for number, section in enumerate(image.sections) if image.section_name(section) == ".hash")
+    other = next(number for number, section in enumerate(image.sections) if image.section_name(section) == ".gnu.hash")
     [table] = [section for section in image.sections if section.type == 0x60000002]
     at = image._sections_at + 64 * other
     data = set_bytes(set_bytes(data, at + 4, "I", 0x60000002), at + 56, "Q", 1)
