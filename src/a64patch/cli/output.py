@@ -24,6 +24,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 def visible(text: str) -> str:
     """The text with its control characters spelled out: `\\x1b`. Tabs and newlines stay."""
+    if text.isprintable() or text == "\n":  # nearly always, and faster than the expression
+        return text
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
