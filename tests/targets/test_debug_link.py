@@ -172,6 +172,18 @@ def test_a_program_with_names_looks_for_no_debug_file(tmp_path: Path) -> None:
         assert file.facts() == {}
 
 
+def test_a_debug_file_with_the_name_of_its_program(tmp_path: Path) -> None:
+    whole = build(tmp_path, "shared", source=SOURCE)
+    folder = tmp_path / ".debug"
+    folder.mkdir()
+    program, debug = tmp_path / "program.so", folder / "program.so"
+    objcopy("--only-keep-debug", whole, debug)
+    objcopy("--strip-all", f"--add-gnu-debuglink={debug}", whole, program)
+    assert has_names(program)
+    with ElfFile(program) as file:
+        assert file.facts() == {"names from": str(debug)}
+
+
 def test_a_patched_program_keeps_its_debug_file(tmp_path: Path) -> None:
     program, debug = parted(tmp_path, build_id=False)
     debug.rename(program.with_name(NAME))
@@ -180,6 +192,22 @@ def test_a_patched_program_keeps_its_debug_file(tmp_path: Path) -> None:
         file.write(place + 4, NOP)
         file.publish(place, place + 8)
     assert has_names(program)
+
+
+def test_data_in_code_is_known_from_the_debug_file(tmp_path: Path) -> None:
+    source = SOURCE.replace("    .size helper", "literal: .word 0xd503201f\n    .size helper")
+    whole = build(tmp_path, "exec", source=source)
+    debug, program = tmp_path / NAME, tmp_path / "program"
+    objcopy("--only-keep-debug", whole, debug)
+    objcopy("--strip-all", f"--add-gnu-debuglink={debug}", whole, program)
+    with ElfFile(whole) as file, ElfFile(program) as stripped:
+        [expected] = file.modules.claims
+        [claim] = stripped.modules.claims
+        assert (claim.hazard, claim.words) == ("data", expected.words)
+        assert stripped.symbols["literal"] in claim.words
+    debug.unlink()
+    with ElfFile(program) as stripped:
+        assert list(stripped.modules.claims) == []
 
 
 def test_show_says_where_the_names_are_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from a64patch.errors import A64PatchError
+from a64patch.ranges import Ranges
 from a64patch.targets.elf_image import SHT_SYMTAB, ElfImage
 from a64patch.targets.replace import FileOnDisk
 from a64patch.targets.symbols import Symbol
@@ -26,6 +27,8 @@ class Names(NamedTuple):
     symbols: list[Symbol]
     debug_file: str
     """The path of the debug file; empty when it has none, or needs none."""
+    data: Ranges = Ranges()
+    """The addresses of data between the code, as the debug file has them (`ElfImage.marked_data`)."""
 
 
 def names_of(image: ElfImage, path: str, *, absolute: bool = True) -> Names:
@@ -44,11 +47,12 @@ def names_of(image: ElfImage, path: str, *, absolute: bool = True) -> Names:
     Any other file, and one that is not sound, is passed over in silence. FormatError is for the program only.
     """
     own = image.names(absolute=absolute)
-    if not image.relocatable and not any(section.type == SHT_SYMTAB for section in image.sections):
+    if not image.relocatable and not _has_symtab(image):
         for place, checksum in _places(image, path):
-            symbols = _verified(image, place, checksum, absolute=absolute)
-            if symbols:
-                return Names(list(dict.fromkeys([*symbols, *own])), place)
+            found = _verified(image, place, checksum, absolute=absolute)
+            if found is not None:
+                symbols, data = found
+                return Names(list(dict.fromkeys([*symbols, *own])), place, data)
     return Names(own, "")
 
 
@@ -76,22 +80,29 @@ def _link(image: ElfImage) -> tuple[str, int] | None:
     return None
 
 
-def _verified(image: ElfImage, place: str, checksum: int | None, *, absolute: bool) -> list[Symbol]:
-    """The names in a debug file of this very program; empty for any other file."""
+def _verified(
+    image: ElfImage, place: str, checksum: int | None, *, absolute: bool
+) -> tuple[list[Symbol], Ranges] | None:
+    """The names and the marked data of a debug file of this very program; None for any other file."""
     try:
         file = FileOnDisk(place)
         if file.size > _MOST_BYTES or file.head(4) != b"\x7fELF":
-            return []
+            return None
         debug = ElfImage(file.content, place)
         if image.build_id and debug.build_id:
             right = image.build_id == debug.build_id
         else:
             right = checksum is not None and zlib.crc32(file.content) == checksum and _layout(image) == _layout(debug)
-        if right and not debug.relocatable:
-            return debug.symbols(absolute=absolute)
+        # Without .symtab it may be the program itself: its debug file often has the same name, in .debug.
+        if right and not debug.relocatable and _has_symtab(debug):
+            return debug.symbols(absolute=absolute), debug.marked_data
     except A64PatchError:
         pass
-    return []
+    return None
+
+
+def _has_symtab(image: ElfImage) -> bool:
+    return any(section.type == SHT_SYMTAB for section in image.sections)
 
 
 def _layout(image: ElfImage) -> list[tuple[int, int]]:

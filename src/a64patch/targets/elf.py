@@ -89,7 +89,7 @@ class ElfFile(FileTarget):
         return {"names from": self._names.debug_file} if self._names.debug_file else {}
 
     def _claims(self) -> Iterable[Claim]:
-        data = self._image.data_in_code
+        data = self._image.data_in_code | (self._names.data & self._image.code)
         return [Claim("data", data, "is data between the code, which other code reads")] if data else []
 
     @property

@@ -910,7 +910,12 @@ class ElfImage:
 
     @cached_property
     def data_in_code(self) -> Ranges:
-        """The part of `code` that holds data: from a mapping symbol $d to the next one of its section, or to its end.
+        """The part of `code` that holds data, as `marked_data` says."""
+        return self.marked_data & self.code
+
+    @cached_property
+    def marked_data(self) -> Ranges:
+        """The addresses from a mapping symbol $d to the next one of its section, or to its end. A debug file has them.
 
         A file whose mapping symbols were stripped, and code that came without them, tell nothing.
         """
@@ -937,7 +942,7 @@ class ElfImage:
             spans += [
                 (start, up_to) for (start, data), up_to in zip(places, ends, strict=True) if data and start < up_to
             ]
-        return Ranges.of(spans) & self.code
+        return Ranges.of(spans)
 
     def _homes(self) -> list[Space | None]:
         return [
