@@ -120,6 +120,19 @@ def test_headers_and_padding_are_no_code(tmp_path: Path) -> None:
     assert any(load.flags & 1 and load.address < sections[0][0] for load in image.loads)
 
 
+def test_zeros_behind_the_headers_are_no_code_and_added_words_are(tmp_path: Path) -> None:
+    """GNU ld puts code at the begin of a page, and the headers into the page before it."""
+    path = link(assemble(SOURCE, tmp_path / "p.o"), tmp_path / "program", "--section-start=.text=0x10000000000")
+    image = ElfImage(path.read_bytes(), "")
+    [text] = [(section.address, section.address + section.size) for section in image.sections if section.executable]
+    load = next(load for load in image.loads if load.flags & 1)
+    assert (load.address, load.offset) == (text[0] - 0x10000, 0)
+    assert list(image.code) == [text]
+    added = bytearray(image.data)
+    added[0x8000:0x8004] = RET
+    assert ElfImage(bytes(added), "").code.covers(load.address + 0x8000, text[1])
+
+
 def test_stubs_in_an_added_segment_have_names(tmp_path: Path) -> None:
     path = compiled(tmp_path / "program", "-no-pie")
     [(name, address)] = [each for each in stubs(path).items() if each[0] == "puts@plt"]

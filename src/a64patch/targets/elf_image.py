@@ -395,7 +395,8 @@ class ElfImage:
 
         - in a section with SHF_EXECINSTR; or
         - in no section, and no header or relocation table: tools that patch files add code without a section header.
-          Room before a section that is smaller than the section's alignment is padding, and does not count.
+          Room before a section is padding, and does not count, when it is smaller than the section's alignment or
+          holds zeros only. GNU ld leaves up to a page of zeros behind the headers.
 
         In a file without executable sections, all of the executable segments. In a file without segments (ET_REL), the
         sections.
@@ -422,7 +423,15 @@ class ElfImage:
         for section in self.sections:
             aligned[section.address] = max(aligned.get(section.address, 0), min(section.alignment, _MOST_PADDING))
         added = self._without_structure(segments - covered)
-        return found | Ranges.of((start, end) for start, end in added if end - start >= aligned.get(end, 0))
+        return found | Ranges.of(
+            (start, end)
+            for start, end in added
+            if end not in aligned or (end - start >= aligned[end] and self._bytes(start, end).strip(b"\0"))
+        )
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        chunks = self.chunks(start, end - start) or ()
+        return b"".join(self.data[offset : offset + size] for offset, size in chunks)
 
     @cached_property
     def code(self) -> Ranges:
@@ -871,8 +880,7 @@ class ElfImage:
             if section.executable and section.mapped and section.address + section.size in full
         )
         for start, end in (self.code - passed).whole(INSN_SIZE):
-            code = b"".join(self.data[offset : offset + size] for offset, size in self.chunks(start, end - start) or ())
-            for stub in find_stubs(code, start):
+            for stub in find_stubs(self._bytes(start, end), start):
                 for name in slots.get(stub.slot, ()):
                     yield Symbol(f"{name}@plt", stub.start, stub.end - stub.start, limit=end)
 
