@@ -81,20 +81,27 @@ class GuestError(Exception):
     """The guest did not boot, a command failed in it, or it did not answer in time; with what it said last."""
 
 
-def build_initramfs(files: Mapping[str, bytes | Path], path: Path, *, modules: Iterable[str] = ()) -> Path:
+def build_initramfs(
+    files: Mapping[str, bytes | Path],
+    path: Path,
+    *,
+    modules: Iterable[str] = (),
+    tree: packages.KernelTree | None = None,
+) -> Path:
     """A cpio archive (newc, not compressed) at `path`: /init, busybox, modules in the order to load, and `files`.
 
     `files` are by their absolute path in the guest. Everything in it may be executed and has the time 0, so equal
     files make equal archives. Names of modules are the kernel's: `ext4`; what they depend on is added, and one that is
-    built in is left out.
+    built in is left out. They are those of the kernel in `tree`, else of the newest kernel.
     """
-    ordered = _with_dependencies([*_ALWAYS, *modules])
+    tree = tree or packages.newest_kernel()
+    ordered = _with_dependencies([*_ALWAYS, *modules], tree)
     contents: dict[str, bytes | Path] = {
         "/init": _INIT.format(modules=" ".join(ordered)).encode(),
         "/bin/busybox": packages.file_of("busybox-static", "bin/busybox"),
         "/bin/sh": b"",
     }
-    contents |= {f"/modules/{name}.ko": packages.read_kernel_module(name) for name in ordered}
+    contents |= {f"/modules/{name}.ko": tree.module(name) for name in ordered}
     contents |= files
     with path.open("wb") as archive:
         writer = _Archive(archive)
@@ -135,15 +142,15 @@ class _Archive:
         self._stream.write(data + bytes(-len(data) % 4))
 
 
-def _with_dependencies(names: Iterable[str]) -> list[str]:
+def _with_dependencies(names: Iterable[str], tree: packages.KernelTree) -> list[str]:
     """Modules in an order in which they can be loaded, by the `depends=` of their .modinfo sections."""
     ordered: list[str] = []
 
     def visit(name: str) -> None:
         name = name.replace("-", "_")
-        if name in ordered or packages.is_built_in(name):
+        if name in ordered or tree.is_built_in(name):
             return
-        match = re.search(rb"\0depends=([\w,-]*)\0", packages.read_kernel_module(name))
+        match = re.search(rb"\0depends=([\w,-]*)\0", tree.module(name))
         for needed in match[1].decode().split(",") if match else []:
             if needed:
                 visit(needed)
@@ -167,7 +174,8 @@ class Guest:
     `modules` are loaded at boot, with what they depend on; `insmod` works in the guest as well. `kaslr` places the
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
     `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `halted` starts it with -S: it executes
-    nothing until somebody lets it go; see `await_ready`. `kernel` is another Image than Debian's.
+    nothing until somebody lets it go; see `await_ready`. `kernel` is another Image than Debian's, `tree` another kernel
+    than the newest one with its modules.
     `gdbserver` serves one process of the guest. `runs` asks QEMU whether the CPUs run, without halting them.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
@@ -184,11 +192,13 @@ class Guest:
         gdb_tcp: bool = False,
         command_line: str = "",
         kernel: Path | None = None,
+        tree: packages.KernelTree | None = None,
         halted: bool = False,
         seconds: float = GUARD_SECONDS,
     ) -> None:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
-        kernel = kernel or packages.file_of(packages.KERNEL, "boot/vmlinuz-*")
+        tree = tree or packages.newest_kernel()
+        kernel = kernel or tree.image
         # A temporary directory of its own: the path of a unix socket may have 107 bytes only.
         self.directory = Path(tempfile.mkdtemp(prefix="a64patch-guest-"))
         self._console = bytearray()
@@ -197,7 +207,7 @@ class Guest:
         self._control, far = socket.socketpair()
         self._monitor, monitored = socket.socketpair()
         try:
-            archive = build_initramfs(files or {}, self.directory / "initramfs", modules=modules)
+            archive = build_initramfs(files or {}, self.directory / "initramfs", modules=modules, tree=tree)
             listener, self.gdb = self._listen("stub", tcp=gdb_tcp)
             append = f"console=ttyAMA0 panic=-1 {'' if kaslr else 'nokaslr '}{command_line}".strip()
             server, self._gdbserver = self._listen("gdbserver", tcp=False)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,21 +68,46 @@ def file_of(package: str, pattern: str) -> Path:
     return found[0]
 
 
+class KernelTree:
+    """The Image and the modules of a kernel whose packages are unpacked in `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def image(self) -> Path:
+        """The Image: in boot, or since Debian's 7.2 beside the modules."""
+        found = [path for path in self.root.rglob("vmlinuz*") if path.is_file() and not path.is_symlink()]
+        if len(found) != 1:
+            raise LookupError(f"{self.root} holds {len(found)} files vmlinuz*, not one")
+        return found[0]
+
+    @cached_property
+    def _modules(self) -> dict[str, Path]:
+        return {path.name.partition(".ko")[0].replace("-", "_"): path for path in self.root.rglob("*.ko*")}
+
+    def module(self, name: str) -> bytes:
+        """The ELF file of a module, decompressed; `-` and `_` in its name are the same. LookupError without one."""
+        path = self._modules.get(name.replace("-", "_"))
+        if path is None:
+            raise LookupError(f"{self.root} has no module {name}")
+        data = path.read_bytes()
+        return lzma.decompress(data) if path.suffix == ".xz" else data
+
+    def is_built_in(self, module: str) -> bool:
+        """The kernel holds this module itself, as its modules.builtin says: there is no file to load."""
+        listed = next(self.root.rglob("modules.builtin")).read_text("ascii")
+        return f"/{module}.ko\n".replace("_", "-") in listed.replace("_", "-")
+
+
+def newest_kernel() -> KernelTree:
+    """The newest kernel of this machine's release."""
+    return KernelTree(unpacked(KERNEL))
+
+
 def read_kernel_module(name: str) -> bytes:
-    """The ELF file of a module of the newest kernel, decompressed; `-` and `_` in its name are the same."""
-    wanted = name.replace("-", "_")
-    for path in unpacked(KERNEL).rglob("*.ko*"):
-        stem, _, compression = path.name.partition(".ko")
-        if stem.replace("-", "_") == wanted:
-            data = path.read_bytes()
-            return lzma.decompress(data) if compression == ".xz" else data
-    raise LookupError(f"{KERNEL} has no module {name}")
-
-
-def is_built_in(module: str) -> bool:
-    """The newest kernel holds this module itself, as its modules.builtin says: there is no file to load."""
-    listed = next(unpacked(KERNEL).rglob("modules.builtin")).read_text("ascii")
-    return f"/{module}.ko\n".replace("_", "-") in listed.replace("_", "-")
+    """As `KernelTree.module`, of the newest kernel."""
+    return newest_kernel().module(name)
 
 
 def cache_directory() -> Path:
