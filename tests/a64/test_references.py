@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from a64patch.a64.encodings import BY_NAME, TABLE
 from a64patch.a64.generate import gen_branch_imm, gen_comp_branch_imm, gen_nop
-from a64patch.a64.predicates import decode
+from a64patch.a64.predicates import decode, is_bl
 from a64patch.a64.references import (
     ReferenceKind,
     adr_targets,
     branch_targets,
     branches_into,
+    call_targets,
     literal_addresses,
     reference,
 )
@@ -96,6 +97,7 @@ def test_pieces_are_joined() -> None:
         at = KERNEL + 4 * index
         words[index] = gen_branch_imm(at, KERNEL + 0x100, link=index % 2 == 1)
     targets, valid = branch_targets(words, KERNEL)
+    assert call_targets(words, KERNEL).tolist() == targets[is_bl(words)].tolist() == [KERNEL + 0x100] * 2
     assert numpy.flatnonzero(valid).tolist() == [0, 65_535, 65_536, 131_072, count - 1]
     assert set(targets[valid].tolist()) == {KERNEL + 0x100}
     found = branches_into(words, KERNEL, KERNEL + 0x100, KERNEL + 0x104)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from a64patch.a64.operands import LABEL_UNITS
 from a64patch.a64.predicates import classify
 from a64patch.a64.row import PAGE_SIZE, Encoding, Immediate
+from a64patch.a64.words import INSN_SIZE
 
 if TYPE_CHECKING:
     import numpy
@@ -180,6 +181,24 @@ def branch_targets(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[
     that kernel addresses fit. Data words that look like instructions are not recognised as data.
     """
     return _all(words, address, ReferenceKind.BRANCH)
+
+
+def call_targets(words: NDArray[numpy.uint32], address: int) -> NDArray[numpy.uint64]:
+    """The target of each BL, in the order of the words. The first word is at `address`.
+
+    These are `branch_targets` of the words for which `is_bl` holds, without the tables that classify all words.
+    """
+    import numpy
+
+    from a64patch.a64.encodings import BY_NAME
+
+    row = BY_NAME["bl"]
+    call = reference(row)
+    assert call is not None
+    positions = numpy.flatnonzero(words & numpy.uint32(row.mask) == row.value)
+    distances = call.unit * call.immediate.decode(words[positions])
+    origins = numpy.uint64(address % ADDRESS_SPACE) + positions.astype(numpy.uint64) * numpy.uint64(INSN_SIZE)
+    return origins + distances.view(numpy.uint64)
 
 
 def literal_addresses(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:

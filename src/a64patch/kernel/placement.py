@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from a64patch.a64.predicates import classify, is_bl
-from a64patch.a64.references import branch_targets
+from a64patch.a64.predicates import classify
+from a64patch.a64.references import call_targets
 from a64patch.a64.words import as_array
 from a64patch.errors import FormatError, TargetError
 
@@ -44,9 +44,7 @@ Reader = Callable[[int, int], bytes]
 
 def calls(code: bytes, address: int) -> Calls:
     """The addresses that the BL instructions in `code` call. `code` lies at `address`."""
-    words = as_array(code[: len(code) // 4 * 4])
-    targets, _ = branch_targets(words, address)
-    return targets[is_bl(words)]
+    return call_targets(as_array(code[: len(code) // 4 * 4]), address)
 
 
 def looks_like_code(data: bytes) -> bool:
@@ -103,7 +101,8 @@ def require_fit(read: Reader, starts: Iterable[int], start: int, end: int, what:
         except TargetError as error:
             raise FormatError(f"{what} does not belong to this kernel: there is no text at {address:#x}") from error
         called = called[(called >= numpy.uint64(start)) & (called < numpy.uint64(end))]
-        found = int(numpy.isin(called, ours).sum())
+        # numpy.isin would sort all of `ours` for each spot.
+        found = int((numpy.searchsorted(ours, called, "right") > numpy.searchsorted(ours, called)).sum())
         if len(called) > 7 and found < _SHARE_OF_SPOT * len(called):
             raise FormatError(
                 f"{what} does not belong to this kernel: of {len(called)} calls around {address:#x} "
