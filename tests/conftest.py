@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import count
 
 import pytest
 from hypothesis import settings
 
+from tests.real import packages
 from tests.support import in_ci
 
 # Machines are noisy: no example has a deadline. CI tries the same examples every time, a laptop always new ones.
@@ -14,10 +16,16 @@ settings.register_profile("a64patch", deadline=None, derandomize=in_ci())
 settings.load_profile("a64patch")
 
 
+_numbers = count()
+
+
 @pytest.fixture(autouse=True)
-def _own_journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes to the journal of whoever runs it."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+def _own_files(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes to the journal of whoever runs it, or finds symbols that another test has cached."""
+    root = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("A64PATCH_CACHE", str(packages.cache_directory()))
+    monkeypatch.setenv("XDG_STATE_HOME", str(root / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / f"cache-{next(_numbers)}"))
 
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -45,15 +45,16 @@ def name_symbols(count: int, start: int, seed: int = 1) -> list[Named]:
     return [*symbols, (start + count * FUNCTION, "T", "_etext")]
 
 
-def call_each_other(count: int, seed: int = 1) -> bytes:
-    """The text of `count` functions: four calls of others in each."""
+def call_each_other(count: int, seed: int = 1, called: Sequence[int] = ()) -> bytes:
+    """The text of `count` functions: four calls in each, of any of them or of those in `called`."""
     chosen = random.Random(seed)
+    called = called or range(count)
     words = []
     for number in range(count):
         for place in range(FUNCTION // 4):
             here = number * FUNCTION + 4 * place
             call = place % 4 == 1
-            words.append(gen_branch_imm(here, chosen.randrange(count) * FUNCTION, link=True) if call else gen_nop())
+            words.append(gen_branch_imm(here, chosen.choice(called) * FUNCTION, link=True) if call else gen_nop())
     return to_bytes(words)
 
 
@@ -185,11 +186,24 @@ BUILD_ID = bytes(range(20))
 
 
 def build_kernel(
-    layout: str = "relative", *, functions: int = 600, relocated: bool = True, seed: int = 1, text: bytes = b""
+    layout: str = "relative",
+    *,
+    functions: int = 600,
+    relocated: bool = True,
+    seed: int = 1,
+    text: bytes = b"",
+    irregular: bool = False,
 ) -> Kernel:
-    """An Image of that many functions. Not `relocated`: as GNU ld leaves it, with a relocation for the base."""
-    text = text or call_each_other(functions, seed)
+    """An Image of that many functions. Not `relocated`: as GNU ld leaves it, with a relocation for the base.
+
+    `irregular`: half of the functions have no name and are never called, so that no move maps the others onto others.
+    """
     symbols = name_symbols(functions, LINKED + TEXT_AT, seed)
+    if irregular:
+        called = sorted(random.Random(seed).sample(range(functions), functions // 2))
+        text = call_each_other(functions, seed, called)
+        symbols = [symbols[0], *(symbols[1 + number] for number in called), symbols[-1]]
+    text = text or call_each_other(functions, seed)
     data = bytearray(TEXT_AT) + text
     data += bytes(-len(data) % 4096) + BANNER
     data += bytes(-len(data) % 64)

@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import repeat
+from operator import itemgetter
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import notes, placement
-from a64patch.kernel.kallsyms import Kallsyms, KernelSymbol, decode
+from a64patch.kernel.kallsyms import CODE_TYPES, Kallsyms, KernelSymbol, decode
 from a64patch.kernel.rewrites import claims_on_kernel
 from a64patch.ranges import Ranges
 from a64patch.targets.file import FileTarget
 from a64patch.targets.modules import Claim, Module
-from a64patch.targets.symbols import Symbol, SymbolTable
+from a64patch.targets.symbols import ADDRESS_SPACE, Symbol, SymbolTable
 
 KERNEL = "kernel"
 """The name of the module that is the kernel itself."""
@@ -196,18 +198,28 @@ def _linked_to(data: bytes, base_at: int, first: int) -> int:
 
 
 def sized(symbols: Sequence[KernelSymbol]) -> list[Symbol]:
-    """Symbols with sizes: each reaches to the next address with a symbol of the same module.
+    """Symbols with sizes, as `sized_columns`, ascending by address. Needs numpy."""
+    modules: dict[str, list[KernelSymbol]] = {}
+    for symbol in symbols:
+        modules.setdefault(symbol.module, []).append(symbol)
+    found = []
+    for module, own in modules.items():
+        addresses, types, names, _ = zip(*own, strict=True)
+        found += sized_columns(addresses, types, names, module)
+    return sorted(found, key=itemgetter(1)) if len(modules) > 1 else found
+
+
+def sized_columns(
+    addresses: Sequence[int], types: Iterable[str], names: Iterable[str], module: str = ""
+) -> list[Symbol]:
+    """The symbols of one module with sizes: each reaches to the next address that has a symbol. Needs numpy.
 
     kallsyms_lookup_size_offset() does the same: padding behind a function is part of it. The last symbol has size 0.
     """
-    found = []
-    following: dict[str, tuple[int, int]] = {}
-    for symbol in sorted(symbols, key=lambda each: each.address, reverse=True):
-        here, after = following.get(symbol.module, (-1, -1))
-        if symbol.address != here:
-            after, here = here, symbol.address
-            following[symbol.module] = here, after
-        size = after - here if after >= 0 else 0
-        found.append(Symbol(symbol.name, symbol.address, size, symbol.module, symbol.is_text))
-    found.reverse()
-    return found
+    import numpy
+
+    starts, places = numpy.unique(numpy.array(addresses, numpy.uint64), return_inverse=True)
+    sizes = (numpy.append(starts[1:], starts[-1:]) - starts)[places].tolist()
+    of_code = [kind in CODE_TYPES for kind in types]
+    rows = zip(names, addresses, sizes, repeat(module), of_code, repeat(ADDRESS_SPACE), strict=False)
+    return list(map(partial(tuple.__new__, Symbol), rows))  # far faster than Symbol(...) for each of 200,000

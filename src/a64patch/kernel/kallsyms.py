@@ -18,6 +18,9 @@ MOST_SYMBOLS = 1 << 20
 REACH = 1 << 24
 """The other tables are at most this many bytes before or after the token table."""
 
+CODE_TYPES = "tTwW"
+"""nm's letters for code. `w` may also be weak data."""
+
 _LONGEST_NAME = 512
 """KSYM_NAME_LEN (b8a94bfb3395, in 6.1; 128 before)."""
 _MOST_NAME_BYTES = 1 << 26
@@ -45,8 +48,8 @@ class KernelSymbol(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether it names code. True for nm's `w` too, which may also be weak data."""
-        return self.type in "tTwW"
+        """Whether it names code, by CODE_TYPES."""
+        return self.type in CODE_TYPES
 
 
 class Kallsyms(NamedTuple):
@@ -60,6 +63,11 @@ class Kallsyms(NamedTuple):
     """kallsyms_relative_base, already added in `symbols`; 0 if the layout has none, or nothing has filled it in."""
     base_at: int
     """Offset of `base` in the given bytes; -1 if the layout has none."""
+    fixed: tuple[tuple[int, int], ...]
+    """[start, end) in the given bytes of the tables that are the same wherever the kernel lies.
+
+    The first holds the names, the second the addresses as distances. Without the second the addresses are absolute.
+    """
 
 
 class _Steps:
@@ -147,8 +155,9 @@ def decode(data: bytes, address: int = 0) -> Kallsyms:
         if placed is None:
             problem = f"there are {len(names.entries)} kallsyms names, but no addresses that belong to them"
             continue
-        addresses, base, base_at = placed
-        return Kallsyms(_expand(data, names, tokens, addresses), table, base, base_at)
+        addresses, base, base_at, place = placed
+        fixed = ((names.count_at, index + _INDEX_BYTES), *([(place, place + 4 * len(addresses))] if place >= 0 else []))
+        return Kallsyms(_expand(data, names, tokens, addresses), table, base, base_at, fixed)
     raise FormatError(problem)
 
 
@@ -228,8 +237,12 @@ def _walk(
     return entries if end - place < 8 and not any(data[place:end]) else None
 
 
-def _find_addresses(data: bytes, address: int, names: _Names, after: int) -> tuple[list[int], int, int] | None:
-    """(addresses, base, offset of the base), by the first layout in which the addresses ascend within 4 GiB."""
+def _find_addresses(data: bytes, address: int, names: _Names, after: int) -> tuple[list[int], int, int, int] | None:
+    """(addresses, base, offset of the base, offset of the distances).
+
+    The offsets are -1 where the layout has no base, or no distances. The first layout is taken in which the addresses
+    ascend within 4 GiB.
+    """
     count = len(names.entries)
     whole = -(-4 * count // 8) * 8
     # (offset of the numbers, offset of the base)
@@ -244,19 +257,19 @@ def _find_addresses(data: bytes, address: int, names: _Names, after: int) -> tup
         counted_down = [_counted_down(offset, base) for offset in offsets]
         for addresses in ([base + offset for offset in offsets], counted_down):
             if _ascend(addresses):
-                return addresses, base, base_at
+                return addresses, base, base_at, place
     for place in (names.count_at - 8 * count, after):
         if 0 <= place <= len(data) - 8 * count:
             absolute = list(struct.unpack_from(f"<{count}Q", data, place))
             # In this layout symbols of each CPU are small numbers.
             if absolute[-1] >> 48 == 0xFFFF and _ascend(absolute[_small(absolute) :]):
-                return absolute, 0, -1
+                return absolute, 0, -1, -1
     if after + 4 * count <= len(data):
         places = range(address + after, address + after + 4 * count, 4)
         distances = struct.unpack_from(f"<{count}i", data, after)
         own = [place + distance for place, distance in zip(places, distances, strict=True)]
         if own[0] >= 0 and _ascend(own):
-            return own, 0, -1
+            return own, 0, -1, after
     return None
 
 

@@ -14,9 +14,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, SymbolError, TargetError
-from a64patch.kernel import notes, placement
-from a64patch.kernel.image import KERNEL, KernelImage, sized
-from a64patch.kernel.kallsyms import MOST_SYMBOLS, REACH, KernelSymbol, decode, find_token_tables
+from a64patch.kernel import notes, placement, table_cache
+from a64patch.kernel.image import KERNEL, KernelImage, sized, sized_columns
+from a64patch.kernel.kallsyms import CODE_TYPES, MOST_SYMBOLS, REACH, Kallsyms, KernelSymbol, decode, find_token_tables
+from a64patch.kernel.table_cache import Entry, Sample
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import ElfImage
@@ -54,6 +55,9 @@ _MOST_HINTS = 64
 _MUCH_CODE = 1 << 22
 """Bytes of code: fewer than in Debian's kernels, more than in any module."""
 _TRIES = 50
+_MOST_COMPARISONS = 16
+_SAMPLES = 32
+_SAMPLE_BYTES = 64
 _WINDOW = 1 << 15
 
 
@@ -153,28 +157,41 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
 
     **Not seen:** the words that Linux rewrites in a running kernel (rewrites.py): its tables are read from files only.
 
+    Names from memory are decoded once for each build. Later calls take them from a file in the user's cache folder
+    (table_cache.py), after a comparison with the kernel's code and with bytes of its tables, banner and build id.
+
     Only reads memory. FormatError for a source that does not belong to this kernel. SymbolError when no CPU was seen to
     execute the kernel, and it is not at an address of kernels without KASLR either. Else as `read_source`.
     """
     if source is None or (source == LIVE and isinstance(target, KernelImage)):
         return target.symbols
-    if source == LIVE:
-        symbols, shift, build_id, file = live_symbols(target), 0, "", ""
+    shift, build_id, file = 0, "", ""
+    build: _Build | None = None
+    tables: _Tables | None = None
+    symbols: Sequence[KernelSymbol] = ()
+    if source == LIVE and (remembered := _remembered(target)):
+        names, build = remembered
+    elif source == LIVE:
+        tables = _find_tables(target, ())
+        symbols = tables.found.symbols
+        names = sized(symbols)
     else:
         read = read_source(source)
         shift = _find_place(target, read)
         symbols = [s._replace(address=(s.address + shift) % placement.ADDRESSES) for s in read.symbols]
         build_id, file = read.build_id, read.name
-    names = sized(symbols)
+        names = sized(symbols)
     if isinstance(target, FileTarget):
         target.knowing(replace(target.modules.main, symbols=_table(names)))
         return target.symbols
-    told, release = _build(target, symbols)
+    told, release, proof = build or _build(target, names)
     if build_id and told and build_id != told:
         raise _another_build(file, build_id, told)
+    if tables:
+        _remember(tables, _Build(told, release, proof))
     build_id = told or build_id
-    text = Ranges((_bounds(symbols, ""),))
-    run = _incarnation(target, symbols)
+    text = Ranges((_bounds(names, ""),))
+    run = _incarnation(target, names)
     named: dict[str, list[Symbol]] = {"": []}
     for name in names:
         named.setdefault(name.module, []).append(name)
@@ -190,7 +207,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     return target.symbols
 
 
-def _incarnation(target: Target, symbols: Sequence[KernelSymbol]) -> str:
+def _incarnation(target: Target, symbols: Sequence[Symbol]) -> str:
     """Facts that differ from boot to boot: the address of the kernel, and variables with random bytes.
 
     The kernel fills each variable once in a boot; it is left out while it is zero. sysctl_bootid
@@ -216,54 +233,172 @@ def live_symbols(target: Target, hints: Iterable[int] = ()) -> list[KernelSymbol
     The search goes upwards from addresses where CPUs execute the kernel, since read-only data follows the text. It
     reads up to 128 MiB for each address. `hints` are tried first. Errors as `attach`.
     """
+    return _find_tables(target, hints).found.symbols
+
+
+class _Tables(NamedTuple):
+    """The tables in memory, and the bytes in which they were found."""
+
+    start: int
+    """The address of the first byte."""
+    data: bytes
+    found: Kallsyms
+
+
+def _find_tables(target: Target, hints: Iterable[int]) -> _Tables:
+    """As `live_symbols`."""
     problem: Exception = _no_kernel()
     seen = Ranges()
     for below, start in _likeliest_first(target, islice(_kernel_addresses(target, hints), _MOST_HINTS)):
         if below in seen:
             continue
-        data, symbols, error = _read_tables(target, start)
+        data, found, error = _read_tables(target, start)
         seen |= Ranges(((below, start + len(data)),))
-        if not symbols:
+        if not found:
             if data:
                 problem = FormatError(
                     f"{error}; save /proc/kallsyms on that machine and give it as the source of symbols"
                 )
             continue
         what = "what looks like the kallsyms tables in memory"
-        first, last = _bounds(symbols, what)
-        placement.require_fit(target.read, _text_starts(symbols), first, last, what)
-        return symbols
+        first, last = _bounds(found.symbols, what)
+        placement.require_fit(target.read, _text_starts(found.symbols), first, last, what)
+        return _Tables(start, data, found)
     raise problem
+
+
+def _remember(tables: _Tables, build: _Build) -> None:
+    """Save the names of a kernel for `_remembered`, at addresses that do not tell where KASLR put it.
+
+    Not of kernels before 4.6, whose tables hold addresses: KASLR changes the bytes of these tables.
+    """
+    if len(tables.found.fixed) < 2 or len(build.proof) < 2:
+        return
+    symbols = tables.found.symbols
+    away = LINKED_TO[0] - _bounds(symbols, "")[0] // placement.GRANULE * placement.GRANULE
+    spots = [
+        at
+        for start, end in tables.found.fixed
+        for at in range(start, end - _SAMPLE_BYTES, max(1, (end - start) // _SAMPLES))
+    ]
+    sampled = [Sample(tables.start + at, tables.data[at : at + _SAMPLE_BYTES]) for at in spots]
+    base_at = tables.found.base_at
+    table_cache.save(
+        Entry(
+            build.build_id,
+            build.release,
+            _moved(tables.found.base, away),
+            _moved(tables.start + base_at, away) if base_at >= 0 else 0,
+            [Sample(_moved(sample.address, away), sample.data) for sample in (*build.proof, *sampled)],
+            [_moved(symbol.address, away) for symbol in symbols],
+            "".join(symbol.type for symbol in symbols),
+            "\n".join(symbol.name for symbol in symbols),
+        )
+    )
+
+
+def _remembered(target: Target) -> tuple[list[Symbol], _Build] | None:
+    """The saved names of the kernel in the memory of a target, at its addresses; None when no saved names fit it."""
+    for called, entry in islice(_comparisons(target), _MOST_COMPARISONS):
+        if symbols := _fitting(target, entry, called):
+            table_cache.used(entry.build_id)
+            return symbols, _Build(entry.build_id, entry.release)
+    return None
+
+
+def _comparisons(target: Target) -> Iterator[tuple[placement.Calls, Entry]]:
+    """Each saved entry with the calls around each address where a CPU executes. Without entries nothing is read."""
+    waiting = table_cache.entries()
+    loaded = list(islice(waiting, 1))
+    if loaded and not isinstance(target, FileTarget):
+        for called in _called(target):
+            for entry in loaded:
+                yield called, entry
+            for entry in waiting:
+                loaded.append(entry)
+                yield called, entry
+
+
+def _fitting(target: Target, entry: Entry, called: placement.Calls) -> list[Symbol]:
+    """The symbols of an entry, moved to the place where its samples and its base are; empty when there is none."""
+    import numpy
+
+    names = entry.names.split("\n")
+    places = numpy.array(entry.addresses, numpy.uint64)
+    of_code = numpy.isin(numpy.frombuffer(entry.types.encode(), numpy.uint8), [*CODE_TYPES.encode()])
+    try:
+        first, last = (entry.addresses[names.index(name)] for name in ("_stext", "_etext"))
+        own = places[of_code & (places >= numpy.uint64(first)) & (places < numpy.uint64(last))]
+        shift = placement.find_shift(own.tolist(), called, entry.build_id)
+        base = [Sample(entry.base_at, _moved(entry.base, shift).to_bytes(8, "little"))] if entry.base_at else []
+        samples = [*entry.samples, *base]
+        found = target.read_many([(_moved(sample.address, shift), len(sample.data)) for sample in samples])
+        if found != [sample.data for sample in samples]:
+            return []
+        places = numpy.where(places >> numpy.uint64(48), places + numpy.uint64(shift % placement.ADDRESSES), places)
+        # The file says what its samples are. The code in memory has the last word, as for any other file.
+        starts = places[of_code].tolist()
+        placement.require_fit(target.read, starts, _moved(first, shift), _moved(last, shift), entry.build_id)
+    except (ValueError, TargetError):
+        return []
+    return sized_columns(places.tolist(), entry.types, names)
+
+
+def _moved(address: int, distance: int) -> int:
+    """An address after a move of the kernel. Those of variables of each CPU are small numbers, and do not move."""
+    return (address + distance) % placement.ADDRESSES if address >> 48 else address
 
 
 def _another_build(source: str, build_id: str, kernel: str) -> FormatError:
     return FormatError(f"{source} does not belong to this kernel: its build id is {build_id}, the kernel's {kernel}")
 
 
-def _build(target: Target, symbols: Sequence[KernelSymbol]) -> tuple[str, str]:
-    """The build id and the release in the memory of a kernel with these symbols; empty where they are not found.
+class _Build(NamedTuple):
+    """Which build a kernel is; empty as far as it was not found."""
+
+    build_id: str = ""
+    release: str = ""
+    proof: tuple[Sample, ...] = ()
+    """The bytes that tell both."""
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.build_id and self.release)
+
+    def seen_in(self, data: bytes | bytearray, address: int) -> _Build:
+        """With the facts in `data`, which lies at `address`, if they were unknown."""
+        found = self
+        if not found.build_id and (build_id := notes.build_id_of(data)):
+            found = found._replace(build_id=build_id)._proven(data, address, b"GNU\0" + bytes.fromhex(build_id))
+        if not found.release and (release := notes.release_of(data)):
+            found = found._replace(release=release)._proven(data, address, f"Linux version {release[6:]} (".encode())
+        return found
+
+    def _proven(self, data: bytes | bytearray, address: int, part: bytes) -> _Build:
+        return self._replace(proof=(*self.proof, Sample(address + data.index(part), part)))
+
+
+def _build(target: Target, symbols: Sequence[Symbol]) -> _Build:
+    """The build id and the release in the memory of a kernel with these symbols.
 
     Both lie in the read-only data, which ends where `__init_begin` is. Kernels with CONFIG_KALLSYMS_ALL name their
     places: the notes from `__start_notes` to `__stop_notes` (include/asm-generic/vmlinux.lds.h), and `linux_banner`.
     """
     places = {symbol.name: symbol.address for symbol in reversed(symbols) if symbol.name in _NAMES_OF_BUILD}
-    build_id = release = ""
+    build = _Build()
     start, end = places.get("__start_notes", 0), places.get("__stop_notes", 0)
     if 0 < end - start <= _PIECE:
-        build_id = notes.build_id_of(_readable(target, start, end - start))
+        build = build.seen_in(_readable(target, start, end - start), start)
     if "linux_banner" in places:
-        release = notes.release_of(_readable(target, places["linux_banner"], _PROBE))
-    if build_id and release:
-        return build_id, release
+        build = build.seen_in(_readable(target, places["linux_banner"], _PROBE), places["linux_banner"])
     start = _bounds(symbols, "")[1] // _SMALLEST_PIECE * _SMALLEST_PIECE
     end = min(places.get("__init_begin", start + _MOST_KERNEL), start + _MOST_KERNEL)
     data = bytearray()
-    for piece in _mapped(target, start, end):
+    pieces = _mapped(target, start, end)
+    while not build.is_known and (piece := next(pieces, b"")):
         data += piece
-        build_id, release = build_id or notes.build_id_of(data), release or notes.release_of(data)
-        if build_id and release:
-            break
-    return build_id, release
+        build = build.seen_in(data, start)
+    return build
 
 
 def _likeliest_first(target: Target, hints: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -311,10 +446,10 @@ def _after_text(target: Target, start: int) -> int:
     return start
 
 
-def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol], str]:
-    """The bytes that were read from `start` on, the symbols in them, and the reason if there are none."""
+def _read_tables(target: Target, start: int) -> tuple[bytes, Kallsyms | None, str]:
+    """The bytes that were read from `start` on, the tables in them, and the reason if there are none."""
     data = bytearray()
-    symbols: list[KernelSymbol] = []
+    found: Kallsyms | None = None
     tables = -1
     why = ""
     for piece in _mapped(target, start):
@@ -322,14 +457,14 @@ def _read_tables(target: Target, start: int) -> tuple[bytes, list[KernelSymbol],
         if tables < 0:
             overlap = max(0, len(data) - len(piece) - _LONGEST_TOKEN_TABLE)
             tables = next((table for table, _ in find_token_tables(data, overlap)), -1)
-        if tables >= 0 and not symbols:
+        if tables >= 0 and not found:
             try:
-                symbols = decode(bytes(data), start).symbols
+                found = decode(bytes(data), start)
             except FormatError as error:  # some tables may come later
                 why = str(error)
-        if symbols or (tables >= 0 and len(data) - tables > REACH):
+        if found or (tables >= 0 and len(data) - tables > REACH):
             break
-    return bytes(data), symbols, why or "no kallsyms tables were found in the memory of this kernel"
+    return bytes(data), found, why or "no kallsyms tables were found in the memory of this kernel"
 
 
 def _no_kernel() -> SymbolError:
@@ -445,7 +580,7 @@ def _module_text(symbols: Sequence[KernelSymbol], module: str) -> tuple[int, int
     return min(texts) // _PAGE * _PAGE, (max(texts) // _PAGE + 1) * _PAGE
 
 
-def _bounds(symbols: Iterable[KernelSymbol], name: str) -> tuple[int, int]:
+def _bounds(symbols: Iterable[KernelSymbol] | Iterable[Symbol], name: str) -> tuple[int, int]:
     """The addresses of _stext and _etext. FormatError without them: it is no kernel then."""
     ends = {symbol.name: symbol.address for symbol in symbols if symbol.name in ("_stext", "_etext")}
     if len(ends) < 2 or not ends["_stext"] < ends["_etext"] <= ends["_stext"] + _MOST_KERNEL:
