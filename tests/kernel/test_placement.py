@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import numpy
 import pytest
 
+from a64patch.a64.assembler import assemble
+from a64patch.a64.generate import gen_branch_imm, gen_nop
+from a64patch.a64.words import to_bytes
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import placement
 from tests.kernel.kernels import FUNCTION, call_each_other, call_in_neighbourhood
@@ -82,6 +86,30 @@ def test_module_fits_or_is_gone() -> None:
     assert not placement.fits_somewhat(reader(code, starts[0]), [start + 8 for start in starts], starts[0], end)
     assert not placement.fits_somewhat(reader(code, AT), starts, starts[0], end)
     assert placement.fits_somewhat(reader(bytes(64), starts[0]), starts[:1], starts[0], starts[0] + 64)
+
+
+ADRP_VENEER = "adrp x16, .+0x12345000; add x16, x16, #0x678; br x16"
+MOV_VENEER = "movn x16, #0x4321; movk x16, #0x7654, lsl #16; movk x16, #0xba98, lsl #32; br x16"
+
+
+@pytest.mark.parametrize("veneer", [ADRP_VENEER, MOV_VENEER])
+@pytest.mark.parametrize("moved", [0, 8])
+def test_calls_of_other_modules_do_not_count(veneer: str, moved: int) -> None:
+    """Of three calls in each function, two go to veneers in the middle of the text, as in Debian's 7.2."""
+    stubs, size = 60, 4 * len(assemble(veneer))
+    plt = STARTS[0] + 50 * FUNCTION
+    starts = [*STARTS[:50], *range(plt + stubs * size, plt + stubs * size + 50 * FUNCTION, FUNCTION)]
+    chosen = Random(1)
+    code = bytearray()
+    for start in starts:
+        if start == starts[50]:
+            code += to_bytes(assemble(veneer) * stubs)
+        goals = [chosen.choice(starts), *(plt + size * chosen.randrange(stubs) for _ in range(2))]
+        words = [gen_branch_imm(start + 4 * number, goal, link=True) for number, goal in enumerate(goals)]
+        code += to_bytes([*words, *[gen_nop()] * (FUNCTION // 4 - len(words))])
+    read = reader(bytes(code), starts[0])
+    listed = [start + moved for start in starts]
+    assert placement.fits_somewhat(read, listed, starts[0], starts[0] + len(code)) == (not moved)
 
 
 def test_what_looks_like_code() -> None:

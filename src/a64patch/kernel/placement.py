@@ -9,12 +9,14 @@ nearly none. So the name of a file proves nothing, and changes of the booting ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from a64patch.a64.effects import effects_of
+from a64patch.a64.generate import gen_branch_reg
 from a64patch.a64.predicates import classify
 from a64patch.a64.references import call_targets
-from a64patch.a64.words import as_array
+from a64patch.a64.words import as_array, from_bytes
 from a64patch.errors import FormatError, TargetError
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _FEWEST_CALLS = 32
 _ENOUGH_CALLS = 128
 _SHARE = 0.9
 _SHARE_OF_SPOT = 0.6
+_VENEER_BYTES = 16
 
 Reader = Callable[[int, int], bytes]
 """(address, size) -> bytes; TargetError when they cannot be read."""
@@ -118,18 +121,48 @@ def require_fit(read: Reader, starts: Iterable[int], start: int, end: int, what:
 def fits_somewhat(read: Reader, starts: Iterable[int], start: int, end: int) -> bool:
     """Whether the text [start, end) of a module can be read, and half of the calls inside it go to `starts`.
 
-    Weaker than `require_fit`: a module may have few such calls, or none.
+    Weaker than `require_fit`: a module may have few such calls, or none. Calls of veneers do not count: they leave the
+    module by a stub without a name, and newer linkers put these stubs (.plt) among the functions.
     """
     import numpy
 
+    ours = numpy.fromiter(starts, numpy.uint64)
     try:
-        read_here = [(at, read(at, min(SPOT, end - at))) for at in spots(start, end)]
+        called = numpy.concatenate([calls(read(at, min(SPOT, end - at)), at) for at in spots(start, end)])
+        called = called[(called >= ours.min()) & (called <= ours.max())]
+        others = called[~numpy.isin(called, ours)]
+        if 2 * len(others) > len(called):
+            others = others[~numpy.isin(others, list(_veneers(read, numpy.unique(others).tolist(), end)))]
     except TargetError:
         return False
-    ours = numpy.fromiter(starts, numpy.uint64)
-    called = numpy.concatenate([calls(data, at) for at, data in read_here])
-    called = called[(called >= ours.min()) & (called <= ours.max())]
-    return bool(2 * numpy.isin(called, ours).sum() >= len(called))
+    hits = int(numpy.isin(called, ours).sum())
+    return hits >= len(others)
+
+
+def _veneers(read: Reader, addresses: Sequence[int], end: int) -> Iterator[int]:
+    """Those of these ascending addresses before `end` where a veneer of a module begins."""
+    first = 0
+    for behind in range(1, len(addresses) + 1):
+        if behind < len(addresses) and addresses[behind] - addresses[behind - 1] < SPOT:
+            continue
+        place = addresses[first]
+        data = read(place, min(addresses[behind - 1] + _VENEER_BYTES, end) - place)
+        for address in addresses[first:behind]:
+            if _is_veneer(from_bytes(data[address - place :][:_VENEER_BYTES])):
+                yield address
+        first = behind
+
+
+def _is_veneer(words: Sequence[int]) -> bool:
+    """Whether code begins with a veneer: two or three words that form an address in X16, then BR X16.
+
+    struct plt_entry of arch/arm64/include/asm/module.h: ADRP and ADD since 5.0 (bdb85cd1d206), MOVN and two MOVKs
+    before.
+    """
+    jump = gen_branch_reg(16)
+    before = words[: words.index(jump)] if jump in words else []
+    forms = [effects_of(word) for word in before]
+    return len(forms) > 1 and all(does is not None and set(does.writes) == {"x16"} for does in forms)
 
 
 def spots(start: int, end: int, count: int = _SPOTS) -> Sequence[int]:
