@@ -117,6 +117,20 @@ def test_the_build_is_found_wherever_the_notes_lie(tmp_path: Path, behind: int) 
     assert machine.identity().build_id == BUILD_ID.hex()
 
 
+@pytest.mark.parametrize("behind", [0, 0x28_0000])
+def test_the_build_is_found_without_a_name_for_the_notes(tmp_path: Path, behind: int) -> None:
+    """As in Debian's 5.10 and 6.1, whose notes lie some MiB behind the text."""
+    kernel = build_kernel()
+    note = kernel.data.rindex(b"GNU\0" + BUILD_ID) - 12
+    whole = bytes(kernel.data[note:])
+    kernel.data[note:] = bytes(behind) + whole
+    path = tmp_path / "System.map"
+    path.write_text(listing(kernel.symbols))
+    machine = Machine(kernel, SLIDE)
+    attach(machine, path)
+    assert machine.identity().build_id == BUILD_ID.hex()
+
+
 def test_a_file_of_another_build_is_refused_by_the_memory(tmp_path: Path) -> None:
     kernel = build_kernel()
     other = build_kernel()

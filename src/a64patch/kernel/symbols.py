@@ -394,10 +394,11 @@ def _build(target: Target, symbols: Sequence[Symbol]) -> _Build:
     start = _bounds(symbols, "")[1] // _SMALLEST_PIECE * _SMALLEST_PIECE
     end = min(places.get("__init_begin", start + _MOST_KERNEL), start + _MOST_KERNEL)
     data = bytearray()
-    pieces = _mapped(target, start, end)
-    while not build.is_known and (piece := next(pieces, b"")):
+    for piece in () if build.is_known else _mapped(target, start, end):
         data += piece
         build = build.seen_in(data, start)
+        if build.is_known:
+            break
     return build
 
 
