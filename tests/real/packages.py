@@ -83,12 +83,13 @@ class KernelTree:
         return found[0]
 
     @cached_property
-    def _modules(self) -> dict[str, Path]:
+    def modules(self) -> dict[str, Path]:
+        """The files of the modules, by name with `_` for each `-`."""
         return {path.name.partition(".ko")[0].replace("-", "_"): path for path in self.root.rglob("*.ko*")}
 
     def module(self, name: str) -> bytes:
         """The ELF file of a module, decompressed; `-` and `_` in its name are the same. LookupError without one."""
-        path = self._modules.get(name.replace("-", "_"))
+        path = self.modules.get(name.replace("-", "_"))
         if path is None:
             raise LookupError(f"{self.root} has no module {name}")
         data = path.read_bytes()
@@ -117,9 +118,9 @@ def cache_directory() -> Path:
 
 def fetch(package: str) -> Path:
     """As `unpacked`, but MissingPackageError is for the caller."""
-    with _tree(package) as (root, building):
-        if building:
-            _unpack(_apt().download([_apt().resolve(package)]), building)
+    with building(package) as (root, place):
+        if place:
+            unpack(_apt().download([_apt().resolve(package)]), place)
     return root
 
 
@@ -130,17 +131,17 @@ def fetch_sysroot() -> Path:
 
 def fetch_tree(name: str) -> Path:
     """As `tree`, but MissingPackageError is for the caller."""
-    with _tree(name) as (root, building):
-        if building:
-            _unpack(_apt().download(_apt().with_dependencies(TREES[name])), building)
+    with building(name) as (root, place):
+        if place:
+            unpack(_apt().download(_apt().with_dependencies(TREES[name])), place)
             for folder in ("bin", "lib", "sbin"):  # the links of a release with merged /usr, where libc6 has none
-                if not (building / folder).exists():
-                    (building / folder).symlink_to(f"usr/{folder}")
+                if not (place / folder).exists():
+                    (place / folder).symlink_to(f"usr/{folder}")
     return root
 
 
 @contextmanager
-def _tree(name: str) -> Iterator[tuple[Path, Path | None]]:
+def building(name: str) -> Iterator[tuple[Path, Path | None]]:
     """Where a tree is, and where to build it when it is not there; it takes its name only when it is whole."""
     trees = cache_directory() / "arm64"
     root = trees / name
@@ -156,13 +157,13 @@ def _tree(name: str) -> Iterator[tuple[Path, Path | None]]:
         for left in trees.glob(".unpacking-*"):  # by a process that was killed
             shutil.rmtree(left)
         with TemporaryDirectory(prefix=".unpacking-", dir=trees) as directory:
-            building = Path(directory) / name
-            building.mkdir()
-            yield root, building
-            building.rename(root)
+            place = Path(directory) / name
+            place.mkdir()
+            yield root, place
+            place.rename(root)
 
 
-def _unpack(archives: Sequence[Path], directory: Path) -> None:
+def unpack(archives: Sequence[Path], directory: Path) -> None:
     for archive in archives:
         done = _run("dpkg-deb", "-x", str(archive), str(directory))
         if done.returncode:
@@ -170,10 +171,13 @@ def _unpack(archives: Sequence[Path], directory: Path) -> None:
         archive.unlink()
 
 
-class _Apt:
-    """apt-get for arm64 only, its state in a temporary directory."""
+class Apt:
+    """apt-get for arm64 only, its state in a temporary directory.
 
-    def __init__(self) -> None:
+    `sources` are the lines of a sources.list; without them, those of this machine.
+    """
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
             raise MissingPackageError("tests against real arm64 packages need a Debian machine: there is no apt-get")
         self._directory = TemporaryDirectory(prefix="a64patch-apt-")
@@ -197,6 +201,9 @@ class _Apt:
             "Dir::State::lists": base / "lists",
             "Dir::State::status": base / "status",
         }
+        if sources:
+            (base / "sources.list").write_text("\n".join(sources) + "\n", "utf-8")
+            settings |= {"Dir::Etc::sourcelist": base / "sources.list", "Dir::Etc::sourceparts": base / "none"}
         self._options = [f"-o{name}={value}" for name, value in settings.items()]
         # It may fail for one source of many: whether a package can be had is what counts.
         self._update = self._run("apt-get", "update")
@@ -212,6 +219,16 @@ class _Apt:
                 if name and self._run("apt-cache", "--no-all-versions", "show", name).stdout:
                     return name
         raise self._missing(package)
+
+    def names(self, pattern: str) -> list[str]:
+        """The packages whose names a regular expression matches."""
+        listed = self._run("apt-cache", "search", "--names-only", pattern).stdout.splitlines()
+        return [line.split()[0] for line in listed]
+
+    def depends(self, package: str) -> list[str]:
+        """The packages that a package names in its field Depends."""
+        listed = self._run("apt-cache", "--no-all-versions", "depends", package).stdout.splitlines()
+        return [line.split()[-1] for line in listed if line.strip(" |").startswith("Depends: ")]
 
     def with_dependencies(self, packages: Sequence[str]) -> list[str]:
         done = self._run("apt-get", "install", "--simulate", "--no-install-recommends", *packages)
@@ -235,8 +252,8 @@ class _Apt:
 
 
 @functools.cache
-def _apt() -> _Apt:
-    return _Apt()
+def _apt() -> Apt:
+    return Apt()
 
 
 def _run(*command: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:

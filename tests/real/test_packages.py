@@ -49,7 +49,7 @@ def test_sysroot_runs_programs(arm64_root: Path) -> None:
 
 
 def _build(path: str) -> int:
-    with packages._tree("tree") as (root, building):
+    with packages.building("tree") as (root, building):
         if building:
             (building / "file").touch()
         assert (root / "file").exists() != bool(building), path
@@ -66,7 +66,7 @@ def test_half_built_tree_is_not_taken_for_a_whole_one(monkeypatch: pytest.Monkey
     monkeypatch.setenv("A64PATCH_CACHE", str(tmp_path))
     killed = tmp_path / "arm64/.unpacking-killed"
     killed.mkdir(parents=True)
-    with suppress(RuntimeError), packages._tree("tree") as (root, building):
+    with suppress(RuntimeError), packages.building("tree") as (root, building):
         assert building
         (building / "file").touch()
         raise RuntimeError

@@ -1,0 +1,174 @@
+"""Boots Debian's arm64 kernels of all releases, one after the other, and patches each: a table row for every kernel.
+
+`python -m tests.real.kernels` takes a quarter of an hour; `python -m tests.real.kernels 6.12 rt` those whose names have
+these texts. CI does not run it: there each release boots its own kernel. The packages come from the archive of this
+machine's apt sources, from the suites in SUITES, and stay in the cache of packages.py.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from a64patch import open_target
+from a64patch.errors import A64PatchError
+from a64patch.kernel.symbols import attach
+from a64patch.patch.asmdiff import parse
+from a64patch.patch.journal import Journal
+from a64patch.patch.plan import fill, make_plan
+from a64patch.patch.transaction import apply_plan, revert
+from tests.real import packages
+from tests.real.guest import Guest, GuestError
+from tests.real.live import RAM, UPTIME
+from tests.real.packages import Apt, KernelTree, MissingPackageError
+from tests.real.places import Rewrite, draft
+
+SUITES = ("bullseye", "bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky", "sid")
+SECURITY = ("bullseye-security", "bookworm-security", "trixie-security")
+SERIES = ("5.10", "6.1", "6.12", "6.18", "7.2", "7.3")
+"""Newer ones than the last are taken, too."""
+COLUMNS = ("boot", "saved", "modules", "labels", "memory", "again", "Image", "build id", "kernel patch", "module patch")
+MODULES = {
+    "brd",
+    "ext4",
+    "nf_tables",
+    "overlay",
+    "virtio_net",
+    "nfs",
+    "tun",
+    "bridge",
+    "raid456",
+    "dm_crypt",
+    "mac80211",
+}
+_NAME = r"^linux-image-[0-9.]+(-[0-9]+|\+deb[0-9]+(\.[0-9]+)?)(-cloud|-rt)?-arm64(-16k)?$"
+_READ = "dd if=/dev/ram0 bs=4096 count=1 iflag=direct 2>/dev/null"
+
+
+def sources() -> list[str]:
+    """The suites of Debian's archive, at the addresses from which this machine gets its own release."""
+    form = ("--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
+    listed = subprocess.run(["apt-get", "indextargets", *form], capture_output=True, text=True, check=True).stdout
+    found = []
+    for suites, is_this in ((SUITES, lambda suite: "-" not in suite), (SECURITY, lambda s: s.endswith("-security"))):
+        addresses = (line.split()[0] for line in listed.splitlines() if is_this(line.split()[1]) and "/debian" in line)
+        if address := next(addresses, ""):
+            found += [f"deb [arch=arm64] {address} {suite} main" for suite in suites]
+    return found
+
+
+def kernels(apt: Apt) -> Iterator[list[str]]:
+    """For each series and flavour the names of its packages, newest first: a mirror may lack the newest."""
+    families: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    for name in apt.names(_NAME):
+        series, flavour = re.match(r"linux-image-(\d+\.\d+)", name)[1], name.partition("arm64")[0].split("-")[-2]  # type: ignore[index]
+        numbers = tuple(map(int, series.split(".")))
+        if series in SERIES or numbers > tuple(map(int, SERIES[-1].split("."))):
+            key = numbers, (flavour if flavour in ("rt", "cloud") else "") + name.rpartition("arm64")[2]
+            families.setdefault(key, []).append(name)
+    for _, names in sorted(families.items()):
+        yield sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], reverse=True)
+
+
+def fetch(apt: Apt, names: Sequence[str]) -> KernelTree:
+    """The first of these that can be had, with the packages into which newer releases split a kernel."""
+    problem = MissingPackageError("no package")
+    for name in names:
+        version = name.removeprefix("linux-image-")
+        parts = [f"linux-{part}-{version}" for part in ("binary", "modules", "base")]
+        try:
+            with packages.building(name) as (root, place):
+                if place:
+                    wanted = [name, *(part for part in parts if part in apt.depends(name))]
+                    packages.unpack(apt.download(wanted), place)
+            return KernelTree(root)
+        except MissingPackageError as error:
+            problem = error
+    raise problem
+
+
+def timed(action: Callable[[], object]) -> str:
+    """How long it took, or the beginning of the reason why it failed."""
+    start = time.monotonic()
+    try:
+        action()
+    except (A64PatchError, GuestError, LookupError, AssertionError) as error:
+        return f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+    return f"{time.monotonic() - start:.1f} s"
+
+
+def look_at(tree: KernelTree, folder: Path) -> Iterator[str]:
+    """The cells of a kernel's row."""
+    begin = time.monotonic()
+    has_disk = "brd" in tree.modules
+    with Guest(tree=tree, modules=sorted(MODULES & tree.modules.keys()), seconds=300) as guest:
+        yield f"{time.monotonic() - begin:.1f} s"
+        saved = folder / "kallsyms"
+        saved.write_text(guest.symbols())
+        notes = guest.run_bytes("cat /sys/kernel/notes")
+        [own] = re.findall(r"^([0-9a-f]+) . uptime_proc_show$", saved.read_text(), re.MULTILINE)
+
+        def name(source: Path | str) -> None:
+            with open_target(guest.gdb) as target:
+                assert attach(target, source)["uptime_proc_show"] == int(own, 16)
+                build_id = target.identity().build_id
+                assert build_id
+                assert bytes.fromhex(build_id) in notes
+
+        def has_new_uptime() -> bool:
+            return guest.run("cat /proc/uptime").split()[0].endswith(".1234")
+
+        def has_new_disk() -> bool:
+            return guest.run_bytes(_READ) == b"\xa5" * 4096
+
+        yield timed(lambda: name(saved))
+        with open_target(guest.gdb, symbols=saved) as target:
+            yield str(len(target.modules) - 1)
+            build_id = target.identity().build_id
+        yield str(len(re.findall(r" \.L\d+[\x01\x02]", saved.read_text())))
+        yield timed(lambda: name("kallsyms"))
+        yield timed(lambda: name("kallsyms"))
+        yield timed(lambda: name(tree.image))
+        yield build_id[:12]
+        yield timed(lambda: patch(guest, saved, folder, UPTIME, has_new_uptime))
+        yield timed(lambda: patch(guest, saved, folder, RAM, has_new_disk)) if has_disk else "no module brd"
+        guest.require_healthy()
+
+
+def patch(guest: Guest, saved: Path, folder: Path, rewrite: Rewrite, is_new: Callable[[], bool]) -> None:
+    """Fill in a draft, apply it, see the kernel behave differently, revert it."""
+    with open_target(guest.gdb, symbols=saved) as target, Journal(folder / "journal") as journal:
+        plan = make_plan(fill(parse(draft(target, "Try this kernel", rewrite)), target), target)
+        applied = apply_plan(plan, target, journal, accept=("branch-into-site", "return-into-site"))
+        assert is_new()
+        revert(applied.entry, target, journal)
+        assert not is_new()
+
+
+def main(words: Sequence[str]) -> int:
+    apt = Apt(sources())
+    print("|", " | ".join(("kernel", *COLUMNS)), "|\n|", " | ".join("-" * (1 + len(COLUMNS))), "|")
+    failed = 0
+    for names in kernels(apt):
+        if not all(word in names[0] for word in words):
+            continue
+        cells: list[str] = []
+        with tempfile.TemporaryDirectory(prefix="a64patch-") as folder:
+            try:
+                tree = fetch(apt, names)
+                cells = [tree.root.name.removeprefix("linux-image-")]
+                cells += look_at(tree, Path(folder))
+            except (A64PatchError, GuestError, LookupError, MissingPackageError) as error:
+                cells += [names[0]] * (not cells) + [f"FAILED: {str(error).splitlines()[0][:120]}"]
+        failed += any("FAILED" in cell for cell in cells)
+        print("|", " | ".join(cells), "|", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
