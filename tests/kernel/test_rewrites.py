@@ -16,9 +16,11 @@ from a64patch.kernel.elf import signature_size
 from a64patch.kernel.rewrites import claims_on_kernel
 from a64patch.patch.asmdiff import parse
 from a64patch.patch.plan import make_plan, require_acceptable
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.modules import Claim
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.support import assemble, link
 
 CODE = """
@@ -190,6 +192,28 @@ def test_a_running_kernel_has_freed_some_tables(tmp_path: Path) -> None:
         assert code is not None
         found = listed(list(claims_on_kernel(file.read, file.symbols, code, running=True)), file)
         assert set(found.values()) == {"__jump_table", "__bug_table", "__ex_table"}
+
+
+@pytest.mark.parametrize("names", [("__init_begin", "__init_end"), ("_sinittext", "_einittext"), ()])
+def test_tables_of_a_running_kernel_still_refer_to_freed_code(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """As in Debian's 6.12: BUG() and static keys in init functions."""
+    tables = {
+        "bug_table": f"{BUG}\n{BUG.replace('f + 28', 'm')}",
+        "jump_table": f"{JUMP}\n{JUMP.replace('f + 8', 'm')}",
+    }
+    with ElfFile(kernel(tmp_path, source(**tables))) as file:
+        assert file.modules.main.code is not None
+        freed = [file.symbols["m"], file.symbols["replacement"]]
+        code = file.modules.main.code - Ranges.of([(freed[0], freed[1])])
+        symbols = [Symbol(name, address) for name, address in zip(names, freed, strict=False)]
+        table = SymbolTable(lambda: [*file.symbols.ascending(), *symbols])
+        claims = list(claims_on_kernel(file.read, table, code, running=True))
+        assert any(claim.of_build for claim in claims) == (not names)
+        if names:
+            found = listed(claims, file)
+            assert {site: found.get(site) for site in ("f+0x8", "f+0x1c", "m")} == {
+                "f+0x8": "__jump_table", "f+0x1c": "__bug_table", "m": None,
+            }  # fmt: skip
 
 
 def test_a_table_that_is_not_mapped(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The words of Linux' text that the kernel itself rewrites, or looks up in a table: from a module, a vmlinux, an Image.
 
-Read on: elf.py and image.py claim these words. Those of a running kernel are not claimed: see `attach` in symbols.py.
+Read on: elf.py and image.py claim these words; symbols.py does so for a running kernel.
 
 A table of a module is zero: relocations hold its addresses. In a linked kernel, each field holds the distance from
 itself (since 4.20), and symbols say where the table begins and ends. arm64 has no table of static calls: their
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from a64patch.a64.predicates import is_bl, is_bti
@@ -147,9 +148,11 @@ def claims_on_kernel(
 ) -> Iterator[Claim]:
     """The claims that the tables of a linked, little-endian kernel make, as far as `symbols` names the tables.
 
-    A `running` kernel has freed some of them. `relocated` gives the addresses that the boot writes between two
-    addresses, each by its place: the file holds zeros there (--no-apply-dynamic-relocs).
+    A `running` kernel has freed some of them, and its init code; the tables that it keeps still refer to this code.
+    `relocated` gives the addresses that the boot writes between two addresses, each by its place: the file holds zeros
+    there (--no-apply-dynamic-relocs).
     """
+    known = code | Ranges.of(_freed(symbols) if running else ())
 
     def word_at(address: int) -> int:
         return from_bytes(read(address, INSN_SIZE))[0]
@@ -169,10 +172,19 @@ def claims_on_kernel(
                 raise TargetError("the table is larger than can be read")
             data = read(start, end - start)
             places = relocated(start, end) if relocated and kind.strides == (8,) else {}
-            found = list(_claims(kind, _linked(data, start, places, word_at, starts), code))
+            found = list(_claims(kind, _linked(data, start, places, word_at, starts), code, known))
         except TargetError:
             found = [_unknown(kind, code)]
         yield from found
+
+
+def _freed(symbols: SymbolTable) -> Iterator[Span]:
+    """Where the code was that a kernel frees after boot, as far as it is named (arch/arm64/kernel/vmlinux.lds.S)."""
+    for first, last in (("__init_begin", "__init_end"), ("_sinittext", "_einittext")):
+        with suppress(SymbolError):
+            start, end = symbols.find(first).address, symbols.find(last).address
+            if start < end:
+                yield start, end
 
 
 def _linked(
@@ -192,13 +204,15 @@ def _linked(
     return _Data(data, address_at, absolute_at, word_at, starts)
 
 
-def _claims(kind: _Kind, data: _Data, code: Ranges) -> Iterator[Claim]:
+def _claims(kind: _Kind, data: _Data, code: Ranges, known: Ranges | None = None) -> Iterator[Claim]:
+    """The claims on words in `code`. Entries may refer to other code in `known`."""
     size = len(data.data)
+    known = known or code
 
     def fits(stride: int) -> bool:
         fields = (at + pointer for at in range(0, size, stride) for pointer in kind.pointers)
         return size % stride == 0 and all(
-            (address := data.address_at(at)) is not None and address in code for at in fields
+            (address := data.address_at(at)) is not None and address in known for at in fields
         )
 
     stride = next(filter(fits, kind.strides), 0)

@@ -17,6 +17,7 @@ from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import notes, placement, table_cache
 from a64patch.kernel.image import KERNEL, KernelImage, sized, sized_columns
 from a64patch.kernel.kallsyms import CODE_TYPES, MOST_SYMBOLS, REACH, Kallsyms, KernelSymbol, decode, find_token_tables
+from a64patch.kernel.rewrites import claims_on_kernel
 from a64patch.kernel.table_cache import Entry, Sample
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
@@ -155,7 +156,9 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     their code is not known: the pages from the first to the last text symbol of each are taken for it. Then only the
     code of the kernel and of these modules may be written.
 
-    **Not seen:** the words that Linux rewrites in a running kernel (rewrites.py): its tables are read from files only.
+    The words that Linux rewrites in a running kernel are claimed as far as the kernel names its tables (rewrites.py):
+    with CONFIG_KALLSYMS_ALL. **Not seen:** sites of ftrace and alternatives, whose tables the kernel has freed, and the
+    tables of loaded modules.
 
     Names from memory are decoded once for each build. Later calls take them from a file in the user's cache folder
     (table_cache.py), after a comparison with the kernel's code and with bytes of its tables, banner and build id.
@@ -198,6 +201,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     table = _table(named.pop(""))
     kernel = Module(
         KERNEL, table, build_id, release, shift, text, file, run,
+        claims=lambda: claims_on_kernel(target.read, table, text, running=True),
     )  # fmt: skip
     loaded = [
         Module(module, _table(named[module]), code=Ranges((_module_text(symbols, module),)) or None, file=file)
