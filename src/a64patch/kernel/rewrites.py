@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 from a64patch.a64.predicates import is_bl, is_bti
@@ -157,6 +158,7 @@ def claims_on_kernel(
     def word_at(address: int) -> int:
         return from_bytes(read(address, INSN_SIZE))[0]
 
+    @cache  # it is asked for each site of ftrace
     def starts() -> Collection[int]:
         return {symbol.address for symbol in symbols.ascending() if symbol.is_function}
 
