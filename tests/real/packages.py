@@ -227,7 +227,7 @@ class Apt:
 
     def depends(self, package: str) -> list[str]:
         """The packages that a package names in its field Depends."""
-        listed = self._run("apt-cache", "--no-all-versions", "depends", package).stdout.splitlines()
+        listed = self._run("apt-cache", "depends", package).stdout.splitlines()
         return [line.split()[-1] for line in listed if line.strip(" |").startswith("Depends: ")]
 
     def with_dependencies(self, packages: Sequence[str]) -> list[str]:
