@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+import a64patch
 from a64patch import a64
 from a64patch.cli.main import COMMANDS
 from a64patch.protocols import PROTOCOLS
@@ -235,7 +236,7 @@ def _positional(action: argparse.Action) -> str:
     return f"[{name}]" if action.nargs == "?" else f"{name}…" if action.nargs == "+" else name
 
 
-_BESIDE = ("errors", "openers", "protocols", "ranges", "version")
+_BESIDE = ("applying", "errors", "openers", "protocols", "questions", "ranges", "version")
 """Files beside the rooms."""
 
 
@@ -266,6 +267,22 @@ def every_room(block: Block, _: Place) -> None:
     for room, _what, start in rows:
         for name in re.findall(r"`(\w+\.py)`", start):
             assert (ROOT / "src/a64patch" / room.strip("`") / name).is_file(), name
+
+
+def names_for_python(block: Block, _: Place) -> None:
+    """Every name of the package is in the table, with parameters that it has and with commands that exist."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
+    found: dict[str, str] = {}
+    for names, _what, commands_of in rows:
+        found |= dict(re.findall(r"`(\w+)(?:\((.*?)\))?`", names))
+        for command in re.findall("`([a-z]+)", commands_of):
+            assert command in COMMANDS
+    assert found.keys() == {*a64patch.__all__} - {"A64PatchError", "__version__"}
+    for name, given in found.items():
+        known = list(inspect.signature(getattr(a64patch, name)).parameters) if given else []
+        for place, parameter in enumerate(given.split(", ") if given else ()):
+            keyword, equals, _ellipsis = parameter.partition("=")
+            assert keyword in known if equals else place < len(known), f"{name}: {parameter}"
 
 
 def good_generator(block: Block, _: Place) -> None:
@@ -324,6 +341,7 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "$ a64patch poke softdog.ko": commands,
     },
     "docs/architecture.md": {"| room |": every_room},
+    "docs/python.md": {"import a64patch": python, "| name |": names_for_python},
     "docs/live-kernel.md": {
         "$ sudo apt-get install": Nothing("installs packages; tests/real/packages.py gets the same ones without root"),
         "$ mkdir -p fs/bin": _TUTORIAL,

@@ -113,11 +113,9 @@ def _journal_of_target(arguments: argparse.Namespace) -> Iterator[Journal]:
         with open_journal(arguments) as journal:
             yield journal
         return
-    import tempfile
+    from a64patch.applying import passing_journal
 
-    from a64patch.patch.journal import Journal
-
-    with tempfile.TemporaryDirectory() as folder, Journal(os.path.join(folder, "journal")) as journal:
+    with passing_journal() as journal:
         yield journal
 
 

@@ -1,70 +1,29 @@
-"""Shared by `prove` and `apply --prove`: the questions that a patch raises, and the answers as text or as JSON.
+"""Shared by `prove` and `apply --prove`: proofs of a patch as text or as JSON, and progress on a terminal.
 
-Read on: prove.py; ../proof/prove.py answers.
+Read on: prove.py; ../questions.py asks, ../proof/prove.py answers.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
-    from a64patch.proof.cases import Site
     from a64patch.proof.model import Model
     from a64patch.proof.prove import Proof, Question
-    from a64patch.protocols import Doer, Machine, Step
+    from a64patch.questions import Asked
     from a64patch.targets.base import Target
-    from a64patch.targets.section import Change
-
-    Maker = Callable[[tuple[Site, ...]], Question]
-
-MOST_QUESTIONS = 500
-"""Distinct sites of one patch that are proved; about 20 ms each."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question, and the places that raise it."""
-
-    question: Question
-    places: tuple[str, ...]
-    proof: Proof | None
-    """None when there were more than MOST_QUESTIONS before it."""
-
-
-def of_changes(
-    changes: Sequence[Change],
-    spans: Sequence[tuple[int, int]],
-    word_at: Callable[[int], int],
-    describe: Callable[[int], str],
-    make: Maker,
-) -> dict[Question, list[str]]:
-    """The distinct questions of the sites in these spans, each with its places. `word_at` gives unchanged words."""
-    from a64patch.proof.cases import Site
-
-    words = {change.address: (change.old, change.new) for change in changes}
-    questions: dict[Question, list[str]] = {}
-    for start, end in spans:
-        pairs = [words.get(address) or (word_at(address),) * 2 for address in range(start, end, 4)]
-        site = Site(tuple(old for old, _ in pairs), tuple(new for _, new in pairs))
-        questions.setdefault(make((site,)), []).append(describe(start))
-    return questions
 
 
 def ask(questions: dict[Question, list[str]], of: Sequence[Model]) -> list[Asked]:
-    """Prove each question, MOST_QUESTIONS at most, with progress on a terminal."""
-    from a64patch.proof.prove import prove
+    """The proofs of the questions, with progress on a terminal."""
+    from a64patch import questions as asking
 
-    found = []
-    with _progress(min(len(questions), MOST_QUESTIONS)) as advance:
-        for number, (question, places) in enumerate(questions.items()):
-            found.append(Asked(question, tuple(places), prove(question, of) if number < MOST_QUESTIONS else None))
-            advance()
-    return found
+    with _progress(min(len(questions), asking.MOST_QUESTIONS)) as advance:
+        return asking.ask(questions, of, advance)
 
 
 def of_plan(plan: Plan, target: Target) -> list[Asked]:
@@ -72,68 +31,22 @@ def of_plan(plan: Plan, target: Target) -> list[Asked]:
 
     Empty if no CPU executes the target, or no word changes.
     """
+    from a64patch import questions as asking
     from a64patch.proof.prove import models
 
-    if plan.method is None or not plan.cpus:
+    if not plan.cpus:
         return []
-    return ask(of_planned_sites(plan, target, on_target(target, plan.method, plan.profile)), models())
-
-
-def on_target(
-    target: Target,
-    protocol: str,
-    profile: str,
-    *,
-    machine: Machine = frozenset(),
-    omit: Iterable[str] = (),
-    executors: int | None = None,
-) -> Maker:
-    """Questions about a protocol on this target, without the steps that the target does not do.
-
-    `machine` has further properties of the machine, which the user knows.
-    """
-    from a64patch.proof.prove import Question
-    from a64patch.protocols import BROADCAST, DIC, IDC, PROTOCOLS, Doer
-
-    machine |= target.machine()
-    steps = [(step.name, _doer(target, step)) for step in PROTOCOLS[protocol].on(machine)]
-    left_out = frozenset(omit) | {name for name, doer in steps if doer is Doer.NOBODY}
-    unanswered = tuple(dict.fromkeys(name for name, doer in steps if doer is Doer.UNKNOWN))
-
-    def make(sites: tuple[Site, ...]) -> Question:
-        return Question(
-            protocol, sites, IDC in machine, DIC in machine, BROADCAST in machine, None, profile, left_out, executors,
-            unanswered,
-        )  # fmt: skip
-
-    return make
-
-
-def _doer(target: Target, step: Step) -> Doer:
-    """Who does the step; no target answers for the caller's own code."""
-    from a64patch.protocols import Doer, Operation
-
-    return Doer.UNKNOWN if step.operation is Operation.CALLER else target.doer(step)
+    return ask(asking.of_plan(plan, target, asking.Setting(profile=plan.profile)), models())
 
 
 def steps_on(target: Target, protocol: str) -> list[dict[str, str]]:
-    """Each step of a protocol, and who does it on the target."""
-    from a64patch.protocols import PROTOCOLS
+    """Each step of a protocol, and who does it on the target, for JSON."""
+    from a64patch import questions as asking
 
-    steps = PROTOCOLS[protocol].on(target.machine())
     return [
-        {"step": step.name, "cpu": step.cpu, "act": step.act.value, "by": _doer(target, step).value} for step in steps
+        {"step": step.name, "cpu": step.cpu, "act": step.act.value, "by": doer.value}
+        for step, doer in asking.steps_on(target, protocol)
     ]
-
-
-def of_planned_sites(plan: Plan, target: Target, make: Maker) -> dict[Question, list[str]]:
-    """The distinct questions about the sites of a plan."""
-    from a64patch.a64.words import from_bytes
-
-    spans = [(site.start, site.end) for site in plan.sites]
-    return of_changes(
-        plan.changes, spans, lambda address: from_bytes(target.read(address, 4))[0], target.symbols.describe, make
-    )
 
 
 @contextmanager
@@ -178,6 +91,7 @@ def plan_facts(proofs: Sequence[Asked], target: Target, method: str | None) -> d
 def lines(asked: Asked) -> Iterator[str]:
     """The verdict in one line or a few, without the counterexample."""
     from a64patch.proof.properties import BROKEN, PROPERTIES
+    from a64patch.questions import MOST_QUESTIONS
 
     words, where = _words(asked.question), _where(asked.places)
     proof = asked.proof
@@ -246,7 +160,7 @@ def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:
         "broadcast": question.broadcast,
         "unanswered": list(question.unanswered),
         "profile": question.profile,
-        "verdict": proof.verdict.value if proof else "UNKNOWN",
+        "verdict": asked.verdict.value,
     }
     if proof is not None:
         example = proof.counterexample

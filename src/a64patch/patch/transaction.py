@@ -35,6 +35,7 @@ class Outcome(NamedTuple):
     """The journal entry of a patch, and how its words were written."""
 
     entry: int
+    """The number of the entry; 0 where no journal keeps one."""
     result: PatchResult
 
 
