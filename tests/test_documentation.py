@@ -236,7 +236,7 @@ def _positional(action: argparse.Action) -> str:
     return f"[{name}]" if action.nargs == "?" else f"{name}…" if action.nargs == "+" else name
 
 
-_BESIDE = ("applying", "errors", "openers", "protocols", "questions", "ranges", "version")
+_BESIDE = ("applying", "errors", "oneline", "openers", "protocols", "questions", "ranges", "version")
 """Files beside the rooms."""
 
 
@@ -262,7 +262,7 @@ def every_room(block: Block, _: Place) -> None:
     assert {row[0].strip("`") for row in rows} == {
         f"{name}/" if (ROOT / "src/a64patch" / name).is_dir() else f"{name}.py"
         for name in MAY_IMPORT
-        if not name.startswith("__") and name not in ("errors", "ranges", "version")
+        if not name.startswith("__") and name not in ("errors", "oneline", "ranges", "version")
     }
     for room, _what, start in rows:
         for name in re.findall(r"`(\w+\.py)`", start):

@@ -20,17 +20,21 @@ PACKAGE = ROOT / "src/a64patch"
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "ranges": (),
+    "oneline": (),
+    "ranges": ("oneline",),
     "version": (),
     "protocols": (),
     "openers": ("errors", "targets"),
     "a64": ("errors", "a64"),
-    "targets": ("errors", "protocols", "ranges", "a64", "targets"),
-    "patch": ("errors", "protocols", "ranges", "a64", "targets.base", "targets.section", "targets.symbols", "patch"),
-    "kernel": ("errors", "protocols", "ranges", "a64", "targets", "patch", "kernel"),
-    "proof": ("errors", "protocols", "a64", "proof"),
+    "targets": ("errors", "oneline", "protocols", "ranges", "a64", "targets"),
+    "patch": (
+        "errors", "oneline", "protocols", "ranges", "a64", "targets.base", "targets.section", "targets.symbols",
+        "patch",
+    ),
+    "kernel": ("errors", "oneline", "protocols", "ranges", "a64", "targets", "patch", "kernel"),
+    "proof": ("errors", "oneline", "protocols", "a64", "proof"),
     "applying": ("errors", "openers", "targets.base", "patch"),
-    "questions": ("errors", "protocols", "a64", "targets.base", "targets.section", "patch", "proof"),
+    "questions": ("errors", "oneline", "protocols", "a64", "targets.base", "targets.section", "patch", "proof"),
     "__init__": (
         "errors", "protocols", "version", "openers", "applying", "questions", "a64", "targets", "patch", "kernel",
         "proof",
@@ -103,6 +107,8 @@ def test_rooms_keep_their_order() -> None:
     ("path", "source"),
     [
         ("errors.py", "import a64patch.a64"),
+        ("a64/words.py", "from a64patch.oneline import shown"),
+        ("oneline.py", "from a64patch import errors"),
         ("version.py", "from a64patch import errors"),
         ("a64/words.py", "from a64patch.targets.base import Target"),
         ("a64/words.py", "from ..targets import base"),

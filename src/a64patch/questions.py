@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from a64patch.errors import RequestError
+from a64patch.oneline import shown, some
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
@@ -37,6 +38,10 @@ class Asked:
     """Sites for people; empty for words that belong to no patch."""
     proof: Proof | None
     """None when there were MOST_QUESTIONS before it."""
+
+    def __repr__(self) -> str:
+        places = some(self.places, len(self.places))
+        return shown(self, f"{self.verdict.value}: {self.question}", f"at {places}" if places else "")
 
     @property
     def verdict(self) -> Verdict:

@@ -9,6 +9,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from a64patch.oneline import shown, some
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -45,6 +47,13 @@ class Ranges:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The ranges, ascending."""
         return iter(self.spans)
+
+    def __repr__(self) -> str:
+        return shown(self, str(self))
+
+    def __str__(self) -> str:
+        """The first few ranges for people: `0x1000-0x1010`."""
+        return some((f"{start:#x}-{end:#x}" for start, end in self.spans), len(self.spans)) or "empty"
 
     def __bool__(self) -> bool:
         """Whether the set is not empty."""

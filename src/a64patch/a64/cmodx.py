@@ -43,6 +43,9 @@ class Verdict(NamedTuple):
     def __bool__(self) -> bool:
         return self.safe
 
+    def __repr__(self) -> str:
+        return f"<Verdict {'safe' if self.safe else 'not safe'}: {self.reason}>"
+
 
 def hotpatch_safe(old: int | Sequence[int], new: int | Sequence[int], profile: str = "2018") -> Verdict:
     """May the words `new` replace the words `old` while other CPUs execute them, without stopping any CPU?

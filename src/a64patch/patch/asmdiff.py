@@ -18,6 +18,7 @@ from a64patch.a64.generate import gen_nop
 from a64patch.a64.names import LONGEST_NAME, QUOTED, Site, number_of, parse_site, single_blanks
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import PatchFormatError
+from a64patch.oneline import counted, shown, some
 
 MOST_BYTES = 64 << 20
 """The size of a patch."""
@@ -52,6 +53,9 @@ class Line:
     number: int = field(default=0, compare=False)
     """Line number in the patch file, from 1; 0 for a line that was not read from a file."""
 
+    def __repr__(self) -> str:
+        return shown(self, repr(_text_of(self)))
+
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
@@ -65,6 +69,11 @@ class Hunk:
     """Line number in the patch file, from 1; 0 for a hunk that was not read from a file."""
     counted: bool = field(default=True, compare=False)
     """False for a hunk that was read from a text without its counts: some of its lines may have been cut off."""
+
+    def __repr__(self) -> str:
+        signs = "".join(line.sign for line in self.lines)
+        minus, plus = (counted(signs.count(sign), f"`{sign}` line") for sign in "-+")
+        return shown(self, f"{self.site}: {minus}, {plus},", f"{signs.count(' ')} of context")
 
     @property
     def old(self) -> list[Line]:
@@ -129,6 +138,11 @@ class AsmDiff(NamedTuple):
     """Names and values in their order, without `Hunks`. The name `#` means a comment between headers."""
     comments: tuple[str, ...] = ()
     """Comment lines behind the last hunk, without their `#`."""
+
+    def __repr__(self) -> str:
+        title = repr(self.description[0]) if self.description else ""
+        hunks = counted(len(self.hunks), "hunk") + (" at" if self.hunks else "")
+        return shown(self, title, hunks, some((hunk.site for hunk in self.hunks), len(self.hunks)))
 
     def header(self, name: str) -> str:
         """The value of a header; empty when there is no such header."""
@@ -407,17 +421,19 @@ def _hunk_lines(hunk: Hunk) -> list[str]:
     counts = f" -{stays + goes} +{stays + comes}" if hunk.counted or comes >= goes else ""
     lines = [f"#{comment}" for comment in hunk.comments]
     lines.append(f"@@ {hunk.site}{counts} @@")
-    for line in hunk.lines:
-        if line.sign == "#":
-            lines.append(f"#{line.text}")
-            continue
-        word = UNKNOWN if line.word is None else f"{line.word:08x}"
-        mnemonic, blank, operands = line.text.partition(" ")
-        if blank and '"' not in mnemonic:
-            lines.append(f"{line.sign}{word}  {mnemonic:<{width}} {operands}")
-        else:
-            lines.append(f"{line.sign}{word}  {line.text}" if line.text else f"{line.sign}{word}")
+    lines += [_text_of(line, width) for line in hunk.lines]
     return lines
+
+
+def _text_of(line: Line, width: int = 0) -> str:
+    """A line of a hunk as text, with this width for mnemonics."""
+    if line.sign == "#":
+        return f"#{line.text}"
+    word = UNKNOWN if line.word is None else f"{line.word:08x}"
+    mnemonic, blank, operands = line.text.partition(" ")
+    if blank and '"' not in mnemonic:
+        return f"{line.sign}{word}  {mnemonic:<{width}} {operands}"
+    return f"{line.sign}{word}  {line.text}" if line.text else f"{line.sign}{word}"
 
 
 def _reversed(hunk: Hunk) -> Hunk:

@@ -27,6 +27,7 @@ from a64patch.a64.row import PAGE_SIZE, Flow
 from a64patch.a64.stubs import LONGEST_STUB, find_stubs
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
+from a64patch.oneline import counted, shown
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
@@ -55,6 +56,9 @@ class Comparison(NamedTuple):
     """A patch for OLD. Each function that it changes then does the same as in NEW. It may have no hunks."""
     not_expressed: tuple[str, ...]
     """The differences that are not in the patch, a sentence each."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{counted(len(self.diff.hunks), 'hunk')}, {len(self.not_expressed)} not expressed")
 
 
 class _NotExpressedError(Exception):

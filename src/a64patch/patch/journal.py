@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Self
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
+from a64patch.oneline import counted, shown
 from a64patch.patch.sites import Site
 from a64patch.patch.surroundings import DIGEST_SIZE, Surrounding
 from a64patch.ranges import Ranges
@@ -122,6 +123,12 @@ class Entry(NamedTuple):
     """The words that change as one, and the addresses where no CPU may be; empty in an entry of version 1."""
     surroundings: tuple[Surrounding, ...] = ()
     """The code around the words; empty where the identity tells the build, and in an entry of an older version."""
+
+    def __repr__(self) -> str:
+        words = counted(len(self.changes), "word")
+        return shown(
+            self, f"{self.id} {self.state.value}, {self.began}: {words} by {self.method} in", self.identity.location
+        )
 
 
 def default_path() -> Path:

@@ -25,6 +25,7 @@ from a64patch.a64.predicates import decode
 from a64patch.a64.references import Reference, reference
 from a64patch.a64.source import without_comments
 from a64patch.errors import AssemblyError, PatchFormatError, PlanError, SymbolError
+from a64patch.oneline import shown
 from a64patch.patch.asmdiff import UNKNOWN, Line
 from a64patch.targets.symbols import Symbol, SymbolTable
 
@@ -46,6 +47,9 @@ class Place(NamedTuple):
     start: int = 0
     end: int = 0
     """The hunk's range [start, end) at this place."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.address:#x} in {self.start:#x}-{self.end:#x}")
 
 
 class _Recorder:

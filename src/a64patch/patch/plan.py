@@ -19,6 +19,7 @@ from a64patch.a64.disassembler import disassemble
 from a64patch.a64.names import parse_site
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
 from a64patch.errors import MappingError, MismatchError, PatchFormatError, PlanError, RequestError, SymbolError
+from a64patch.oneline import counted, shown, some
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, collector_paused
 from a64patch.patch.hazards import Hazard, hazards_of
 from a64patch.patch.meaning import (
@@ -81,6 +82,10 @@ class PlannedHunk(NamedTuple):
     found: tuple[int, ...] = ()
     """The target's words at this place."""
 
+    def __repr__(self) -> str:
+        more = self.difference or f"{counted(len(self.changes), 'word')} to write"
+        return shown(self, f"{self.hunk.site} at {self.address:#x}: {self.state.value},", more)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -101,6 +106,13 @@ class Plan:
     profile: str = "2018"
     cpus: int = 0
     """How many CPUs may be executing the target."""
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.hunks), 'hunk')}, {counted(len(self.changes), 'word')} to write"
+        hazards = dict.fromkeys(hazard.name for hazard in self.hazards)
+        danger = f", hazards {some(hazards, len(hazards))}" if hazards else ""
+        how = f"{self.method}: {self.reason}" if self.method else self.reason
+        return shown(self, f"{self.identity.location}: {self.state.value}, {counts}{danger};", how)
 
     @cached_property
     def changes(self) -> tuple[Change, ...]:

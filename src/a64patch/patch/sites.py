@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from a64patch.a64.predicates import decode
 from a64patch.a64.row import Flow
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
+from a64patch.oneline import shown
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.section import Change
@@ -62,6 +63,9 @@ class Hazard(NamedTuple):
     address: int
     sentence: str
 
+    def __repr__(self) -> str:
+        return shown(self, f"{self.name} at {self.address:#x}:", self.sentence)
+
 
 class Site(NamedTuple):
     """The range [start, end) from the first to the last changed word (bytes)."""
@@ -76,6 +80,9 @@ class Site(NamedTuple):
     """The names of the functions in which no CPU may be because of `entered`, or because all hunks change together."""
     unknown: tuple[Hazard, ...] = ()
     """The hazards of the site that `keep_out` does not remove."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.start:#x}-{self.end:#x}; keep_out", str(self.keep_out))
 
     @property
     def inside(self) -> Ranges:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
 from a64patch.errors import MappingError, SymbolError
+from a64patch.oneline import shown
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
@@ -34,6 +35,9 @@ class Surrounding(NamedTuple):
     """The name of `start` for people, as SymbolTable.describe gives it."""
     digest: bytes
     """The digest of all its words, as they were before the entry."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.name} {self.start:#x}-{self.end:#x}")
 
 
 def needed(identity: Identity) -> bool:

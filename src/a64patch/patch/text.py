@@ -18,6 +18,7 @@ from typing import NamedTuple
 from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, PlanError, RequestError
+from a64patch.oneline import counted, shown
 from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, unchanged_words
 from a64patch.protocols import Method
 from a64patch.ranges import Ranges
@@ -43,6 +44,9 @@ class PatchResult(NamedTuple):
     """From the arrival of the last CPU until all were let go (ns); None unless the method is `stop`."""
     retries: int = 0
     """How often a CPU was in `keep_out`, so that all CPUs were let go and stopped again."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{counted(len(self.changes), 'word')} by {self.method}:", self.reason)
 
 
 def patch_text_nosync(target: Target, address: int, word: int, *, expected: int | None = None) -> PatchResult:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
+from a64patch.oneline import counted, shown
 from a64patch.patch.asmdiff import collector_paused, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
@@ -38,6 +39,10 @@ class Outcome(NamedTuple):
     """The number of the entry; 0 where no journal keeps one."""
     result: PatchResult
 
+    def __repr__(self) -> str:
+        words = counted(len(self.result.changes), "word")
+        return shown(self, f"entry {self.entry}: {words} by {self.result.method}:", self.result.reason)
+
 
 class Recovery(NamedTuple):
     """The result of recovering one entry that was cut off."""
@@ -48,6 +53,9 @@ class Recovery(NamedTuple):
     """Its state now; the same as before when nothing could be done."""
     note: str
     """A sentence: which words were found, and what was done about them."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"entry {self.entry.id}: {self.state.value}:", self.note)
 
 
 @collector_paused()

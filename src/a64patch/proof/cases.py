@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from a64patch.a64.assembler import assemble
 from a64patch.errors import RequestError, ScopeError
+from a64patch.oneline import shown, words
 from a64patch.proof.program import Program, Thread
 from a64patch.proof.traces import Trace
 from a64patch.protocols import (
@@ -59,6 +60,9 @@ class Site:
     """Whoever has left the site may come back into its middle. False only where this is known to be impossible."""
     kept_out: bool = True
     """A protocol that looks where CPUs stand lets none stand in the code from which they would come back either."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{words(self.old)} -> {words(self.new)}")
 
     def __post_init__(self) -> None:
         if not self.old or len(self.old) != len(self.new):

@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import product
 
 from a64patch.errors import ScopeError
+from a64patch.oneline import shown, some, words
 from a64patch.proof.arm_now import ArmNow
 from a64patch.proof.cases import APART, MOST_WORDS, TOGETHER, Case, Site, build
 from a64patch.proof.esop2020 import Esop2020
@@ -56,6 +57,16 @@ class Question:
     unanswered: tuple[str, ...] = ()
     """Steps that the target may do or not: nobody answers for them."""
 
+    def __repr__(self) -> str:
+        return shown(self, str(self))
+
+    def __str__(self) -> str:
+        """The sites and the protocol for people."""
+        sites = some((f"{words(site.old)} -> {words(site.new)}" for site in self.sites), len(self.sites))
+        without = f" without {', '.join(sorted(self.omit))}" if self.omit else ""
+        cpus = "any number of CPUs" if self.executors is None else f"{self.executors} other CPUs"
+        return f"{sites} by {self.protocol}{without}, {cpus}"
+
 
 @dataclass(frozen=True)
 class Counterexample:
@@ -65,6 +76,9 @@ class Counterexample:
     model: Model
     case: Case
     execution: Execution
+
+    def __repr__(self) -> str:
+        return shown(self, f"to {self.property} under {self.model.name}: {len(self.execution.order())} events")
 
 
 @dataclass
@@ -81,6 +95,11 @@ class Proof:
     programs: int = 0
     searches: int = 0
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        broken = f"({', '.join(sorted(self.broken))} broken)" if self.broken else ""
+        reason = f"({self.reason})" if self.reason else ""
+        return shown(self, f"{self.verdict.value}: {self.question}", broken, reason)
 
 
 def models(which: str = "both") -> tuple[Model, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from a64patch import protocols
 from a64patch.errors import CapabilityError
+from a64patch.oneline import counted, shown, some
 from a64patch.protocols import Doer, Machine, Step
 from a64patch.ranges import Ranges
 from a64patch.targets.modules import Module, Modules
@@ -49,6 +50,10 @@ class Build:
     base: int = 0
     """Bytes; the same as `modules.Module.base`."""
 
+    def __repr__(self) -> str:
+        build = f"build {self.build_id}," if self.build_id else ""
+        return shown(self, repr(self.name), build, f"base {self.base:#x}")
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -71,6 +76,11 @@ class Identity:
     modules: tuple[Build, ...] = field(default=(), compare=False)
     """Every known build in the target, the one above first. Not compared: one run may know more builds than another."""
 
+    def __repr__(self) -> str:
+        build = f"build {self.build_id}," if self.build_id else ""
+        release = f"{self.release}," if self.release else ""
+        return shown(self, repr(self.location), build, release, f"base {self.base:#x}", self.incarnation)
+
     @property
     def place(self) -> str:
         """The location up to `?`: the settings behind it say how to open the target, not which target it is."""
@@ -92,6 +102,10 @@ class Aftermath(NamedTuple):
     new: bytes
     """As many bytes as `old`."""
 
+    def __repr__(self) -> str:
+        return shown(self, f"at {self.offset:#x}: {self.old[:16].hex()} -> {self.new[:16].hex()},",
+                     counted(len(self.new), "byte"))  # fmt: skip
+
 
 class CpuState(NamedTuple):
     """Where a parked CPU goes on: the address of its next instruction, and its return addresses."""
@@ -100,6 +114,10 @@ class CpuState(NamedTuple):
     pc: int
     return_addresses: tuple[int, ...] = ()
     """Return addresses from the link register and saved frames. The CPU need not return to every one of them."""
+
+    def __repr__(self) -> str:
+        returns = some((f"{address:#x}" for address in self.return_addresses), len(self.return_addresses))
+        return shown(self, f"CPU {self.cpu} at {self.pc:#x}", f"will return to {returns}" if returns else "")
 
 
 class Rendezvous:
@@ -168,6 +186,10 @@ class Target(Protocol):
     capabilities: Capabilities
     _modules: Modules | None = None
     _may_write: Ranges | None = None
+
+    def __repr__(self) -> str:
+        cpus = counted(self.capabilities.cpus, "CPU") if self.capabilities.cpus else "no CPU executes it"
+        return shown(self, self.location, f"({self.capabilities.kind}, {cpus})")
 
     @property
     def modules(self) -> Modules:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from a64patch.oneline import shown, some
 from a64patch.ranges import Ranges
 from a64patch.targets.symbols import Symbol, SymbolTable
 
@@ -24,6 +25,9 @@ class Claim(NamedTuple):
     """What is done with the words, for people: it goes on after the site of a word."""
     of_build: bool = False
     """The claim is one about the build: one hazard says so, however many of the words change."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.hazard} on {self.words}:", self.sentence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +52,18 @@ class Module:
     claims: Callable[[], Iterable[Claim]] = tuple
     """The claims on words of the build. `Modules.claims` asks once, at its first use."""
 
+    def __repr__(self) -> str:
+        build = f"build {self.build_id}," if self.build_id else ""
+        code = "code unknown" if self.code is None else f"code {self.code}"
+        release = f"{self.release}," if self.release else ""
+        return shown(self, repr(self.name), build, release, f"base {self.base:#x},", code)
+
 
 class Modules(tuple[Module, ...]):
     """The known builds in a target; the first names the target. The target may have more builds."""
+
+    def __repr__(self) -> str:
+        return shown(self, some((repr(module.name) for module in self), len(self)) or "empty")
 
     @property
     def main(self) -> Module:

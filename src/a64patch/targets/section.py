@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
 from a64patch.errors import BusyError, MismatchError, PartialPatchError
+from a64patch.oneline import counted, shown, some
 from a64patch.protocols import PROTOCOLS, Method, Operation
 from a64patch.ranges import Ranges
 
@@ -32,6 +33,9 @@ class Change(NamedTuple):
     address: int
     old: int
     new: int
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.address:#x}: {self.old:08x} -> {self.new:08x}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Section:
     writes: tuple[tuple[int, bytes], ...] = field(init=False)
     """(address, bytes) of each word that is written."""
 
+    def __repr__(self) -> str:
+        places = some((f"{change.address:#x}" for change in self.changes), len(self.changes))
+        return shown(
+            self, f"{self.protocol}: {counted(len(self.changes), 'word')} at {places}; keep_out", str(self.keep_out)
+        )
+
     def __post_init__(self) -> None:
         kept = [word for _, word in self.unchanged]
         put = object.__setattr__
@@ -85,6 +95,9 @@ class Found(NamedTuple):
     stands: bool
     """The CPU's PC is this address; when false, the CPU will return to it."""
 
+    def __repr__(self) -> str:
+        return shown(self, f"CPU {self.cpu}", "stands at" if self.stands else "will return to", f"{self.address:#x}")
+
 
 class Outcome(NamedTuple):
     """The result of carrying out a section."""
@@ -95,6 +108,13 @@ class Outcome(NamedTuple):
     """Nanoseconds from the last CPU's arrival until all CPUs were let go; None when no CPU was stopped."""
     found: tuple[Found, ...] = ()
     """The CPUs in `Section.keep_out`. When there are any, nothing was read or written."""
+
+    def __repr__(self) -> str:
+        window = "" if self.window_ns is None else f" for {self.window_ns} ns"
+        found = some(map(repr, self.found), len(self.found))
+        return shown(
+            self, f"not done: {found};" if found else "done;", f"{counted(len(self.cpus), 'CPU')} stopped{window}"
+        )
 
     @property
     def done(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import BusyError, FormatError, MappingError, RequestError, TargetError
+from a64patch.oneline import shown
 from a64patch.protocols import (
     BROADCAST,
     DIC,
@@ -56,6 +57,9 @@ class Executed(NamedTuple):
     cpu: int
     address: int
     word: int
+
+    def __repr__(self) -> str:
+        return shown(self, f"step {self.step}, CPU {self.cpu}: {self.word:08x} at {self.address:#x}")
 
 
 class _Parked:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from a64patch.a64.names import LONGEST_NAME, number_of, parse_site, quoted, site_text
 from a64patch.errors import SymbolError
+from a64patch.oneline import counted, shown
 
 GIVE_NAMES = "give --symbols (kallsyms for a running Linux kernel, the ELF file for a program)"
 """What to do about a target that has no names and does not tell its build."""
@@ -44,6 +45,11 @@ class Symbol(NamedTuple):
         """The address behind the last byte that surely belongs to the symbol: its own address for an unknown size."""
         return max(self.address, min(self.address + self.size, self.limit))
 
+    def __repr__(self) -> str:
+        name = f"{self.module}:{self.name}" if self.module else self.name
+        size = counted(self.size, "byte") if self.size else "size unknown"
+        return shown(self, f"{name} at {self.address:#x},", size + (", function" if self.is_function else ""))
+
     def moved(self, distance: int) -> Symbol:
         """The symbol `distance` bytes further on."""
         limit = min(self.limit + distance, ADDRESS_SPACE) if self.limit < ADDRESS_SPACE else self.limit
@@ -56,6 +62,9 @@ class Space(NamedTuple):
     name: str
     start: int
     end: int
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.name} {self.start:#x}-{self.end:#x}")
 
 
 class _NoSymbolError(SymbolError):
@@ -88,6 +97,11 @@ class SymbolTable:
         for space in self.spaces:
             self._spaces.setdefault(space.name, []).append(space)
         self._ascending = sorted(self.spaces, key=lambda space: (space.start, space.end))
+
+    def __repr__(self) -> str:
+        if self._by_name is None:
+            return shown(self, "not loaded yet")
+        return shown(self, "of", counted(sum(map(len, self._by_name.values())), "symbol"))
 
     def _names(self) -> dict[str, list[Symbol]]:
         if self._by_name is None:
