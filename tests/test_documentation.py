@@ -22,6 +22,7 @@ import pytest
 
 import a64patch
 from a64patch import a64
+from a64patch.cli import schema
 from a64patch.cli.main import COMMANDS
 from a64patch.protocols import PROTOCOLS
 from docs.instructions import PAGE as GENERATED
@@ -269,6 +270,33 @@ def every_room(block: Block, _: Place) -> None:
             assert (ROOT / "src/a64patch" / room.strip("`") / name).is_file(), name
 
 
+def json_documents(block: Block, _: Place) -> None:
+    """Each command is in the table, with the objects that it prints by schema.py."""
+    shown: dict[str, list[str]] = {}
+    for command, kinds in schema.DOCUMENTS.items():
+        shown.setdefault(" or ".join(map(_kind, kinds)), []).append(f"`{command}`")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
+    assert rows == [[", ".join(names), kinds] for kinds, names in shown.items()]
+
+
+def _kind(kind: str | tuple[str, ...]) -> str:
+    return kind if isinstance(kind, str) else f"a list of {' or '.join(kind)}"
+
+
+def json_objects(block: Block, _: Place) -> None:
+    """Each object of schema.py is in the table, with its fields."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
+    assert rows == [
+        [name, ", ".join(f"`{field}`" for field in fields.split())] for name, fields in schema.OBJECTS.items()
+    ]
+
+
+def json_fields(block: Block, _: Place) -> None:
+    """Each field of schema.py is in the table, with its type and what it says."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
+    assert rows == [[f"`{name}`", schema.type_of(form), says] for name, (form, says) in schema.FIELDS.items()]
+
+
 def names_for_python(block: Block, _: Place) -> None:
     """Every name of the package is in the table, with parameters that it has and with commands that exist."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()[2:]]
@@ -341,6 +369,13 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "$ a64patch poke softdog.ko": commands,
     },
     "docs/architecture.md": {"| room |": every_room},
+    "docs/json.md": {
+        "$ a64patch check ": commands,
+        "| command |": json_documents,
+        "| object |": json_objects,
+        "| field |": json_fields,
+        "| before |": Nothing("fields that no command prints any more"),
+    },
     "docs/python.md": {"import a64patch": python, "| name |": names_for_python},
     "docs/live-kernel.md": {
         "$ sudo apt-get install": Nothing("installs packages; tests/real/packages.py gets the same ones without root"),

@@ -1,4 +1,4 @@
-"""The commands, run in this process."""
+"""The commands, run in this process. What they print with --json is held to the schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from a64patch.cli.main import main
-from tests.cli.running import Ran, Run
+from tests.cli.running import Ran, Run, document
 
 
 @pytest.fixture
@@ -18,6 +18,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         except SystemExit as stopped:
             status = int(stopped.code or 0)
         captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
+        ran = Ran(status, captured.out, captured.err)
+        if "--json" in arguments:
+            document(str(arguments[0]), ran)
+        return ran
 
     return call

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+
+from a64patch.cli import schema
+from a64patch.cli.main import COMMANDS
 
 
 class Ran:
@@ -13,6 +20,14 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+def document(command: str, ran: Ran) -> Any:
+    """The one document that a command has printed, in the form that the schema promises of this command."""
+    found = json.loads(ran.out)
+    form = schema.schema(command if command in COMMANDS else "")
+    jsonschema.Draft202012Validator(form).validate(found)
+    return found
 
 
 def one_sentence(text: str) -> bool:

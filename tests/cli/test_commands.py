@@ -181,23 +181,23 @@ def test_demo_shows_stale_torn_and_right(run: Run) -> None:
     facts = json.loads(run("demo", "--json").out)
     after = {entry["scenario"][0]: entry["afterwards"] for entry in facts}
     meanwhile = {entry["scenario"][0]: entry["while_changing"] for entry in facts}
-    assert after["a"]["old"] > 100, "words that nobody published stay stale"
-    assert after["a"]["torn"] > 100, "and nobody published them together"
-    assert after["b"]["torn"] == meanwhile["b"]["torn"] == 0
-    assert after["b"]["old"] > 0, "nosync tells no CPU"
-    assert meanwhile["c"]["torn"] > 0
-    assert (after["d"]["old"], after["d"]["torn"], meanwhile["d"]["torn"]) == (0, 0, 0)
-    assert after["d"]["new"] > 1000
+    assert after["a"]["old_calls"] > 100, "words that nobody published stay stale"
+    assert after["a"]["torn_calls"] > 100, "and nobody published them together"
+    assert after["b"]["torn_calls"] == meanwhile["b"]["torn_calls"] == 0
+    assert after["b"]["old_calls"] > 0, "nosync tells no CPU"
+    assert meanwhile["c"]["torn_calls"] > 0
+    assert (after["d"]["old_calls"], after["d"]["torn_calls"], meanwhile["d"]["torn_calls"]) == (0, 0, 0)
+    assert after["d"]["new_calls"] > 1000
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_demo_is_right_for_every_seed(run: Run, seed: int) -> None:
     facts = json.loads(run("demo", "--json", "--seed", str(seed)).out)
     for entry in facts:
-        torn = entry["afterwards"]["torn"] + entry["while_changing"]["torn"]
+        torn = entry["afterwards"]["torn_calls"] + entry["while_changing"]["torn_calls"]
         assert (torn > 0) == (entry["scenario"][0] in "ac"), entry
         if entry["scenario"][0] == "d":
-            assert entry["afterwards"]["old"] == 0
+            assert entry["afterwards"]["old_calls"] == 0
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "200"])
@@ -275,7 +275,8 @@ def test_target_and_patch_in_the_other_order(run: Run, program: Path) -> None:
 def test_asm_and_disasm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("asm", "mov x0, #1; b 0x2000", "--address", "0x1ffc").out == "d2800020\n14000000\n"
     assert run("disasm", "d2800020", "14000000", "--address", "0x1ffc").out == "mov x0, #1\nb 0x2000\n"
-    assert json.loads(run("disasm", "d503201f", "--json").out) == ["nop"]
+    facts = json.loads(run("disasm", "d503201f", "--address", "0x10", "--json").out)
+    assert facts == [{"address": "0x10", "word": "d503201f", "text": "nop"}]
     monkeypatch.setattr("sys.stdin", io.StringIO("0x1000\tb 0x2000\nnop\nfrob\n0x1001x\tnop\n"))
     lines = run("asm", "-")
     assert lines.status == 1
@@ -310,7 +311,8 @@ def test_asm_warns_of_an_unpredictable_word(run: Run, monkeypatch: pytest.Monkey
     assert done.err == f"a64patch: warning: instruction 2: {why}\n"
     done = run("asm", "nop; ldr x0, [x0], #8", "--json")
     assert json.loads(done.out) == [
-        {"word": "d503201f", "unpredictable": None}, {"word": "f8408400", "unpredictable": why},
+        {"address": "0x0", "word": "d503201f", "unpredictable": ""},
+        {"address": "0x4", "word": "f8408400", "unpredictable": why},
     ]  # fmt: skip
     monkeypatch.setattr("sys.stdin", io.StringIO("nop\nfrob\nldr x0, [x0], #8\n"))
     done = run("asm", "-")
@@ -321,7 +323,7 @@ def test_asm_warns_of_an_unpredictable_word(run: Run, monkeypatch: pytest.Monkey
 def test_what_a_target_is(tmp_path: Path, run: Run) -> None:
     path = link(assemble(".globl _start\n_start: nop", tmp_path / "o"), tmp_path / "program", "--build-id=0x0102")
     facts = json.loads(run("show", str(path), "--target-info", "--json").out)
-    assert facts["modules"] == [{"name": "program", "build_id": "0102", "base": 0}]
+    assert facts["modules"] == [{"name": "program", "build_id": "0102", "base": "0x0"}]
     assert facts["incarnation"] == ""
 
 

@@ -55,7 +55,7 @@ def test_what_is_not_in_the_patch(builds: dict[str, str], capsys: pytest.Capture
 def test_the_same_facts_as_json(builds: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", "--json", builds["old"], builds["new"]]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["hunks"], facts["not_expressed"]) == (["_start"], [])
+    assert (facts["hunk_sites"], facts["not_expressed"]) == (["_start"], [])
     assert parse(facts["patch"]).hunks[0].site == "_start"
     assert main(["diff", "--json", builds["old"], builds["longer"]]) == 1
     assert json.loads(capsys.readouterr().out)["not_expressed"] == ["_start has 12 bytes in OLD and 16 in NEW"]

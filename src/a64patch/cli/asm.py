@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from a64patch.cli.output import one_line, say
-from a64patch.cli.text import parse_address, print_json
+from a64patch.cli.text import failure_of, parse_address, print_json
 from a64patch.errors import A64PatchError
 
 EPILOG = """\
@@ -29,33 +30,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the words. With --json: a list of words, each with the reason why it is unpredictable, or null."""
+    """Print the words."""
     from a64patch.a64.assembler import assemble, assemble_one
-    from a64patch.a64.collisions import unpredictable
 
     address = parse_address(arguments.address)
     if arguments.text != "-":
         words = assemble(arguments.text, address)
         parse_address(arguments.address, len(words))
         if arguments.json:
-            print_json([{"word": f"{word:08x}", "unpredictable": unpredictable(word)} for word in words])
+            print_json([_facts(word, address + 4 * index) for index, word in enumerate(words)])
         else:
             for number, word in enumerate(words, start=1):
                 print(f"{word:08x}")
                 _warn(f"instruction {number}", word)
         return 0
     status = 0
+    facts: list[dict[str, Any]] = []
     for number, line in enumerate(sys.stdin, start=1):
         place, tab, text = line.rstrip("\n").partition("\t")
         try:
-            word = assemble_one(text if tab else place, parse_address(place) if tab else address)
+            at = parse_address(place) if tab else address
+            word = assemble_one(text if tab else place, at)
         except A64PatchError as error:
             status = 1
-            print(f"error: {one_line(str(error))}")
+            if arguments.json:
+                facts.append({"error": failure_of(error, status)})
+            else:
+                print(f"error: {one_line(str(error))}")
         else:
-            print(f"{word:08x}")
-            _warn(f"line {number}", word)
+            if arguments.json:
+                facts.append(_facts(word, at))
+            else:
+                print(f"{word:08x}")
+                _warn(f"line {number}", word)
+    if arguments.json:
+        print_json(facts)
     return status
+
+
+def _facts(word: int, address: int) -> dict[str, Any]:
+    from a64patch.a64.collisions import unpredictable
+
+    return {"address": f"{address:#x}", "word": f"{word:08x}", "unpredictable": unpredictable(word) or ""}
 
 
 def _warn(place: str, word: int) -> None:

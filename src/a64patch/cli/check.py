@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(
             {
-                "old": [f"{word:08x}" for word in old],
-                "new": [f"{word:08x}" for word in new],
+                "old_words": [f"{word:08x}" for word in old],
+                "new_words": [f"{word:08x}" for word in new],
                 "profile": arguments.profile,
                 "safe": verdict.safe,
                 "reason": verdict.reason,

@@ -101,10 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
             [
                 {
                     "scenario": " ".join(scenario.title.split()),
-                    "old": scenario.old,
-                    "new": scenario.new,
-                    "while_changing": changing,
-                    "afterwards": counts,
+                    "old_text": scenario.old,
+                    "new_text": scenario.new,
+                    "while_changing": {f"{kind}_calls": count for kind, count in changing.items()},
+                    "afterwards": {f"{kind}_calls": count for kind, count in counts.items()},
                     "lesson": scenario.lesson,
                 }
                 for scenario, counts, changing in results

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({
             "patch": text,
-            "hunks": [hunk.site for hunk in comparison.diff.hunks],
+            "hunk_sites": [hunk.site for hunk in comparison.diff.hunks],
             "not_expressed": comparison.not_expressed,
         })  # fmt: skip
     else:

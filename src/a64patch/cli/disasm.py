@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
-from a64patch.cli.text import parse_address, parse_word, print_json
+from a64patch.cli.text import failure_of, parse_address, parse_word, print_json
 from a64patch.errors import A64PatchError
 
 EPILOG = """\
@@ -33,18 +34,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.words != ["-"]:
         words = [parse_word(text) for text in arguments.words]
         parse_address(arguments.address, len(words))
-        texts = [disassemble(word, address + 4 * number) for number, word in enumerate(words)]
+        places = [address + 4 * number for number in range(len(words))]
+        texts = list(map(disassemble, words, places))
         if arguments.json:
-            print_json(texts)
+            print_json(list(map(_facts, places, words, texts)))
         else:
             print("\n".join(texts))
         return 0
     status = 0
+    facts: list[dict[str, Any]] = []
     for line in sys.stdin:
         place, tab, text = line.rstrip("\n").partition("\t")
         try:
-            answer = disassemble(parse_word(text if tab else place), parse_address(place) if tab else address)
+            word, at = parse_word(text if tab else place), parse_address(place) if tab else address
+            answer = disassemble(word, at)
+            fact = _facts(at, word, answer)
         except A64PatchError as error:
             answer, status = f"error: {error}", 1
-        print(answer)
+            fact = {"error": failure_of(error, status)}
+        if arguments.json:
+            facts.append(fact)
+        else:
+            print(answer)
+    if arguments.json:
+        print_json(facts)
     return status
+
+
+def _facts(address: int, word: int, text: str) -> dict[str, Any]:
+    return {"address": f"{address:#x}", "word": f"{word:08x}", "text": text}

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise PatchFormatError(f"{arguments.patch}: {error}") from None
     implied = [sentence for hunk in diff.hunks for sentence in _implied_nops(hunk)]
     if arguments.json:
-        print_json({"patch": to_text(filled), "implied_nops": implied})
+        print_json({"patch": to_text(filled), "warnings": implied})
     else:
         print(to_text(filled), end="")
         for sentence in implied:

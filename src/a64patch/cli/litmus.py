@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a64patch.cli.output import say
-from a64patch.cli.text import print_json
+from a64patch.cli.text import failure_of, print_json
 from a64patch.errors import FormatError, ScopeError, TargetError
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
             results = [(model, test.verdict(model)) for model in models]
         except ScopeError as error:
             status = max(status, _REFUSED)
-            facts.append({"file": file, "name": name, "out_of_scope": str(error)})
+            facts.append({"file": file, "name": name, "error": failure_of(error, _REFUSED)})
             line = f"{name}\tout of scope: {error}"
         except TargetError as error:
             status = _WRONG
-            facts.append({"file": file, "name": name, "error": str(error)})
+            facts.append({"file": file, "name": name, "error": failure_of(error, _WRONG)})
             say(str(error))
             continue
         else:
@@ -106,7 +106,7 @@ def _facts(test: Litmus, results: list[tuple[Model, Result]]) -> dict[str, Any]:
             "executions": result.statistics.complete,
             "choices": result.statistics.choices,
             "cut": result.statistics.cut,
-            "witness": [x.name(index) for index in x.order()] if x else None,
-            "cycle": [list(step) for step in result.cycle] or None,
+            "witness": [x.name(index) for index in x.order()] if x else [],
+            "cycle": [list(step) for step in result.cycle],
         }
     return {"quantifier": test.quantifier, "models": found}

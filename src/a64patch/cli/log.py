@@ -81,12 +81,12 @@ def _facts(entry: Entry, undone: Mapping[int, int], *, whole: bool) -> dict[str,
     facts: dict[str, Any] = {
         "id": entry.id,
         "began": entry.began,
-        "ended": entry.ended,
+        "ended": entry.ended or None,
         "state": entry.state.value,
-        "reverts": entry.reverts,
-        "reverted_by": undone.get(entry.id, 0),
+        "reverts": entry.reverts or None,
+        "reverted_by": undone.get(entry.id),
         "subject": subject(entry.patch),
-        "target": entry.identity.location,
+        "location": entry.identity.location,
         "build_id": entry.identity.build_id,
         "release": entry.identity.release,
         "base": f"{entry.identity.base:#x}",
@@ -101,14 +101,7 @@ def _facts(entry: Entry, undone: Mapping[int, int], *, whole: bool) -> dict[str,
             {"address": f"{change.address:#x}", "old": f"{change.old:08x}", "new": f"{change.new:08x}"}
             for change in entry.changes
         ]
-        facts["sites"] = [
-            {
-                "start": f"{site.start:#x}",
-                "end": f"{site.end:#x}",
-                "keep_out": [[f"{start:#x}", f"{end:#x}"] for start, end in site.keep_out],
-            }
-            for site in entry.sites
-        ]
+        facts["sites"] = [patching.range_facts(site) for site in entry.sites]
     return facts
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from a64patch import errors
 from a64patch.cli.output import Output, ReaderGoneError, say
@@ -73,8 +73,15 @@ _REFUSALS = (
 )
 
 
+class UsageError(Exception):
+    """The arguments are wrong. Only JSON names this: the parser prints the usage and ends."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors show the usage and, where a word is nearly right, the right one."""
+
+    as_json = False
+    """Print the error as JSON too."""
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the error, and end with status 2."""
@@ -83,10 +90,13 @@ class _Parser(argparse.ArgumentParser):
         wrong = re.search("(?:unrecognized arguments:|invalid choice:) '?([^' ]+)", message)
         known = COMMANDS if wrong and not wrong[1].startswith("-") else self._option_string_actions
         meant = get_close_matches(wrong[1].partition("=")[0], known, 1, 0.75) if wrong else []
-        super().error(f"{message}; did you mean {meant[0]}?" if meant else message)
+        message = f"{message}; did you mean {meant[0]}?" if meant else message
+        if self.as_json:
+            _print_failure(UsageError(message), WRONG)
+        super().error(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     """The parser of the first argument: a command, or an option that needs none."""
     from a64patch.openers import target_forms
 
@@ -103,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command_parser(name: str) -> argparse.ArgumentParser:
+def _command_parser(name: str) -> _Parser:
     """The parser of the arguments of a command. Loads the file of the command."""
     module = importlib.import_module(f"a64patch.cli.{name}")
     parser = _Parser(
@@ -133,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     gc.set_threshold(_COLLECTED_AFTER)
     command = arguments[0] if arguments else ""
-    parsed = argparse.Namespace(command=None, outcome=None, book=None)
+    parsed = argparse.Namespace(command=None, outcome=None, book=None, facts={})
     given = sys.stdout
     if given is not None and not hasattr(given, "buffer"):
         # A Python program collects the text in memory: printing there does not fail.
@@ -156,12 +166,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
     """Run the command. The outcome decides the exit status; printing does not."""
+    # argparse takes the shorter forms too.
+    as_json = any(len(word) > 3 and "--json".startswith(word) for word in arguments)
     try:
         if not arguments or arguments[0] not in COMMANDS:
-            _parser().parse_args(arguments)
+            parser = _parser()
+            parser.as_json = as_json
+            parser.parse_args(arguments)
         parsed.command = arguments[0]
+        parser = _command_parser(arguments[0])
+        parser.as_json = as_json
         # Options may stand anywhere.
-        _command_parser(arguments[0]).parse_intermixed_args(arguments[1:], parsed)
+        parser.parse_intermixed_args(arguments[1:], parsed)
         status: int = parsed.run(parsed)
         sys.stdout.flush()
     except ReaderGoneError:
@@ -170,7 +186,11 @@ def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
         # Whoever presses Ctrl-C again still learns what was changed.
         with suppress(ValueError):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return _interrupted(parsed)
+        status, sentence = _interrupted(parsed)
+        say(sentence)
+        if as_json:
+            _print_failure(KeyboardInterrupt(sentence), status)
+        return status
     except Exception as error:
         if os.environ.get("A64PATCH_DEBUG"):
             raise
@@ -178,7 +198,17 @@ def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
         if parsed.outcome is not None:
             say(_done(parsed))
             return DONE
+        if as_json:
+            # After a patch that failed half way, what was planned is not the state of the target.
+            _print_failure(error, status, {} if status == HALF_WAY else parsed.facts)
     return status
+
+
+def _print_failure(error: BaseException, status: int, facts: dict[str, Any] | None = None) -> None:
+    """Print as JSON why a command failed, and what it had found out before."""
+    from a64patch.cli.text import failure_of, print_json
+
+    print_json({**(facts or {}), "error": failure_of(error, status)})
 
 
 def _done(parsed: argparse.Namespace) -> str:
@@ -191,14 +221,12 @@ def _done(parsed: argparse.Namespace) -> str:
     return f"everything was done before: `{parsed.book.command('log', str(entry))}` shows it"
 
 
-def _interrupted(parsed: argparse.Namespace) -> int:
-    """Say after Ctrl-C whether the target was changed. The journal knows, whatever had been printed."""
+def _interrupted(parsed: argparse.Namespace) -> tuple[int, str]:
+    """The exit status after Ctrl-C, and a sentence about the target. The journal knows, whatever had been printed."""
     if parsed.command not in _WRITERS:
-        say("interrupted")
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted"
     if parsed.book is None:
-        say("interrupted; nothing was changed")
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted; nothing was changed"
     from a64patch.patch.journal import EntryState, Journal
 
     unfinished = {EntryState.OPEN, EntryState.PARTIAL}
@@ -206,22 +234,17 @@ def _interrupted(parsed: argparse.Namespace) -> int:
         with Journal(parsed.book.path) as journal:
             found = journal.entries(*unfinished) if parsed.command == "recover" else journal.begun_by(parsed.book)
     except errors.A64PatchError as error:
-        say(f"interrupted, and the journal cannot say what was changed: {error}")
-        return HALF_WAY
+        return HALF_WAY, f"interrupted, and the journal cannot say what was changed: {error}"
     numbers = ", ".join(str(entry.id) for entry in found if entry.state in unfinished)
     if numbers:
-        say(f"interrupted; journal entry {numbers} is cut off: run `{parsed.book.command('recover')}`")
-        return HALF_WAY
+        return HALF_WAY, f"interrupted; journal entry {numbers} is cut off: run `{parsed.book.command('recover')}`"
     if parsed.command == "recover":
-        say("interrupted, but nothing is cut off any more")
-        return DONE
+        return DONE, "interrupted, but nothing is cut off any more"
     done = [entry for entry in found if entry.state is not EntryState.UNDONE]
     if done:
         log = parsed.book.command("log", str(done[-1].id))
-        say(f"interrupted, but everything was done: `{log}` shows it")
-        return DONE
-    say("interrupted; nothing was changed")
-    return INTERRUPTED
+        return DONE, f"interrupted, but everything was done: `{log}` shows it"
+    return INTERRUPTED, "interrupted; nothing was changed"
 
 
 def _report(error: Exception) -> int:

@@ -196,26 +196,33 @@ def carry_out(
 
         proofs = proving.of_plan(plan, target) if arguments.prove else None
         if arguments.json:
-            print_json(
-                _plan_facts(plan, target) | ({} if proofs is None else proving.plan_facts(proofs, target, plan.method))
+            arguments.facts = _plan_facts(plan, target) | (
+                {} if proofs is None else proving.plan_facts(proofs, target, plan.method)
             )
         else:
             _print_plan(plan, target)
             proving.print_proofs(proofs, target, plan.method)
         sys.stdout.flush()
         require_acceptable(plan, accept, arguments.sync, reverse=reverse)
+        if arguments.json:
+            print_json(arguments.facts)
         return 0
+    arguments.facts = facts = _plan_facts(plan, target) if arguments.json else {}
     require_acceptable(plan, accept, arguments.sync, reverse=reverse)
+    from a64patch.patch.plan import State
     from a64patch.patch.transaction import apply_plan
 
-    facts = _plan_facts(plan, target) if arguments.json else None
     nops = _nop_lines(plan.hunks, target)
     with _journal_of_target(arguments) as journal:
         outcome = arguments.outcome = apply_plan(
             plan, target, journal, sync=arguments.sync, accept=accept, retry=arguments.retry
         )
-    if facts is not None:
-        print_json(facts | result_facts(outcome.entry if lasts(arguments.target) else None, outcome.result))
+    if arguments.json:
+        facts |= result_facts(outcome.entry if lasts(arguments.target) else None, outcome.result)
+        facts["state"] = State.APPLIED.value
+        for hunk in facts["hunks"]:
+            hunk["state"] = State.APPLIED.value
+        print_json(facts)
         return 0
     if show:
         from a64patch.patch.asmdiff import to_text
@@ -255,10 +262,10 @@ def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
             "new": f"{change.new:08x}",
             "new_text": disassemble(change.new, change.address, target.symbols),
             "may_race": verdict.safe,
-            "verdict": verdict.reason,
+            "reason": verdict.reason,
         })  # fmt: skip
     return {
-        "target": target.capabilities.kind,
+        "kind": target.capabilities.kind,
         "location": plan.identity.location,
         "build_id": plan.identity.build_id,
         "state": plan.state.value,
@@ -278,12 +285,15 @@ def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
 
 def _site_facts(site: Site) -> dict[str, Any]:
     """A site for JSON."""
+    return range_facts(site) | {"kept_out": list(site.kept_out), "entered": list(site.entered)}
+
+
+def range_facts(site: Site) -> dict[str, Any]:
+    """The part of a site that a journal keeps, for JSON."""
     return {
         "start": f"{site.start:#x}",
         "end": f"{site.end:#x}",
         "keep_out": [[f"{start:#x}", f"{end:#x}"] for start, end in site.keep_out],
-        "kept_out": list(site.kept_out),
-        "entered": list(site.entered),
     }
 
 
@@ -294,7 +304,7 @@ def result_facts(entry: int | None, result: PatchResult) -> dict[str, Any]:
         "method": result.method,
         "reason": result.reason,
         "words": len(result.changes),
-        "cpus": list(result.cpus),
+        "stopped": list(result.cpus),
         "stop_window_ns": result.stop_window_ns,
         "retries": result.retries,
     }

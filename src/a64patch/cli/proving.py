@@ -144,12 +144,13 @@ def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:
     """A proof for JSON. With the models, also the steps or protocols that would forbid the counterexample."""
     from a64patch.proof.prove import remedies
     from a64patch.proof.timeline import tell
+    from a64patch.questions import MOST_QUESTIONS
 
     question, proof = asked.question, asked.proof
     found: dict[str, Any] = {
         "places": list(asked.places),
-        "sites": [
-            {"old": [f"{word:08x}" for word in site.old], "new": [f"{word:08x}" for word in site.new]}
+        "replacements": [
+            {"old_words": [f"{word:08x}" for word in site.old], "new_words": [f"{word:08x}" for word in site.new]}
             for site in question.sites
         ],
         "protocol": question.protocol,
@@ -161,6 +162,11 @@ def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:
         "unanswered": list(question.unanswered),
         "profile": question.profile,
         "verdict": asked.verdict.value,
+        "broken": {},
+        "reason": f"not asked: this patch has more than {MOST_QUESTIONS} distinct sites",
+        "searches": 0,
+        "seconds": 0.0,
+        "counterexample": None,
     }
     if proof is not None:
         example = proof.counterexample

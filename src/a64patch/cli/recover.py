@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing was cut off")
     else:
         for fact in facts:
-            print(f"entry {fact['id']} ({one_line(fact['target'])}): {fact['state']}: {fact['note']}")
+            print(f"entry {fact['id']} ({one_line(fact['location'])}): {fact['state']}: {fact['note']}")
     return 3 if any(recovery.state in (EntryState.OPEN, EntryState.PARTIAL) for recovery in found) else 0
 
 
@@ -62,7 +62,7 @@ def _facts(recovery: Recovery) -> dict[str, Any]:
     entry = recovery.entry
     return {
         "id": entry.id,
-        "target": entry.identity.location,
+        "location": entry.identity.location,
         "was": entry.state.value,
         "state": recovery.state.value,
         "note": recovery.note,

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Put the old words back."""
+    from a64patch.patch.journal import EntryState
     from a64patch.patch.transaction import revert
 
     with patching.open_journal(arguments) as journal:
@@ -33,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         with open_location(location, arguments) as target:
             outcome = arguments.outcome = revert(arguments.id, target, journal)
     if arguments.json:
-        print_json(patching.result_facts(outcome.entry, outcome.result))
+        facts = {"location": location, "reverts": arguments.id, "state": EntryState.REVERTED.value}
+        print_json(facts | patching.result_facts(outcome.entry, outcome.result))
     else:
         undo = patching.undo_command(journal, outcome.entry)
         patching.print_result(f"reverted entry {arguments.id}", outcome.result, undo)

@@ -95,8 +95,10 @@ def _show_target(target: Target, *, as_json: bool) -> int:
     from dataclasses import asdict
 
     identity = target.identity()
-    facts = {**asdict(identity), **target.capabilities._asdict(), "details": target.facts()}
     if as_json:
+        facts = {**asdict(identity), **target.capabilities._asdict(), "details": target.facts()}
+        for build in (facts, *facts["modules"]):
+            build["base"] = f"{build['base']:#x}"
         print_json(facts)
         return 0
     yes_no = {True: "yes", False: "no"}
@@ -132,6 +134,6 @@ def _line(target: Target, address: int, word: int, profile: str) -> dict[str, An
         "text": f".word {word:#010x}" if is_data else disassemble(word, address, target.symbols),
         "hotpatchable": not is_data and is_hotpatchable(word, profile),
         "data": is_data,
-        "relocation": relocation_at(address) if relocation_at else None,
+        "relocation": (relocation_at(address) if relocation_at else None) or "",
         "kernel": "; ".join(claim.sentence for claim in claims if claim.hazard == "kernel-rewrites"),
     }

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from a64patch.a64.words import INSN_SIZE, require_aligned
-from a64patch.errors import AssemblyError
+from a64patch.errors import AssemblyError, PartialPatchError
 
 if TYPE_CHECKING:
     from a64patch.a64.operands import Names
@@ -62,8 +62,21 @@ def parse_word(text: str) -> int:
     return int(text, 16)
 
 
+def failure_of(error: BaseException, status: int) -> dict[str, Any]:
+    """An error for JSON. `status` is the exit status that it means."""
+    facts = {
+        "name": type(error).__name__,
+        "sentence": str(error),
+        "notes": list(getattr(error, "__notes__", ())),
+        "exit_status": status,
+    }
+    if isinstance(error, PartialPatchError):
+        facts["unrestored"] = [f"{address:#x}" for address in error.unrestored]
+    return facts
+
+
 def print_json(facts: Any) -> None:
-    """Print the facts as indented JSON."""
+    """Print the facts as indented JSON: one document, in a form of schema.py."""
     import json
 
     print(json.dumps(facts, indent=2))
