@@ -118,6 +118,22 @@ def test_an_unknown_option_of_a_proof_is_refused(option: dict[str, object]) -> N
         a64patch.prove(a64patch.parse(PATCH), **option)  # type: ignore[arg-type]
 
 
+def test_a_patch_typed_by_hand(program: Path) -> None:
+    with a64patch.open_target(program) as target:
+        patch = a64patch.one_hunk(target, "pair", "b pair+8", "nop")
+        assert a64patch.to_text(patch) == (
+            "Build-Id: aabbccdd\n\n@@ pair -1 +1 @@\n-d503201f  nop\n+14000002  b     pair+0x8\n"
+        )
+        outcome = a64patch.apply(a64patch.plan(patch, target, same_build=True), target)
+        with pytest.raises(RequestError, match="1 new and 2 expected"):
+            a64patch.one_hunk(target, "pair", "nop", "nop; nop")
+    a64patch.revert(outcome.entry)
+    with a64patch.Journal() as journal:
+        first, second = (journal.patch_of(entry) for entry in journal.entries())
+    assert a64patch.parse(first) == patch
+    assert a64patch.parse(second) == a64patch.reverse(patch)
+
+
 def test_text_and_reverse() -> None:
     patch = a64patch.parse(PATCH)
     assert a64patch.to_text(patch) == PATCH[1:]

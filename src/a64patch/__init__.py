@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from a64patch.patch.text import patch_text as patch_text
     from a64patch.patch.text import patch_text_nosync as patch_text_nosync
     from a64patch.patch.text import patch_text_sync as patch_text_sync
+    from a64patch.patch.typed import one_hunk as one_hunk
     from a64patch.questions import prove as prove
 
     __version__: str
@@ -37,6 +38,7 @@ _HOMES = {
     "Journal": "patch.journal",
     "apply": "applying",
     "hotpatch_safe": "a64.cmodx",
+    "one_hunk": "patch.typed",
     "open_target": "openers",
     "parse": "patch.asmdiff",
     "patch_text": "patch.text",
@@ -52,8 +54,8 @@ _HOMES = {
 """The file of each name; behind a colon its name there, if that is another."""
 
 __all__ = [
-    "A64PatchError", "Journal", "__version__", "a64", "apply", "hotpatch_safe", "open_target", "parse", "patch_text",
-    "patch_text_nosync", "patch_text_sync", "plan", "prove", "recover", "reverse", "revert", "to_text",
+    "A64PatchError", "Journal", "__version__", "a64", "apply", "hotpatch_safe", "one_hunk", "open_target", "parse",
+    "patch_text", "patch_text_nosync", "patch_text_sync", "plan", "prove", "recover", "reverse", "revert", "to_text",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from a64patch.cli.text import print_json, words_of
+from a64patch.cli.text import print_json
 
 EPILOG = """\
 examples:
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the verdict; exit status 0 for yes, 1 for no."""
     from a64patch.a64.cmodx import hotpatch_safe
+    from a64patch.patch.typed import words_of
 
     old, new = words_of(arguments.old), words_of(arguments.new)
     verdict = hotpatch_safe(old, new, arguments.profile)

@@ -16,7 +16,7 @@ from a64patch.cli.text import print_json
 from a64patch.errors import JournalError
 
 if TYPE_CHECKING:
-    from a64patch.patch.journal import Entry, Journal
+    from a64patch.patch.journal import Entry
 
 EPILOG = """\
 Times are those of this machine's time zone.
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
                 every = journal.entries()
         undone = {entry.reverts: entry.id for entry in every if entry.reverts and entry.state is EntryState.APPLIED}
         entries = entries[-(arguments.n or 0) :]
-        patch = "" if arguments.id is None else _patch(entries[0], journal)
+        patch = "" if arguments.id is None else journal.patch_of(entries[0])
     if arguments.json:
         more = {} if arguments.id is None else {"patch": patch}
         print_json([_facts(entry, undone, whole=arguments.id is not None) | more for entry in entries])
@@ -63,16 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(entries, undone)
     return 0
-
-
-def _patch(entry: Entry, journal: Journal) -> str:
-    """The assembly diff of an entry. An entry that reverts another has the other's diff, reversed."""
-    from a64patch.patch.asmdiff import parse, reverse, to_text
-
-    turned = False
-    while entry.reverts and not entry.patch:
-        entry, turned = journal.entry(entry.reverts), not turned
-    return to_text(reverse(parse(entry.patch))) if turned and entry.patch else entry.patch
 
 
 def _facts(entry: Entry, undone: Mapping[int, int], *, whole: bool) -> dict[str, Any]:

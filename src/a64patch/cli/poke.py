@@ -1,17 +1,15 @@
 """Change a few instructions of a target, typed by hand: a patch of one hunk.
 
-Read on: apply.py, which does the same with a patch from a file.
+Read on: apply.py, which does the same with a patch from a file; ../patch/typed.py makes the patch.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching
 from a64patch.cli.targets import add_target_arguments
-from a64patch.cli.text import instructions_of
 from a64patch.errors import RequestError
 
 if TYPE_CHECKING:
@@ -49,38 +47,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _diff(target: Target, arguments: argparse.Namespace) -> AsmDiff:
     from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
-    from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line
+    from a64patch.patch.typed import one_hunk, texts_of, words_of
 
-    address = require_aligned(target.symbols.resolve(arguments.site))
-    new = instructions_of(arguments.new, address, target.symbols)
     if arguments.expect is None:
-        found = from_bytes(target.read(address, INSN_SIZE * len(new)))
+        address = require_aligned(target.symbols.resolve(arguments.site))
+        count = len(words_of(arguments.new, address, target.symbols))
+        found = from_bytes(target.read(address, INSN_SIZE * count))
         raise RequestError(
             f"poke needs the old instructions at {arguments.site}; if you mean to replace"
-            f" {'; '.join(_texts(target, address, found))!r}, add --expect"
+            f" {'; '.join(texts_of(target, address, found))!r}, add --expect"
             f" {'; '.join(f'{word:08x}' for word in found)!r}"
         )
-    old = instructions_of(arguments.expect, address, target.symbols)
-    if len(old) != len(new):
-        raise RequestError(f"{len(new)} new and {len(old)} expected instructions: as many of both are needed")
-    lines = [Line("-", *line) for line in _lines(target, address, old)]
-    lines += [Line("+", *line) for line in _lines(target, address, new)]
-    build_id = target.identity().build_id
-    headers = ((BUILD_ID, build_id),) if build_id else ()
-    return AsmDiff((Hunk(target.symbols.describe(address), tuple(lines)),), headers=headers)
-
-
-def _lines(target: Target, address: int, instructions: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Words with their usual texts. A text that names a page or its low bits stays as typed: there is no other."""
-    from a64patch.patch.meaning import needs_pages
-
-    texts = _texts(target, address, [word for word, _ in instructions])
-    return [
-        (word, typed if needs_pages(typed) else text) for (word, typed), text in zip(instructions, texts, strict=True)
-    ]
-
-
-def _texts(target: Target, address: int, words: Sequence[int]) -> list[str]:
-    from a64patch.a64.disassembler import disassemble
-
-    return [disassemble(word, address + 4 * index, target.symbols) for index, word in enumerate(words)]
+    return one_hunk(target, arguments.site, arguments.new, arguments.expect)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from a64patch.cli import patching, proving
 from a64patch.cli.targets import add_target_arguments
-from a64patch.cli.text import print_json, words_of
+from a64patch.cli.text import print_json
 from a64patch.errors import RequestError, TargetError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _questions(
     arguments: argparse.Namespace, setting: Setting
 ) -> tuple[dict[Question, list[str]], list[dict[str, str]]]:
     """The distinct questions, each with its places; and the target's steps, if CPUs execute it."""
+    from a64patch.patch.typed import words_of
     from a64patch.questions import of_patch, of_plan, of_words
 
     if arguments.old is not None or arguments.new is not None:

@@ -1,44 +1,15 @@
-"""Shared by the commands: instructions that a user types, and facts printed as JSON.
+"""Shared by the commands: addresses and words that a user types, and facts printed as JSON.
 
-Read on: show.py, poke.py.
+Read on: asm.py; schema.py for the form of the JSON.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import AssemblyError, PartialPatchError
-
-if TYPE_CHECKING:
-    from a64patch.a64.operands import Names
-
-_WORD = re.compile(r"\s*([0-9a-fA-F]{8})\s*", re.ASCII)
-
-
-def words_of(text: str, address: int = 0, names: Names | None = None) -> list[int]:
-    """The words of `ASM; ASM`, the first at `address` (bytes). Eight hex digits are a word as it is.
-
-    AssemblyError when there is no instruction.
-    """
-    return [word for word, _ in instructions_of(text, address, names)]
-
-
-def instructions_of(text: str, address: int = 0, names: Names | None = None) -> list[tuple[int, str]]:
-    """As `words_of`, with the text of each instruction as it was typed; empty for a word of eight hex digits."""
-    from a64patch.a64.assembler import assemble_one
-    from a64patch.a64.source import statements
-
-    found: list[tuple[int, str]] = []
-    for part in map(str.strip, statements(text)):
-        if part:
-            word = _WORD.fullmatch(part)
-            place = address + INSN_SIZE * len(found)
-            found.append((int(word[1], 16), "") if word else (assemble_one(part, place, names), part))
-    if not found:
-        raise AssemblyError("there is no instruction in an empty text")
-    return found
 
 
 def parse_address(text: str, count: int = 1) -> int:

@@ -436,6 +436,18 @@ class Journal:
             return entry
         raise JournalError(f"the journal {self.path} has no entry {number}; `{self.command('log')}` lists them")
 
+    def patch_of(self, entry: Entry) -> str:
+        """The assembly diff of an entry. An entry that reverts another has the other's diff, reversed.
+
+        JournalError when the other entry is damaged; PatchFormatError when its diff is.
+        """
+        from a64patch.patch.asmdiff import parse, reverse, to_text
+
+        turned = False
+        while entry.reverts and not entry.patch:
+            entry, turned = self.entry(entry.reverts), not turned
+        return to_text(reverse(parse(entry.patch))) if turned and entry.patch else entry.patch
+
     def _select(self, condition: str, *values: int | str) -> list[Entry]:
         if self._connection is None:
             return []
