@@ -15,11 +15,12 @@ import pytest
 
 from a64patch.cli import schema
 from a64patch.cli.main import COMMANDS
-from a64patch.errors import PartialPatchError
+from a64patch.errors import PartialPatchError, TargetError
 from a64patch.openers import open_target
 from a64patch.patch.journal import EntryState, Journal
 from a64patch.patch.plan import State
 from a64patch.proof.prove import Verdict
+from a64patch.targets.file import FileTarget
 from tests.cli.running import Run, document
 from tests.proof.catalogue import PAPER
 from tests.support import assemble, link
@@ -215,6 +216,25 @@ def test_an_entry_that_was_cut_off(run: Run, place: Path) -> None:
     assert (first["ended"], first["state"], second["state"]) == (None, "open", "partial")
     assert first["base"] == "0x0"
     assert [each["was"] for each in document("recover", run("recover", "--json"))] == ["open", "partial"]
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(("command", "status"), [("status fix.patch program", 2), (APPLY, 0)])
+def test_an_error_behind_the_document_makes_no_second_one(
+    run: Run, command: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: FileTarget) -> None:
+        raise TargetError("the connection was lost")
+
+    monkeypatch.setattr(FileTarget, "close", fail)
+    ran = run(*command.split(), "--json")
+    found = document(command.split()[0], ran)
+    assert ran.status == status
+    assert "the connection was lost" in ran.err
+    if status:
+        assert found["error"]["sentence"] == "the connection was lost"
+    else:
+        assert (found["state"], found["entry"]) == ("applied", 1)
 
 
 @pytest.mark.usefixtures("place")

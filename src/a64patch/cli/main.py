@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import io
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from typing import Any, NoReturn
 
 from a64patch import errors
@@ -92,7 +93,7 @@ class _Parser(argparse.ArgumentParser):
         meant = get_close_matches(wrong[1].partition("=")[0], known, 1, 0.75) if wrong else []
         message = f"{message}; did you mean {meant[0]}?" if meant else message
         if self.as_json:
-            _print_failure(UsageError(message), WRONG)
+            _print_document("", UsageError(message), WRONG, {})
         super().error(message)
 
 
@@ -167,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
     """Run the command. The outcome decides the exit status; printing does not."""
     # argparse takes the shorter forms too.
+    document = io.StringIO()
+    """The JSON, held back until nothing can fail any more: there is one document only."""
     as_json = any(len(word) > 3 and "--json".startswith(word) for word in arguments)
     try:
         if not arguments or arguments[0] not in COMMANDS:
@@ -178,7 +181,9 @@ def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
         parser.as_json = as_json
         # Options may stand anywhere.
         parser.parse_intermixed_args(arguments[1:], parsed)
-        status: int = parsed.run(parsed)
+        with redirect_stdout(document) if as_json else nullcontext():
+            status: int = parsed.run(parsed)
+        sys.stdout.write(document.getvalue())
         sys.stdout.flush()
     except ReaderGoneError:
         return DONE
@@ -189,7 +194,7 @@ def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
         status, sentence = _interrupted(parsed)
         say(sentence)
         if as_json:
-            _print_failure(KeyboardInterrupt(sentence), status)
+            _print_document(document.getvalue() if status == DONE else "", KeyboardInterrupt(sentence), status, {})
         return status
     except Exception as error:
         if os.environ.get("A64PATCH_DEBUG"):
@@ -197,18 +202,22 @@ def _status(arguments: Sequence[str], parsed: argparse.Namespace) -> int:
         status = _report(error)
         if parsed.outcome is not None:
             say(_done(parsed))
-            return DONE
+            status = DONE
         if as_json:
-            # After a patch that failed half way, what was planned is not the state of the target.
-            _print_failure(error, status, {} if status == HALF_WAY else parsed.facts)
+            # After a patch that failed half way, or was done, the plan is not the state of the target.
+            facts = parsed.facts if status in (REFUSED, WRONG) else {}
+            _print_document(document.getvalue() if status == DONE else "", error, status, facts)
     return status
 
 
-def _print_failure(error: BaseException, status: int, facts: dict[str, Any] | None = None) -> None:
-    """Print as JSON why a command failed, and what it had found out before."""
+def _print_document(document: str, error: BaseException, status: int, facts: dict[str, Any]) -> None:
+    """Print the JSON document of a command; an empty one becomes an error, behind the facts found out before."""
     from a64patch.cli.text import failure_of, print_json
 
-    print_json({**(facts or {}), "error": failure_of(error, status)})
+    if document:
+        sys.stdout.write(document)
+    else:
+        print_json({**facts, "error": failure_of(error, status)})
 
 
 def _done(parsed: argparse.Namespace) -> str:
