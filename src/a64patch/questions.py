@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     Maker = Callable[[tuple[Site, ...]], Question]
 
+_FAR = 1 << 66
+"""Bytes between made-up addresses: more than between any two real ones."""
+_UNKNOWN = 0
+"""UDF #0, which a proof takes for everything that a word may be."""
 MOST_QUESTIONS = 500
 """Distinct sites of one patch that are proved; about 20 ms each."""
 
@@ -188,35 +192,53 @@ def of_plan(plan: Plan, target: Target, setting: Setting) -> dict[Question, list
     spans = [(site.start, site.end) for site in plan.sites]
     protocol = setting.by_words(plan.changes, spans, plan.method if plan.cpus else None)
     make = setting.on(target, protocol) if plan.cpus else setting.anywhere(protocol)
+    # Where no CPU executes the target, nobody looked for ways into the middle.
+    ways = {site.start: (bool(site.entered or site.unknown), not site.unknown) for site in plan.sites if plan.cpus}
     return _of_changes(
-        plan.changes, spans, lambda address: from_bytes(target.read(address, 4))[0], target.symbols.describe, make
-    )
+        plan.changes, spans, lambda address: from_bytes(target.read(address, 4))[0], target.symbols.describe, make,
+        lambda start: ways.get(start, (True, True)),
+    )  # fmt: skip
 
 
 def of_patch(diff: AsmDiff, setting: Setting) -> dict[Question, list[str]]:
-    """The questions by the words of the patch, or by their texts. Hunks get made-up addresses far from each other."""
-    from a64patch.patch.plan import fill
+    """The questions by the words of the patch, or by their texts.
+
+    Each symbol gets a made-up address far from all others. So hunks near each other in one function are one site, as in
+    a plan. The words between them are not known. RequestError for hunks that overlap.
+    """
+    from a64patch.a64.names import number_of, parse_site
+    from a64patch.patch.plan import fill, spans_of_hunks
     from a64patch.targets.section import Change
 
-    changes: list[Change] = []
-    spans: list[tuple[int, int]] = []
+    hunks: list[list[Change]] = []
     words: dict[int, int] = {}
     places: dict[int, str] = {}
-    for number, hunk in enumerate(fill(diff).hunks):
+    bases: dict[tuple[str, str], int] = {}
+    for hunk in fill(diff).hunks:
+        site = parse_site(hunk.site)
+        assert site is not None
+        symbol, offset = (site.owner, site.name), site.offset
+        if site.is_number:
+            symbol, offset = (site.owner, ""), number_of(site.name) + offset
+        start = bases.setdefault(symbol, _FAR * len(bases)) + offset
+        changes: list[Change] = []
         for index, (old, new) in enumerate(zip(hunk.old, hunk.new, strict=True)):
             assert old.word is not None
             assert new.word is not None
-            address = (number << 24) + 4 * index
+            address = start + 4 * index
+            if address in words:
+                raise RequestError(f"two hunks of the patch have the word at {places[address]}: join them to one hunk")
             words[address] = old.word
             places[address] = f"{hunk.site}{f'+{4 * index:#x}' if index else ''}"
             if old.word != new.word:
                 changes.append(Change(address, old.word, new.word))
-        own = [change.address for change in changes if change.address >> 24 == number]
-        spans += [(own[0], own[-1] + 4)] if own else []
-    if not changes:
+        hunks.append(changes)
+    if not any(hunks):
         return {}
-    make = setting.anywhere(setting.by_words(changes, spans))
-    return _of_changes(changes, spans, words.__getitem__, places.__getitem__, make)
+    spans = spans_of_hunks(hunks, setting.profile)
+    every = [change for changes in hunks for change in changes]
+    make = setting.anywhere(setting.by_words(every, spans))
+    return _of_changes(every, spans, lambda address: words.get(address, _UNKNOWN), places.__getitem__, make)
 
 
 def of_words(old: Sequence[int], new: Sequence[int], setting: Setting) -> dict[Question, list[str]]:
@@ -236,15 +258,22 @@ def _of_changes(
     word_at: Callable[[int], int],
     describe: Callable[[int], str],
     make: Maker,
+    ways_into: Callable[[int], tuple[bool, bool]] = lambda start: (True, True),
 ) -> dict[Question, list[str]]:
-    """The distinct questions of the sites in these spans, each with its places. `word_at` gives unchanged words."""
+    """The distinct questions of the sites in these spans, each with its places. `word_at` gives unchanged words.
+
+    `ways_into` gives `Site.comes_back` and `Site.kept_out` of the site at an address.
+    """
     from a64patch.proof.cases import Site
 
     words = {change.address: (change.old, change.new) for change in changes}
     questions: dict[Question, list[str]] = {}
     for start, end in spans:
         pairs = [words.get(address) or (word_at(address),) * 2 for address in range(start, end, 4)]
-        site = Site(tuple(old for old, _ in pairs), tuple(new for _, new in pairs))
+        comes_back, kept_out = ways_into(start)
+        site = Site(
+            tuple(old for old, _ in pairs), tuple(new for _, new in pairs), comes_back=comes_back, kept_out=kept_out
+        )
         questions.setdefault(make((site,)), []).append(describe(start))
     return questions
 

@@ -7,7 +7,7 @@ Planning reads the target and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
@@ -181,7 +181,7 @@ def make_plan(
     plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), (), by_meaning, profile, cpus)
     if not plan.changes:
         return plan
-    spans = _spans(hunks, profile)
+    spans = spans_of_hunks([hunk.changes for hunk in hunks], profile)
     method, reason = method_for(target.capabilities, plan.changes, spans, profile)
     if together and cpus and len(spans) > 1:
         method, reason = "stop", "all hunks change together"
@@ -205,8 +205,8 @@ def _implied_nops(hunks: Sequence[PlannedHunk], target: Target) -> Iterator[Haza
             )
 
 
-def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
-    """From the first to the last changed word of each hunk.
+def spans_of_hunks(hunks: Iterable[Sequence[Change]], profile: str) -> list[tuple[int, int]]:
+    """From the first to the last changed word of each hunk, ascending. A hunk is its changes, in ascending order.
 
     Hunks with less than JOIN bytes between them make one span, unless each is a single word that may race.
     """
@@ -216,7 +216,7 @@ def _spans(hunks: Sequence[PlannedHunk], profile: str) -> list[tuple[int, int]]:
 
     spans: list[tuple[int, int]] = []
     before: Sequence[Change] = ()
-    for changes in sorted((hunk.changes for hunk in hunks if hunk.changes), key=lambda each: each[0].address):
+    for changes in sorted(filter(None, hunks), key=lambda each: each[0].address):
         start, end = changes[0].address, changes[-1].address + INSN_SIZE
         if spans and start - spans[-1][1] < JOIN and not (races(before) and races(changes)):
             spans[-1] = (spans[-1][0], end)
