@@ -295,7 +295,11 @@ def test_the_schema_is_one() -> None:
 def test_words_for_states_and_verdicts_are_those_of_the_code() -> None:
     states = {state.value for kind in (State, EntryState) for state in kind}
     assert set(schema.FIELDS["state"][0]["enum"]) == states
-    assert set(schema.FIELDS["verdict"][0]["enum"]) == {verdict.value for verdict in Verdict} | {"Allowed", "Forbidden"}
+    assert set(schema.FIELDS["verdict"][0]["enum"]) == {verdict.value for verdict in Verdict} | {
+        "Allowed",
+        "Forbidden",
+        "Unknown",
+    }
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -49,3 +49,68 @@ def test_json_has_the_witness_or_the_cycle(tmp_path: Path, capsys: pytest.Captur
     assert any("P0: F P0:f=0xd503201f" in event for event in allowed["witness"])
     assert forbidden["witness"] == []
     assert {"IC-ca", "DSB-ob"} <= {relation for _, relation, _ in forbidden["cycle"]}
+
+
+# x0 is 1 at the end if a load sees the store. `W1` counts rounds; `f` loads `x` when it is called.
+MESSAGE = """AArch64 {name}
+{{ 0:X1=x; 1:X1=x; 1:X9={pointer}; }}
+ P0 | P1 ;
+{rows}
+exists ({condition})
+"""
+LOOPS = {
+    # The outcome needs a fourth and a fifth round, which are certain.
+    "count": (["MOV W0,#1 | MOV W2,#0", "STR W0,[X1] | L:", " | ADD W2,W2,#1", " | CMP W2,#5", " | B.NE L"], "1:X2=5"),
+    # Four calls of one function in a straight line.
+    "calls": (
+        ["MOV W0,#1 | MOV W2,#0", "STR W0,[X1] | BL f", *[" | BL f"] * 3, " | B e", " | f: LDR W0,[X1]",
+         " | ADD W2,W2,W0", " | RET", " | e: NOP"],
+        "1:X2=4",
+    ),
+}  # fmt: skip
+SPIN = (
+    ["MOV W0,#1 | MOV W2,#0", "STR W0,[X1] | L: LDR W0,[X1]", " | ADD W2,W2,#1", " | CBZ W0,L", " | CMP W2,#5"],
+    "1:X2=5",
+)
+
+
+def message(name: str, rows: list[str], condition: str, pointer: str = "x") -> str:
+    return MESSAGE.format(name=name, pointer=pointer, rows="\n".join(f" {row} ;" for row in rows), condition=condition)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_that_guesses_nothing_runs_to_its_end(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These were Forbidden: a path with more than three visits of an address was left out in silence."""
+    assert main(["litmus", saved(tmp_path, name, message(name, *LOOPS[name]))]) == 0
+    assert capsys.readouterr().out == f"{name}\tAllowed\n"
+
+
+def test_a_loop_that_was_left_too_early_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = saved(tmp_path, "spin", message("spin", *SPIN))
+    assert main(["litmus", file]) == 1
+    assert capsys.readouterr().out == "spin\tUnknown: P1 was not followed further than P1:L\n"
+    assert main(["litmus", "--visits", "5", file]) == 0
+    assert capsys.readouterr().out == "spin\tAllowed\n"
+    assert main(["litmus", "--json", file]) == 1
+    answer = json.loads(capsys.readouterr().out)[0]["models"]["arm"]
+    assert (answer["verdict"], answer["reason"]) == ("Unknown", "P1 was not followed further than P1:L")
+    # What was seen stays Allowed, however long the loop is.
+    assert main(["litmus", saved(tmp_path, "seen", message("seen", SPIN[0], "1:X2=3"))]) == 0
+    assert capsys.readouterr().out == "seen\tAllowed\n"
+
+
+def test_an_access_outside_memory_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["MOV W0,#1 | LDR X2,[X9]", "STR W0,[X1] | MOV W3,#1"]
+    assert main(["litmus", saved(tmp_path, "out", message("out", rows, "1:X3=1", "0x1234"))]) == 1
+    assert capsys.readouterr().out == "out\tUnknown: P1 may end by an access to 0x1234, which is not modelled\n"
+    # A thread whose address is good in each execution leaves nothing.
+    assert main(["litmus", saved(tmp_path, "in", message("in", rows, "1:X3=2"))]) == 0
+    assert capsys.readouterr().out == "in\tForbidden\n"
+
+
+@pytest.mark.parametrize("visits", ["0", "101", "-1"])
+def test_visits_are_bounded(visits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["litmus", "--visits", visits, saved(tmp_path, "SM", TESTS["SM"].text)]) == 2
+    assert "give 1 to 100" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from a64patch.cli.output import say
 from a64patch.cli.text import failure_of, print_json
-from a64patch.errors import FormatError, ScopeError, TargetError
+from a64patch.errors import FormatError, RequestError, ScopeError, TargetError
 
 if TYPE_CHECKING:
     from a64patch.proof.litmus import Litmus
@@ -25,9 +25,11 @@ examples:
   a64patch litmus --json MP.litmus               with the execution that shows it, or a cycle that forbids it
 For forall, Allowed means that an execution breaks it. Not modelled: faults and their handlers, page tables, tags,
 accesses of mixed size, shareability domains (NSH barriers order nothing), IC IALLU, cache maintenance by set and way.
-Exit status 0: all answered; 1: a test is not covered by the model; 2: a file is unreadable or no litmus test."""
+Unknown: nothing was found, but a loop was left too early (--visits N follows it further), or a thread left the memory.
+Exit status 0: all answered; 1: a test is Unknown or not covered by the model; 2: a file is unreadable or no test."""
 
 _ANSWERED, _REFUSED, _WRONG = 0, 1, 2
+_UNKNOWN = "Unknown"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,25 +38,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", choices=("arm", "esop", "both"), default="arm", help="whose axioms (default: arm, the current ones)"
     )
+    parser.add_argument("--visits", type=int, metavar="N", default=3, help="follow each loop N times (default: 3)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each file, even if others fail. Returns the worst exit status."""
     from a64patch.proof.arm_now import ArmNow
     from a64patch.proof.esop2020 import Esop2020
-    from a64patch.proof.litmus import LARGEST, parse
+    from a64patch.proof.litmus import LARGEST, MOST_VISITS, parse
 
     models: list[Model] = []
     if arguments.model != "esop":
         models.append(ArmNow())
     if arguments.model != "arm":
         models.append(Esop2020())
+    if not 1 <= arguments.visits <= MOST_VISITS:
+        raise RequestError(f"--visits {arguments.visits} is out of range: give 1 to {MOST_VISITS}")
     status = _ANSWERED
     facts: list[dict[str, Any]] = []
     for file in arguments.files:
         name = Path(file).name.removesuffix(".litmus")
         try:
-            test = parse(_read(file, LARGEST), file)
+            test = parse(_read(file, LARGEST), file, arguments.visits)
             results = [(model, test.verdict(model)) for model in models]
         except ScopeError as error:
             status = max(status, _REFUSED)
@@ -68,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             facts.append({"file": file, "name": test.name, **_facts(test, results)})
             line = f"{test.name}\t{_verdict(results)}"
+            if any(_word(result) == _UNKNOWN for _, result in results):
+                status = max(status, _REFUSED)
         if not arguments.json:
             print(line)
     if arguments.json:
@@ -86,15 +93,18 @@ def _read(file: str, largest: int) -> str:
         raise FormatError(f"{file} is no litmus test: byte {error.start} is not UTF-8") from error
 
 
-def _word(allowed: bool) -> str:
-    return "Allowed" if allowed else "Forbidden"
+def _word(result: Result) -> str:
+    if result.allowed:
+        return "Allowed"
+    return _UNKNOWN if result.left_out else "Forbidden"
 
 
 def _verdict(results: list[tuple[Model, Result]]) -> str:
-    verdicts = {result.allowed for _, result in results}
-    if len(verdicts) == 1:
-        return _word(verdicts.pop())
-    return ", ".join(f"{_word(result.allowed)} ({model.name})" for model, result in results)
+    words = {_word(result) for _, result in results}
+    reason = next((f": {result.left_out}" for _, result in results if result.left_out), "")
+    if len(words) == 1:
+        return words.pop() + reason
+    return ", ".join(f"{_word(result)} ({model.name})" for model, result in results) + reason
 
 
 def _facts(test: Litmus, results: list[tuple[Model, Result]]) -> dict[str, Any]:
@@ -102,7 +112,8 @@ def _facts(test: Litmus, results: list[tuple[Model, Result]]) -> dict[str, Any]:
     for model, result in results:
         x = result.witness
         found[model.name] = {
-            "verdict": _word(result.allowed),
+            "verdict": _word(result),
+            "reason": result.left_out,
             "executions": result.statistics.complete,
             "choices": result.statistics.choices,
             "cut": result.statistics.cut,

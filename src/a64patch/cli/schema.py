@@ -145,7 +145,10 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "unanswered": (_list_of(_TEXT), "steps that nobody answers for"),
     "unpredictable": (_TEXT, "why the word is CONSTRAINED UNPREDICTABLE"),
     "unrestored": (_list_of(_ADDRESS), "the words that are not known to be the old ones"),
-    "verdict": (_one_of("SAFE", "UNSAFE", "UNKNOWN", "Allowed", "Forbidden"), "of a proof, or of a model on a test"),
+    "verdict": (
+        _one_of("SAFE", "UNSAFE", "UNKNOWN", "Allowed", "Forbidden", "Unknown"),
+        "of a proof, or of a model on a test",
+    ),
     "warnings": (_list_of(_TEXT), "sentences that go to stderr without --json"),
     "was": (_one_of("open", "partial"), "the entry's state before"),
     "while_changing": (_object("calls"), "calls while the code was changed"),
@@ -191,7 +194,7 @@ OBJECTS: dict[str, str] = {
     "disassembled": "address word text",
     "test": "file name quantifier models",
     "unanswered-test": "file name error",
-    "answer": "verdict executions choices cut witness cycle",
+    "answer": "verdict reason executions choices cut witness cycle",
     "scenario": "scenario old_text new_text while_changing afterwards lesson",
     "calls": "old_calls torn_calls new_calls",
 }  # fmt: skip

@@ -24,6 +24,7 @@ from a64patch.proof.traces import Behaviours, Trace, behaviours
 
 LARGEST = 1 << 16
 """The most characters of one test."""
+MOST_VISITS = 100
 _MOST_THREADS = 16
 _MOST_INSTRUCTIONS = 256
 _MOST_CLAUSES = 256
@@ -75,6 +76,7 @@ class Litmus:
     def verdict(self, model: Model, known: Behaviours | None = None) -> Result:
         """Whether some execution satisfies the proposition (for `forall`: breaks the test's proposition).
 
+        If none was found and `Result.left_out` is not empty, there is no answer: an execution may have been missed.
         `known` is `behaviours(self.program)`, for callers that ask several models.
         """
         known = known or behaviours(self.program)
@@ -112,12 +114,12 @@ def _query(clause: tuple[Literal, ...]) -> Query:
     return Query(trace=trace if registers else None, memory=memory, execution=memory_agrees if others else None)
 
 
-def parse(text: str, origin: str = "litmus test") -> Litmus:
-    """The test in this text. `origin` names the text in errors.
+def parse(text: str, origin: str = "litmus test", visits: int = Program.visits) -> Litmus:
+    """The test in this text. `origin` names the text in errors; `visits` is that of Program.
 
     FormatError, with line and column, when the text is no litmus test. ScopeError when the models do not cover it.
     """
-    return _Parser(text, origin).parse()
+    return _Parser(text, origin, visits).parse()
 
 
 @lru_cache(maxsize=4096)
@@ -126,8 +128,9 @@ def _word(text: str) -> int:
 
 
 class _Parser:
-    def __init__(self, text: str, origin: str) -> None:
+    def __init__(self, text: str, origin: str, visits: int) -> None:
         self.origin = origin
+        self.visits = visits
         if len(text) > LARGEST:
             raise FormatError(f"{origin}: {len(text)} characters, a litmus test has at most {LARGEST}")
         self.text = text
@@ -182,7 +185,7 @@ class _Parser:
         quantifier, clauses = self._condition(found.start(), len(columns), memory)
         names = {address: name for name, address in {**self.data, **self.labels}.items()}
         threads = tuple(Thread(entry, registers.get(number, {}), f"P{number}") for number, entry in enumerate(entries))
-        program = Program(threads, code, memory, idc=idc, dic=dic, names=names)
+        program = Program(threads, code, memory, idc=idc, dic=dic, names=names, visits=self.visits)
         return Litmus(words[1], program, quantifier, tuple(clauses), {**self.data, **self.labels})
 
     def _header(self, head: str) -> tuple[bool, bool]:

@@ -59,7 +59,9 @@ class Program:
     eos: bool = True
     line: int = 4
     visits: int = 3
-    """How often a thread may execute the same address; a path with more visits is given up and counted as cut."""
+    """How often a thread may execute an address with one return address (X30) and a new guess before each visit
+    (traces.py). A path with more is given up and counted as cut. So calls in a straight line run to their end, as do
+    loops that guess nothing."""
     names: Mapping[int, str] = field(default_factory=dict)
     """Names of addresses, for people."""
     windows: tuple[range, ...] = ()

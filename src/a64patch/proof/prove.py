@@ -253,8 +253,8 @@ class _Prover:
             return None
         self.proof.searches += 1
         result = search(case.program, model, query(case, name, model, self.question.profile), self._behaviours(case))
-        if not result.allowed and result.statistics.cut:
-            self.unknown("the site has a loop, which was followed only so far")
+        if result.left_out:
+            self.unknown(f"the site has a loop: {result.left_out}")
         return result if result.allowed else None
 
     def _require_told(self, case: Case) -> None:

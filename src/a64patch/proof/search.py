@@ -22,7 +22,7 @@ from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model, Named
 from a64patch.proof.program import Program
 from a64patch.proof.relations import ThreadOrder, bits, closed
-from a64patch.proof.traces import Behaviours, Event, Trace, behaviours
+from a64patch.proof.traces import ACCESS, Behaviours, Event, Trace, behaviours
 
 Rows = list[int]
 """For each event, the set of the events ordered after it, and itself."""
@@ -78,6 +78,8 @@ class Result:
     cycle: list[tuple[str, str, str]] = field(default_factory=list)
     """When forbidden, the cycle of the most complete attempt: event, relation, next event. The last leads to the first.
     """
+    left_out: str = ""
+    """Why an execution may have been missed; empty when all were looked at, or one was found."""
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -94,7 +96,22 @@ def search(program: Program, model: Model, query: Query, known: Behaviours | Non
     run.statistics.traces = tuple(len(traces) for traces in known.traces)
     run.statistics.cut = known.cut
     witness = next(run.executions(known), None)
-    return Result(witness is not None, witness, run.statistics, [] if witness else run.explain())
+    if witness is not None:
+        return Result(True, witness, run.statistics)
+    return Result(False, None, run.statistics, run.explain(), known.left_out or _escape(program, model, known))
+
+
+def _escape(program: Program, model: Model, known: Behaviours) -> str:
+    """A clause about a thread that some execution ends by an access to other memory; empty when no execution does."""
+    for number, traces in enumerate(known.traces):
+        ends = sorted({trace.end for trace in traces if trace.end.startswith(ACCESS)})
+        for end in ends:
+            query = Query(trace=lambda which, trace, number=number, end=end: which != number or trace.end == end)  # type: ignore[misc]
+            if next(_Search(program, model, query).executions(known), None) is not None:
+                return (
+                    f"{program.threads[number].name or f'thread {number}'} may end by an {end}, which is not modelled"
+                )
+    return ""
 
 
 def executions(program: Program, model: Model, query: Query, known: Behaviours | None = None) -> Iterator[Execution]:

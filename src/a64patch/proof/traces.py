@@ -22,6 +22,11 @@ MOST_TRACES = 20_000
 """The most traces of one thread; a program with more is refused."""
 MOST_EVENTS = 400
 """The most events of one trace; a longer path is given up."""
+MOST_STEPS = 5_000
+"""The most instructions of one trace, likewise."""
+
+ACCESS = "access to "
+"""How the end of a trace begins whose last access is outside the program's memory."""
 
 CTR_IDC, CTR_DIC = 1 << 28, 1 << 29
 _CTR_LINES = 0x8444C004
@@ -80,8 +85,8 @@ class _State:
     """The state of a thread between two instructions."""
 
     __slots__ = (
-        "ctrl", "elr", "end", "events", "flags", "interrupts", "masked", "monitor", "path", "pc", "pick_ctrl",
-        "registers", "skip_interrupt", "visits",
+        "ctrl", "elr", "end", "events", "flags", "guesses", "interrupts", "masked", "monitor", "path", "pc",
+        "pick_ctrl", "registers", "skip_interrupt", "visits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -90,7 +95,9 @@ class _State:
         self.flags = (0, 0, 0)
         self.events: list[Event] = []
         self.path: list[tuple[int, int]] = []
-        self.visits: dict[int, int] = {}
+        self.guesses = 0
+        self.visits: dict[tuple[int, int], tuple[int, int]] = {}
+        """By address and X30: the number of visits that a guess came before, and `guesses` at the last one."""
         self.ctrl = 0
         self.pick_ctrl = 0
         self.monitor = -1
@@ -107,6 +114,7 @@ class _State:
         other.flags = self.flags
         other.events = self.events.copy()
         other.path = self.path.copy()
+        other.guesses = self.guesses
         other.visits = self.visits.copy()
         other.ctrl = self.ctrl
         other.pick_ctrl = self.pick_ctrl
@@ -140,6 +148,7 @@ class _Runner:
         self.windows = {address: window for window in program.windows for address in window}
         self.used = set[int]()
         self.cut = 0
+        self.left_out = ""
         self.pending: list[_State] = []
 
     def run(self) -> list[Trace]:
@@ -165,6 +174,7 @@ class _Runner:
             if state.interrupts < self.most_interrupts and not state.masked and not state.skip_interrupt:
                 other = state.copy()
                 other.interrupts += 1
+                other.guesses += 1
                 self._enter(other, "irq", other.pc, other.pc, 0, self.thread.irq_vector)
                 state.skip_interrupt = True
                 self.pending += (state, other)
@@ -177,13 +187,16 @@ class _Runner:
             if pc not in self.code:
                 state.end = "done"
                 break
-            count = state.visits.get(pc, 0)
+            # A function that is called from several places is no loop: its return address differs.
+            place = (pc, state.get(30)[0])
+            count, guesses = state.visits.get(place, (0, -1))
             if count and self.program.simple and pc in self.windows:
                 return False
-            if count >= self.program.visits or len(state.events) > MOST_EVENTS:
-                self.cut += 1
+            count += guesses != state.guesses
+            if count > self.program.visits or len(state.events) > MOST_EVENTS or len(state.path) > MOST_STEPS:
+                self._give_up(pc)
                 return False
-            state.visits[pc] = count + 1
+            state.visits[place] = (count, state.guesses)
             words = self.domains.words(pc)
             if words is None:
                 state.path.append((pc, self.code[pc]))
@@ -191,6 +204,7 @@ class _Runner:
                     return False
                 continue
             self.used.add(pc)
+            state.guesses += len(words) > 1
             for word in words[1:] if pc not in self.program.pinned else ():
                 self._fetched(other := state.copy(), pc, word)
                 if self._execute(other, pc, word):
@@ -199,6 +213,11 @@ class _Runner:
             if not self._execute(state, pc, words[0]):
                 return False
         return True
+
+    def _give_up(self, pc: int) -> None:
+        self.cut += 1
+        name = self.thread.name or f"thread {self.number}"
+        self.left_out = self.left_out or f"{name} was not followed further than {self.program.name_of(pc)}"
 
     def _fetched(self, state: _State, pc: int, word: int) -> None:
         state.path.append((pc, word))
@@ -287,6 +306,7 @@ class _Runner:
         """Follow the flow of control of one word in a window, and nothing else of it (Program.windows)."""
         op = flow(word)
         state.pc = pc + 4
+        state.guesses += op.kind in ("either", "anywhere")
         if self.program.guards.get(pc) == word:
             self._enter(state, "brk", pc, pc, word, self.thread.sync_vector)
         elif op.kind == "nop" or self.program.falls_through:
@@ -314,11 +334,12 @@ class _Runner:
     def _come_back(self, state: _State) -> None:
         """End the thread outside; let forks come back from there, if it may once more."""
         outside = self.program.outside
-        count = state.visits.get(outside, 0)
+        count, _ = state.visits.get((outside, 0), (0, 0))
         if count < self.program.returns:
             other = state.copy()
-            other.visits = {at: number for at, number in other.visits.items() if at not in self.windows}
-            other.visits[outside] = count + 1
+            other.guesses += 1
+            other.visits = {place: seen for place, seen in other.visits.items() if place[0] not in self.windows}
+            other.visits[outside, 0] = (count + 1, 0)
             other.path.append((outside, self.code.get(outside, 0)))
             self._go(other, self.program.entries)
         state.end = "left"
@@ -400,7 +421,7 @@ class _Runner:
             pick_addr |= pick
         address &= MASK64
         if address not in self.program.memory and address not in self.code:
-            state.end = f"access to {address:#x}"
+            state.end = f"{ACCESS}{address:#x}"
             return True
         if address in self.code and op.size != 4:
             raise ScopeError(
@@ -413,6 +434,7 @@ class _Runner:
         self.used.add(address)
         mask = MASK32 if op.size == 4 else MASK64
         values = list(dict.fromkeys(value & mask for value in self.domains.values(address)))
+        state.guesses += len(values) > 1
         for value in values[1:]:
             self._load(other := state.copy(), op, pc, word, address, value, addr, pick_addr)
             self.pending.append(other)
@@ -453,6 +475,7 @@ class _Runner:
         monitor = state.monitor
         if op.exclusive:
             state.monitor = -1
+            state.guesses += 1
             failed = state.copy()
             failed.put(op.status, 1)
             self.pending.append(failed)
@@ -509,6 +532,8 @@ class Behaviours:
 
     traces: list[list[Trace]]
     cut: int
+    left_out: str
+    """A clause about the first path that was given up; empty when there is none."""
 
 
 def behaviours(program: Program) -> Behaviours:
@@ -524,6 +549,7 @@ def behaviours(program: Program) -> Behaviours:
     runs: list[list[Trace]] = [[] for _ in range(count)]
     used: list[set[int]] = [set() for _ in range(count)]
     cuts = [0] * count
+    left_out = [""] * count
     stale = set(range(count))
     interrupts = 0
     rounds = most_stored = 0
@@ -534,7 +560,7 @@ def behaviours(program: Program) -> Behaviours:
             runner = _Runner(program, number, domains, interrupts)
             runs[number] = runner.run()
             used[number] = runner.used | {address for trace in runs[number] for address, _ in trace.path}
-            cuts[number] = runner.cut
+            cuts[number], left_out[number] = runner.cut, runner.left_out
             for event in _stores(runs[number]):
                 if domains.add(event.address, event.value):
                     changed.add(event.address)
@@ -552,7 +578,7 @@ def behaviours(program: Program) -> Behaviours:
             interrupts = most
             stale |= {number for number in range(count) if program.threads[number].irq_vector is not None}
     _refuse_mixed_sizes(program, domains, runs)
-    return Behaviours(runs, sum(cuts))
+    return Behaviours(runs, sum(cuts), next(filter(None, left_out), ""))
 
 
 def _stored(trace: Trace) -> int:
