@@ -36,7 +36,7 @@ def parse_word(text: str) -> int:
 def failure_of(error: BaseException, status: int) -> dict[str, Any]:
     """An error for JSON. `status` is the exit status that it means."""
     facts = {
-        "name": type(error).__name__,
+        "name": next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_")),
         "sentence": str(error),
         "notes": list(getattr(error, "__notes__", ())),
         "exit_status": status,
