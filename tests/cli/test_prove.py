@@ -36,7 +36,17 @@ def test_safe_is_said_with_every_property(run: Run) -> None:
     assert ran.out.startswith(
         "SAFE: d503201f `nop` becomes 14000002 `b .+8` by kick, any number of CPUs, IDC=0 DIC=0 ("
     )
-    assert [line[:10] for line in ran.out.splitlines()[1:]] == [f"  P{number} holds" for number in (1, 2, 3)]
+    assert [line[:10] for line in ran.out.splitlines()[1:4]] == [f"  P{number} holds" for number in (1, 2, 3)]
+
+
+def test_safe_is_said_with_what_it_rests_on(run: Run) -> None:
+    """Once, whatever the number of sites, and with no other answer."""
+    out = run("prove", "--old", "nop", "--new", "b .+8", "--protocol", "kick", "--profile", "2023").out
+    assert out.count("SAFE if no sleeping or preempted task") == out.count("to issue 2023 of the manual's list") == 1
+    assert "branches on it and executes an ISB" in out
+    ran = run("prove", "--old", "add x0, x0, #1", "--new", "nop", "--protocol", "kick")
+    assert ran.status == 1
+    assert "SAFE if" not in ran.out
 
 
 def test_unsafe_comes_with_a_timeline_and_what_would_forbid_it(run: Run, tmp_path: Path) -> None:

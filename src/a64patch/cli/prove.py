@@ -81,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         for each in asked:
             for line in proving.lines(each):
                 print(line)
+        for line in proving.assumptions(asked):
+            print(line)
         example = next((proof for proof in proofs if proof and proof.counterexample), None)
         if example:
             for line in proving.counterexample(example, of):

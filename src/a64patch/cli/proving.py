@@ -81,6 +81,8 @@ def print_proofs(proofs: Sequence[Asked] | None, target: Target, method: str | N
     for asked in proofs:
         for line in lines(asked):
             print(line)
+    for line in assumptions(proofs):
+        print(line)
 
 
 def plan_facts(proofs: Sequence[Asked], target: Target, method: str | None) -> dict[str, Any]:
@@ -112,6 +114,13 @@ def lines(asked: Asked) -> Iterator[str]:
             yield f"  {name} holds: {sentence}"
     if proof.reason:
         yield f"  not answered completely: {proof.reason}"
+
+
+def assumptions(proofs: Sequence[Asked]) -> Iterator[str]:
+    """What the answers SAFE rest on, in three lines; nothing without one."""
+    found = next((asked.proof.assumptions for asked in proofs if asked.proof and asked.proof.assumptions), [])
+    for number, clause in enumerate(found):
+        yield f"{'        ' if number else 'SAFE if '}{clause}"
 
 
 def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
@@ -162,6 +171,7 @@ def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:
         "unanswered": list(question.unanswered),
         "profile": question.profile,
         "verdict": asked.verdict.value,
+        "assumptions": proof.assumptions if proof else [],
         "broken": {},
         "reason": f"not asked: this patch has more than {MOST_QUESTIONS} distinct sites",
         "searches": 0,

@@ -42,6 +42,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "act": (_TEXT, "what a step does, such as `ic`"),
     "address": (_ADDRESS, "bytes, in hex with `0x`"),
     "afterwards": (_object("calls"), "calls after the change"),
+    "assumptions": (_list_of(_TEXT), "what SAFE rests on; empty for another verdict"),
     "base": (_ADDRESS, "bytes from a symbol's address in its file to its address here"),
     "began": (_TIME, "UTC, ISO 8601"),
     "broadcast": (_BOOL, "cache maintenance by one CPU reaches all"),
@@ -185,8 +186,8 @@ OBJECTS: dict[str, str] = {
     "difference": "patch hunk_sites not_expressed",
     "canonical": "patch warnings",
     "check": "old_words new_words profile safe reason",
-    "proof": "places replacements protocol omitted executors idc dic broadcast unanswered profile verdict broken reason"
-    " searches seconds counterexample would_forbid?",
+    "proof": "places replacements protocol omitted executors idc dic broadcast unanswered profile verdict assumptions"
+    " broken reason searches seconds counterexample would_forbid?",
     "replacement": "old_words new_words",
     "counterexample": "property model timeline",
     "step": "step cpu act by",

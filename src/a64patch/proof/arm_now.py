@@ -29,9 +29,9 @@ def po_scl_ob(t: ThreadOrder) -> Edges:
 
 
 def dsb_ob(t: ThreadOrder) -> Edges:
-    """[M|DC|IC]; po; [dsb.full]; po; [~F]  |  [R]; po; [dsb.ld]; po; [~F]  |  [W]; po; [dsb.st]; po; [~F]"""
+    """[M|DC|IC]; po; [dsb.full]; po; [~F]  |  [R & returns]; po; [dsb.ld]; po; [~F]  |  [W]; po; [dsb.st]; po; [~F]"""
     yield from t.through(t.M | t.DC | t.IC, t.barrier("DSB", "sy"), t.all & ~t.F)
-    yield from t.through(t.R, t.barrier("DSB", "ld"), t.all & ~t.F)
+    yield from t.through(t.loads, t.barrier("DSB", "ld"), t.all & ~t.F)
     yield from t.through(t.W, t.barrier("DSB", "st"), t.all & ~t.F)
 
 
@@ -89,11 +89,11 @@ def bob(t: ThreadOrder) -> Edges:
     """The order from barriers, acquires and releases. Nothing here orders an IC or a fetch.
 
     [M]; po; [dmb.full]; po; [M]  |  [M]; po; [dmb.full]; po; [DC]  |  [DC]; po; [dmb.full]; po; [M|DC]
-    | [R]; po; [dmb.ld]; po; [M]  |  [W]; po; [dmb.st]; po; [W]
+    | [R & returns]; po; [dmb.ld]; po; [M]  |  [W]; po; [dmb.st]; po; [W]
     | [L]; po; [A]  |  [A|Q]; po; [M]  |  [M]; po; [L]  |  [A]; rmw; [L]; po; [M]
     """
     yield from t.through(t.M | t.DC, t.barrier("DMB", "sy"), t.M | t.DC)
-    yield from t.through(t.R, t.barrier("DMB", "ld"), t.M)
+    yield from t.through(t.loads, t.barrier("DMB", "ld"), t.M)
     yield from t.through(t.W, t.barrier("DMB", "st"), t.W)
     yield from t.ordered(t.L, t.A)
     yield from t.ordered(t.A | t.Q, t.M)

@@ -40,13 +40,13 @@ def bob(t: ThreadOrder) -> Edges:
     """Barriers, acquire and release.
 
     [M]; po; [dmb.full]  |  [dmb.full]; po; [M]  |  [dmb.full]; po; [DC]
-    | [R]; po; [dmb.ld]; po; [M]  |  [W]; po; [dmb.st]; po; [W]
+    | [R & returns]; po; [dmb.ld]; po; [M]  |  [W]; po; [dmb.st]; po; [W]
     | [L]; po; [A]  |  [A|Q]; po; [M]  |  [M]; po; [L]
     """
     full = t.barrier("DMB", "sy") | t.barrier("DSB", "sy")
     yield from t.ordered(t.M, full)
     yield from t.ordered(full, t.M | t.DC)
-    yield from t.through(t.R, t.barrier("DMB", "ld") | t.barrier("DSB", "ld"), t.M)
+    yield from t.through(t.loads, t.barrier("DMB", "ld") | t.barrier("DSB", "ld"), t.M)
     yield from t.through(t.W, t.barrier("DMB", "st") | t.barrier("DSB", "st"), t.W)
     yield from t.ordered(t.L, t.A)
     yield from t.ordered(t.A | t.Q, t.M)
@@ -62,7 +62,7 @@ def dsb_ob(t: ThreadOrder) -> Edges:
     dsb = t.barrier("DSB", "sy")
     yield from t.ordered(everything, dsb)
     yield from t.ordered(dsb, everything)
-    yield from t.through(t.R, t.barrier("DSB", "ld"), everything)
+    yield from t.through(t.loads, t.barrier("DSB", "ld"), everything)
     yield from t.through(t.W, t.barrier("DSB", "st"), everything)
 
 

@@ -26,10 +26,13 @@ from a64patch.proof.semantics import flow
 from a64patch.proof.traces import Behaviours, behaviours
 from a64patch.protocols import PROTOCOLS
 
-LIMITS = """\
-Not covered: shareability domains (NSH barriers order nothing), cache maintenance by set and way and IC IALLU, other
-memory types than Normal, stores of two words at once, accesses of the patched words to the protocol's own data, errata,
-and chips that do not keep to the model. A proof does not say when a CPU sees the new code."""
+ASSUMPTIONS = (
+    "no sleeping or preempted task, NMI or SDEI handler is inside a site of several words: a stop looks at CPUs only;",
+    "caches and CPUs keep to the model and to issue {profile} of the manual's list, and maintenance covers each line of"
+    " every CPU;",
+    "whoever waits for the patch by a flag reads it, branches on it and executes an ISB before the new code.",
+)
+"""What SAFE rests on, a clause each, with the profile of the question."""
 
 
 class Verdict(Enum):
@@ -95,6 +98,13 @@ class Proof:
     programs: int = 0
     searches: int = 0
     seconds: float = 0.0
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What the verdict rests on where it is SAFE; else empty."""
+        if self.verdict is not Verdict.SAFE:
+            return []
+        return [clause.format(profile=self.question.profile) for clause in ASSUMPTIONS]
 
     def __repr__(self) -> str:
         broken = f"({', '.join(sorted(self.broken))} broken)" if self.broken else ""

@@ -32,12 +32,16 @@ class ThreadOrder:
         self.all = (1 << self.size) - 1
         self.R = self.W = self.F = self.DC = self.IC = self.SGI = self.irq = self.cse = 0
         self.A = self.Q = self.L = 0
+        self.loads = 0
+        """R without the loads of atomics whose result is thrown away: what DMB LD and DSB LD order. Such an atomic is a
+        ST<OP>, "not regarded as doing a read" there (Arm ARM, C3.2, atomic instructions)."""
         self.barriers: dict[tuple[str, str], int] = {}
         for index, event in enumerate(trace.events):
             bit = 1 << index
             kind = event.kind
             if kind == "R":
                 self.R |= bit
+                self.loads |= event.returns * bit
                 if event.order == "A":
                     self.A |= bit
                 elif event.order == "Q":

@@ -59,6 +59,8 @@ class Event:
     pick_ctrl: int = 0
     rmw: int = -1
     """For the store of an atomic or exclusive pair, the index of its load; -1 for any other event."""
+    returns: bool = True
+    """False for the load of an atomic whose result goes to WZR or XZR: it is no read for DMB LD and DSB LD."""
     step: int = 0
     """The number of instructions executed up to and including this one."""
 
@@ -455,6 +457,7 @@ class _Runner:
         event = self._event(state, "R", pc, word, address, value, op.order)
         event.addr, event.pick_addr = addr, pick_addr
         if op.kind == "atomic":
+            event.returns = op.target != 31
             operand, stored, stored_pick = state.get(op.data)
             mask = MASK32 if op.size == 4 else MASK64
             assert op.compute
