@@ -313,9 +313,9 @@ def build(
         pinned += changed[free:]
         keep_out |= set(range(address + 4, end, 4))
         entries += changed[:free]
-        if all(each.kept_out for _, each in placed):
+        if site.comes_back and site.kept_out:
             keep_out.add(end)
-        elif falls_through and site.comes_back:
+        elif site.comes_back and falls_through:
             # Between two words of the small program lies all that is between them on the machine.
             keep_out.clear()
         for index, pair in enumerate(zip(site.old, site.new, strict=True)):
