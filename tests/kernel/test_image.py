@@ -11,9 +11,10 @@ import pytest
 from a64patch import open_target
 from a64patch.a64.generate import gen_nop
 from a64patch.errors import FormatError, MappingError, RequestError, SymbolError, TargetError
-from a64patch.kernel.image import KernelImage
+from a64patch.kernel.image import KernelImage, sized_columns
 from a64patch.patch.text import patch_text
 from a64patch.targets.elf import ElfFile
+from a64patch.targets.symbols import Symbol
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LAYOUTS, LINKED, TEXT_AT, build_kernel, call_each_other
 from tests.support import assemble
 
@@ -35,6 +36,12 @@ def test_names_stand_where_the_kernel_is_linked_to(tmp_path: Path, layout: str) 
         assert image.read(address, 8) == kernel.data[address - LINKED :][:8]
         assert image.code_ranges() == [(LINKED + TEXT_AT, kernel.symbols[-1][0])]
         assert [(s.address, s.type, s.name) for s in image.kernel_symbols()] == kernel.symbols
+
+
+def test_symbols_of_columns_have_every_field() -> None:
+    """They are made without the constructor, which would fill in what is missing."""
+    made = sized_columns([0x40, 0x80], "Td", ["code", "data"], "brd")
+    assert made == [Symbol("code", 0x40, 0x40, "brd", True), Symbol("data", 0x80, 0, "brd")]
 
 
 def test_base_is_read_from_its_relocation(tmp_path: Path) -> None:

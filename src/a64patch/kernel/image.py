@@ -221,5 +221,5 @@ def sized_columns(
     starts, places = numpy.unique(numpy.array(addresses, numpy.uint64), return_inverse=True)
     sizes = (numpy.append(starts[1:], starts[-1:]) - starts)[places].tolist()
     of_code = [kind in CODE_TYPES for kind in types]
-    rows = zip(names, addresses, sizes, repeat(module), of_code, repeat(ADDRESS_SPACE), strict=False)
+    rows = zip(names, addresses, sizes, repeat(module), of_code, repeat(ADDRESS_SPACE), repeat(""), strict=False)
     return list(map(partial(tuple.__new__, Symbol), rows))  # far faster than Symbol(...) for each of 200,000
