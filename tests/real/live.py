@@ -35,18 +35,27 @@ PID = Rewrite(
     r"^(?P<old>mrs x0, sp_el0\nbl __task_pid_nr_ns\nsxtw x0, w0\n)",
     lambda _: "mov x0, #0x2345\nmovk x0, #0x67, lsl #16\nadd x0, x0, #1\n",
 )
+_NO_BRANCH = r"(?!b|cbn?z|tbn?z|ret)"
+_NO_STORE = r"(?!st|cm)"
+_FRACTION = {"3": "mov x3, #1234\n", "5": "mov x5, #5678\n"}
 UPTIME = Rewrite(
     ("uptime_proc_show",),
-    # The last two that become arguments are the fractions.
-    r"^(?P<old>\w+ x[35], .*\n\w+ x[35], .*\n)bl seq_printf\n",
-    lambda _: "mov x3, #1234\nmov x5, #5678\n",
+    # The fractions are the arguments x3 and x5. No instruction uses either between its last change and the call.
+    rf"^(?P<old>{_NO_STORE}\w+ x(?P<one>[35]), .*\n(?P<between>(?:{_NO_BRANCH}(?!.*\b[xw](?P=one)\b).*\n)*)"
+    rf"{_NO_STORE}\w+ x(?!(?P=one))(?P<other>[35]), .*\n(?P<behind>(?:{_NO_BRANCH}(?!.*\b[xw][35]\b).*\n)*))"
+    r"bl seq_printf\n",
+    lambda found: f"{_FRACTION[found['one']]}{found['between']}{_FRACTION[found['other']]}{found['behind']}",
 )
 RAM = Rewrite(
     ("brd:brd_do_bvec", "brd:brd_submit_bio"),
-    # The arguments of memset(), in any order. A module may call it through a veneer that has no name.
-    r"^(?=(?:.*\n){0,2}\w+ x0, )(?=(?:.*\n){0,2}mov w1, #0\n)(?=(?:.*\n){0,2}\w+ x2, )"
-    r"(?P<old>(?P<first>.*\n.*\n)(?P<last>.*\n))bl ",
-    lambda found: f"{found['last']}{found['first']}".replace("mov w1, #0\n", "mov w1, #0xa5\n"),
+    # The arguments of memset(): three instructions in any order, or the second argument and what follows.
+    # A module may call it through a veneer that has no name.
+    r"^(?P<old>(?=(?:.*\n){0,2}\w+ x0, )(?=(?:.*\n){0,2}mov w1, #0\n)(?=(?:.*\n){0,2}\w+ x2, )"
+    r"(?P<first>.*\n.*\n)(?P<last>.*\n)"
+    rf"|(?P<clear>mov w1, #0\n)(?P<behind>(?:{_NO_BRANCH}(?!.*\b[xw]1\b).*\n)*\w+ x0, .*\n))bl ",
+    lambda found: "".join(found[part] or "" for part in ("last", "first", "behind", "clear")).replace(
+        "mov w1, #0\n", "mov w1, #0xa5\n"
+    ),
 )
 ALL_AT_ONCE = (PID, UPTIME, RAM)
 """Three sites, one of them in a module, whose effects live_load checks.
