@@ -279,6 +279,20 @@ def test_modules(tmp_path: Path) -> None:
     assert machine.code_with(MODULE_AT) == [pages], "its own code, not the kernel's"
 
 
+def test_a_module_with_variables_for_each_cpu_does_not_reach_over_the_kernel(tmp_path: Path) -> None:
+    """Linux lists these variables behind the kernel, as 7.2 does for ext4."""
+    kernel = build_kernel()
+    machine = Machine(kernel)
+    module = machine.load_module()
+    behind: list[Named] = [(LINKED + len(kernel.data) + 0x10_0000, "d", "each_cpu")]
+    path = tmp_path / "kallsyms"
+    path.write_text(listing(kernel.symbols) + listing([*module, *behind], 0, "ext4"))
+    table = attach(machine, path)
+    address = kernel.symbols[8][0]
+    assert table.extent(address) == (address, address + FUNCTION)
+    assert table.extent(module[-1][0]) is None, "the end of the module's last function is not known"
+
+
 def test_modules_that_are_elsewhere_now_are_refused(tmp_path: Path) -> None:
     kernel = build_kernel()
     machine = Machine(kernel)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import repeat
@@ -198,7 +199,11 @@ def _linked_to(data: bytes, base_at: int, first: int) -> int:
 
 
 def sized(symbols: Sequence[KernelSymbol]) -> list[Symbol]:
-    """Symbols with sizes, as `sized_columns`, ascending by address. Needs numpy."""
+    """Symbols with sizes, as `sized_columns`, ascending by address. Needs numpy.
+
+    Size 0 replaces the size of a module's symbol that would reach over a symbol of somebody else. Code and variables of
+    a module lie apart. /proc/kallsyms lists its variables for each CPU even behind the kernel.
+    """
     modules: dict[str, list[KernelSymbol]] = {}
     for symbol in symbols:
         modules.setdefault(symbol.module, []).append(symbol)
@@ -206,7 +211,14 @@ def sized(symbols: Sequence[KernelSymbol]) -> list[Symbol]:
     for module, own in modules.items():
         addresses, types, names, _ = zip(*own, strict=True)
         found += sized_columns(addresses, types, names, module)
-    return sorted(found, key=itemgetter(1)) if len(modules) > 1 else found
+    if len(modules) < 2:
+        return found
+    found.sort(key=itemgetter(1))
+    places = [each.address for each in found]
+    for number, each in enumerate(found):
+        if each.module and each.size and places[bisect_right(places, each.address, number)] < each.end:
+            found[number] = each._replace(size=0)
+    return found
 
 
 def sized_columns(
