@@ -30,6 +30,9 @@ from tests.support import GUARD_SECONDS, need, run
 CPUS = 4
 MEMORY = 1024
 """MiB."""
+PROCESSOR = "cortex-a72"
+PROCESSOR_16K = "neoverse-n1"
+"""One whose pages may have 16 KiB. Those of a Cortex-A72 have 4 or 64 KiB."""
 
 
 _MOST_CONSOLE = 1 << 22
@@ -199,6 +202,7 @@ class Guest:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
         tree = tree or packages.newest_kernel()
         kernel = kernel or tree.image
+        processor = PROCESSOR_16K if kernel.name.endswith("-16k") or tree.root.name.endswith("-16k") else PROCESSOR
         # A temporary directory of its own: the path of a unix socket may have 107 bytes only.
         self.directory = Path(tempfile.mkdtemp(prefix="a64patch-guest-"))
         self._console = bytearray()
@@ -216,7 +220,7 @@ class Guest:
                     [
                         # The kernel ends it when this process dies, however that happens.
                         *("setpriv", "--pdeathsig", "KILL", qemu),
-                        *("-M", "virt", "-cpu", "cortex-a72", "-smp", str(CPUS), "-m", str(MEMORY)),
+                        *("-M", "virt", "-cpu", processor, "-smp", str(CPUS), "-m", str(MEMORY)),
                         *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
                         *("-kernel", str(kernel), "-initrd", str(archive), "-append", append),
                         *("-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off"),
@@ -353,8 +357,14 @@ class Guest:
         of its own say is in /tmp/gdbserver.log of the guest. The guest must have been made with
         `files=gdbserver_files()` and the program, static ones best.
         """
+        with self.stub(f"gdbserver {options} /dev/vport0p2 {program}") as where:
+            yield where
+
+    @contextlib.contextmanager
+    def stub(self, server: str) -> Iterator[str]:
+        """As `gdbserver`, for a command that serves a GDB client on /dev/vport0p2, which may be opened once."""
         connected = "grep -qs 'host_connected: 1' /sys/kernel/debug/virtio-ports/vport0p2"
-        script = f"until {connected}; do sleep 0.02; done; exec gdbserver {options} /dev/vport0p2 {program}"
+        script = f"until {connected}; do sleep 0.02; done; exec {server}"
         command = f"setsid sh -c {shlex.quote(script)} </dev/null >/tmp/gdbserver.log 2>&1 & echo $!"
         group = self.run(command).strip()
         try:
