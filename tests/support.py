@@ -60,6 +60,11 @@ def in_ci() -> bool:
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
+def rounds(whole: int, usual: int) -> int:
+    """How often a long test does the same thing anew: `whole` with A64PATCH_THOROUGH=1, else `usual`."""
+    return whole if os.environ.get("A64PATCH_THOROUGH") else usual
+
+
 def unavailable(message: str) -> NoReturn:
     """Something real that this test needs is not there: a failure in CI, a skip on a laptop."""
     if in_ci():

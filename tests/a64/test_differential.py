@@ -17,6 +17,7 @@ from a64patch.a64.predicates import InsnClass, Predicate, classify, decode, get_
 from tests.a64.judges import explained, gnu_as_reads
 from tests.a64.references import gnu_as, llvm_mc, objdump
 from tests.a64.spelling import plain, respelled
+from tests.support import rounds
 
 START = 0x10000000
 MNEMONICS = {re.split(r"[ {<]", text)[0].rstrip(".") for row in TABLE for text in row.texts}
@@ -69,8 +70,9 @@ def test_every_system_word_against_reference(reference: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["objdump", "llvm-mc"])
-def test_million_random_words_against_reference(reference: str) -> None:
-    words = numpy.random.default_rng(20261122).integers(0, 1 << 32, 1_000_000, dtype=numpy.uint32)
+def test_random_words_against_reference(reference: str) -> None:
+    count = rounds(1_000_000, 300_000)
+    words = numpy.random.default_rng(20261122).integers(0, 1 << 32, count, dtype=numpy.uint32)
     assert list(differences(words.tolist(), reference)) == []
 
 

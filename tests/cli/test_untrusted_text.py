@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from a64patch.cli.output import Output, one_line, say, visible
 from a64patch.targets.elf import ElfFile
 from tests.cli.running import Run
+from tests.cli.test_tables import at_terminal
 from tests.support import assemble, link
 from tests.targets.elf_files import NOP
 
@@ -109,13 +108,11 @@ def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_colours_still_reach_a_terminal(program: Path, tmp_path: Path) -> None:
     """rich writes the plan. Its own colours are control characters, and those of names are spelled out."""
-    fits = tmp_path / "fits"
-    fits.write_text("@@ _start+4 @@\n-94000002\n+d503201f\n")
-    script = f"from a64patch.cli.main import main; main(['apply', {str(fits)!r}, {str(program)!r}, '--dry-run'])"
-    environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "300"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert "\x1b[33mnot applied\x1b[0m" in done.stdout
-    assert "bl o\\x1b[31m\\nr\\x07e" in done.stdout
+    (tmp_path / "fits").write_text("@@ _start+4 @@\n-94000002\n+d503201f\n")
+    written = at_terminal(tmp_path, "apply", "fits", str(program), "--dry-run")
+    assert "\x1b[33mnot applied" in written
+    # The name is spelled out when it is read, and has backslashes of its own from then on.
+    assert r'bl "o\\x1b[31m\\nr\\x07e"' in re.sub("\x1b\\[[0-9;]*m", "", written)
 
 
 def test_print_counts_the_letters_that_it_was_given() -> None:

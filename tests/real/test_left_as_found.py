@@ -12,10 +12,13 @@ from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import from_bytes
 from a64patch.cli.main import main
 from a64patch.targets.gdb import GdbTarget
+from tests import support
 from tests.real.guest import Guest
 from tests.real.test_gdb import READ_UPTIME, address_of
 
-ROUNDS = pytest.mark.parametrize("rounds", [pytest.param(2, marks=pytest.mark.fresh("qemu-system-arm")), 20])
+ROUNDS = pytest.mark.parametrize(
+    "rounds", [pytest.param(2, marks=pytest.mark.fresh("qemu-system-arm")), support.rounds(20, 6)]
+)
 IMAGE = 0x40200000
 """Where QEMU's machine `virt` puts an arm64 Image: RAM begins at 1 GiB, the Image at its text_offset of 2 MiB."""
 HEAD = 0x10000

@@ -29,9 +29,9 @@ from a64patch.targets.section import Change
 from tests.real.guest import CPUS, tells_what_it_halted
 from tests.real.live import ALL_AT_ONCE, NOT_CLEARED, PID, UPTIME, Line, LiveGuest
 from tests.real.places import Rewrite, draft
-from tests.support import eventually
+from tests.support import eventually, rounds
 
-ROUNDS = 1000
+ROUNDS = rounds(1000, 250)
 SITES = 1000
 ENTRY = 4
 """Words of a function up to which it may have been left room for ftrace: a BTI, PACIASP, and two NOPs."""
@@ -99,7 +99,7 @@ def test_from_the_command_line(
         assert live.run_bytes("dd if=/dev/ram0 bs=4096 count=1 iflag=direct 2>/dev/null") == bytes(4096)
 
 
-def test_a_thousand_rounds(live: LiveGuest, journal: Journal) -> None:
+def test_many_rounds(live: LiveGuest, journal: Journal) -> None:
     """Each result that any CPU got meanwhile is entirely old or entirely new."""
     busy = 0
 
