@@ -33,6 +33,9 @@ def test_claims_on_debians_ext4_are_those_of_readelf(kernel_module: Callable[[st
             theirs = {spaces[home] + int(more, 16) for at, home, more in listed if int(at, 16) % stride == 0}
             step = 8 if stride == 8 else 4
             ours = {at for start, end in claims[name].words for at in range(start, end, step)}
+            if stride == 8 and len(ours) == 2 * len(theirs):
+                # Kernels with CALL_OPS have two NOPs more, in front of the function, since Linux 6.3.
+                theirs |= {at + 8 for at in theirs}
             assert ours == theirs
             assert len(ours) > 10
 
@@ -55,9 +58,12 @@ def test_the_kernel_refuses_a_patched_module_until_its_signature_is_gone(
         places = [at for start, end in target.code_ranges() for at in range(start, end - 3, 4)]
         words = {at: from_bytes(target.read(at, 4))[0] for at in places}
         claimed = [claim.words for claim in target.modules.claims if not claim.of_build]
+        # It says that the carrier may change, and nobody asks while the module is loaded.
+        start, end = target.symbols.extent(target.symbols["dummy_change_carrier"]) or (0, 0)
         place = next(
             at for at in places
-            if is_movz(words[at]) and not target.relocation_at(at) and not any(at in each for each in claimed)
+            if start <= at < end and is_movz(words[at]) and not target.relocation_at(at)
+            and not any(at in each for each in claimed)
         )  # fmt: skip
         site, old = target.symbols.describe(place), words[place]
     new = encode_immediate(ImmediateKind.IMM16, old, decode_immediate(ImmediateKind.IMM16, old) ^ 1)
