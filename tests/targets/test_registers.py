@@ -39,6 +39,14 @@ def test_a_name_that_is_described_twice_is_the_first_register() -> None:
     assert found.by_name["sp"] == Register("sp", 2, 8, 12)
 
 
+def test_the_frame_pointer_and_the_link_register_have_two_names_each() -> None:
+    """As lldb-server 19 describes them."""
+    fetch = described(
+        *("name='fp' altname='x29' bitsize='64' regnum='29'", "name='lr' altname='x30' bitsize='64' regnum='30'")
+    )
+    assert [each[:2] for each in read_description(fetch, ("x29", "x30")).by_name.values()] == [("x29", 29), ("x30", 30)]
+
+
 def test_without_a_description_they_are_those_of_gdb() -> None:
     found = default_registers().by_name
     assert list(found) == [*(f"x{number}" for number in range(31)), "sp", "pc", "cpsr"]

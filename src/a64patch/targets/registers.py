@@ -16,6 +16,8 @@ from a64patch.errors import FormatError
 _MOST_DOCUMENTS = 64
 _MOST_REGISTERS = 4096
 _MOST_BITS = 1 << 16
+_ARM_NAMES = {"fp": "x29", "lr": "x30"}
+"""AAPCS64, 6.1.1, has two names for these registers. lldb-server describes them by the first, GDB by the second."""
 
 
 class Register(NamedTuple):
@@ -88,6 +90,7 @@ class _Reader:
         self._count += 1
         if self._count > _MOST_REGISTERS:
             raise FormatError(f"the stub's target description has more than {_MOST_REGISTERS} registers")
+        name = _ARM_NAMES.get(name, name)
         number = self._next if number < 0 else number
         self._next = number + 1
         self.registers._add(name, number, bits, self._offset)
