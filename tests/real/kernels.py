@@ -3,6 +3,7 @@
 `python -m tests.real.kernels` takes a quarter of an hour; `python -m tests.real.kernels 6.12 rt` those whose names have
 these texts. CI does not run it: there each release boots its own kernel. The packages come from the archive of this
 machine's apt sources, from the suites in SUITES, and stay in the cache of packages.py.
+Read on: lldb_server.py, another such script.
 """
 
 from __future__ import annotations
