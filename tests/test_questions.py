@@ -70,6 +70,19 @@ def test_a_proof_knows_the_ways_into_the_middle(name: str) -> None:
     assert set(asked.proof.broken) == (set() if verdict is Verdict.SAFE else {"P1"})
 
 
+def test_only_a_stop_takes_the_plans_word_that_nobody_comes_back() -> None:
+    """An indirect jump of the old code is no way in for a stop, which sees where it leads; a kick does not look."""
+    hunks = "@@ f -2 +2 @@\n-14000002\n-d503201f\n+14000003\n+14000001\n\n@@ f+0x30 -1 +1 @@\n-d61f0020\n+d65f03c0\n"
+    patch = a64patch.parse(hunks)
+    target = _Answering(assemble("b .+8; " + "nop; " * 11 + "br x1"), cpus=2)
+    target.name(Symbol("f", FAKE_BASE, 52))
+    plan = a64patch.plan(patch, target)
+    asked = {protocol: a64patch.prove(plan, target, protocol=protocol)[0] for protocol in ("kick", "stop")}
+    assert asked["kick"].question.sites[0].comes_back
+    assert asked["kick"].verdict is Verdict.UNSAFE
+    assert asked["stop"].verdict is Verdict.SAFE
+
+
 def test_a_context_word_belongs_to_the_site() -> None:
     """A CPU that stood at a context word of a hunk had executed the old word, and went on to a new one."""
     lines = "@@ f -3 +3 @@\n-d503201f\n+91000400\n {}\n-d503201f\n+91000400\n"

@@ -186,14 +186,16 @@ def of_plan(plan: Plan, target: Target, setting: Setting) -> dict[Question, list
     If no CPU executes the target, they are about a machine where CPUs will.
     """
     from a64patch.a64.words import from_bytes
+    from a64patch.protocols import STOP
 
     if not plan.changes:
         return {}
     spans = [(site.start, site.end) for site in plan.sites]
     protocol = setting.by_words(plan.changes, spans, plan.method if plan.cpus else None)
     make = setting.on(target, protocol) if plan.cpus else setting.anywhere(protocol)
-    # Where no CPU executes the target, nobody looked for ways into the middle.
-    ways = {site.start: (bool(site.entered or site.unknown), not site.unknown) for site in plan.sites if plan.cpus}
+    # A plan looks for ways into the middle as a stop needs them, and only where CPUs execute the target.
+    looked = plan.sites if plan.cpus and protocol == STOP.name else ()
+    ways = {site.start: (bool(site.entered or site.unknown), not site.unknown) for site in looked}
     return _of_changes(
         plan.changes, spans, lambda address: from_bytes(target.read(address, 4))[0], target.symbols.describe, make,
         lambda start: ways.get(start, (True, True)),
