@@ -44,6 +44,15 @@ def test_shift_is_found(shift: int) -> None:
     assert placement.find_shift(starts, placement.calls(code[:0x8000], STARTS[0] + shift), "it") == shift
 
 
+@pytest.mark.parametrize("shift", [0, 3 << 20, -5 << 12])
+@pytest.mark.parametrize("others", [1, 2])
+def test_calls_inside_a_module_do_not_hide_where_the_kernel_is(shift: int, others: int) -> None:
+    """Of the calls around the CPUs of a Linux 7.2, 89 of 185 agreed once: its own list of names was refused."""
+    kernel = placement.calls(call_each_other(COUNT)[:0x8000], STARTS[0] + shift)
+    module = numpy.unique(kernel)[:: 1 + (others == 1)] - numpy.uint64(0x30000000) + numpy.uint64(12)
+    assert placement.find_shift(STARTS, numpy.concatenate([kernel, *[module] * others]), "it") == shift
+
+
 def test_symbols_of_other_code_are_refused() -> None:
     with pytest.raises(FormatError, match=r"^System.map does not belong to this kernel"):
         placement.find_shift([start + 4 for start in STARTS], placement.calls(call_each_other(COUNT), AT), "System.map")

@@ -37,6 +37,7 @@ SPOT = 4096
 _SPOTS = 32
 _FEWEST_CALLS = 32
 _ENOUGH_CALLS = 128
+_SHARE_OF_VOTES = 0.25
 _SHARE = 0.9
 _SHARE_OF_SPOT = 0.6
 _VENEER_BYTES = 16
@@ -59,12 +60,14 @@ def looks_like_code(data: bytes) -> bool:
 
 
 def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
-    """The number of bytes to add to `starts`, the functions' addresses, so that the calls go to functions.
+    """The number of bytes to add to `starts`, the functions' addresses, so that most of these calls go to functions.
 
-    The shift is a multiple of 4096, and may be negative; sums are modulo 2**64.
+    The shift is a multiple of 4096, and may be negative; sums are modulo 2**64. Not guaranteed: that it is right.
+    `require_fit` decides. Here a quarter of the calls is enough: of the calls around a CPU that executes a module, only
+    those of the kernel go to functions of the kernel. At a wrong place nearly none do.
 
-    FormatError when fewer than nine in ten calls agree on one shift, or when there are fewer than 32 calls. `what` is
-    the name of the symbols in the message.
+    FormatError when fewer agree on one shift, or when there are fewer than 32 calls. `what` is the name of the symbols
+    in the message.
     """
     import numpy
 
@@ -78,7 +81,7 @@ def find_shift(starts: Iterable[int], called: Calls, what: str) -> int:
         shifts = target - ours
         votes.append(shifts[shifts & numpy.uint64(GRANULE - 1) == 0])
     shifts, counts = numpy.unique(numpy.concatenate(votes), return_counts=True)
-    if not len(counts) or counts.max() < _SHARE * len(targets):
+    if not len(counts) or counts.max() < _SHARE_OF_VOTES * len(targets):
         most = int(counts.max()) if len(counts) else 0
         raise FormatError(
             f"{what} does not belong to this kernel: at no place do more than {most} of {len(targets)} calls "
