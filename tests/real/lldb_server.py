@@ -6,7 +6,9 @@ libraries of 200 MB. They come from the suite SUITE of this machine's archive an
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -89,6 +91,38 @@ def serve(guest: Guest, program: Path, pid: str, old: str, new: str) -> None:
             change(target, old, new)
 
 
+def command(*words: str, state: Path) -> str:
+    """What a command of a64patch prints, with a journal of its own."""
+    environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+    done = subprocess.run([sys.executable, "-m", "a64patch", *words], env=environment, capture_output=True, text=True)
+    assert not done.returncode, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def from_the_command_line(guest: Guest, program: Path, pid: str, folder: Path) -> None:
+    """Apply a patch file, see the threads say 42, revert it by the journal, see them say 1."""
+    patch = folder / "answer.patch"
+    pairs = zip(OLD.split("; "), NEW.split("; "), strict=True)
+    lines = [f"-{assemble(old)[0]:08x} {old}\n+{assemble(new)[0]:08x} {new}" for old, new in pairs if old != new]
+    patch.write_text("@@ answer -2 +2 @@\n" + "\n".join(lines) + "\n")
+    server = f"lldb-server gdbserver --attach {pid} --reverse-connect file:///dev/vport0p2"
+    # The journal keeps the place, and each server has a socket of its own.
+    socket = folder / "socket"
+    place = f"gdb+unix:{socket}?assume=stops,caches"
+    symbols = ["--symbols", str(program)]
+    for words, answer in ((["apply", str(patch), place, *symbols], 42), (["revert", "1", *symbols], 1)):
+        with guest.stub(server) as where, Line(where) as line:
+            line.connect()
+            guest.run(f"until grep -q 'TracerPid:.*[1-9]' /proc/{pid}/status; do sleep 0.05; done")
+            socket.unlink(missing_ok=True)
+            socket.symlink_to(line.location.removeprefix("gdb+unix:"))
+            print(command(*words, state=folder), end="")
+        answers(guest)
+        found = answers(guest)
+        assert found == {answer}, found
+        print(f"after `a64patch {words[0]}`: the program says {answer}")
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="a64patch-") as folder:
         source = Path(__file__).with_name("live_threads.c").read_text("utf-8")
@@ -101,6 +135,7 @@ def main() -> int:
                 found = answers(guest)
                 assert found == {answer}, found
                 print(f"{old} -> {new}: the program says {answer}")
+            from_the_command_line(guest, program, pid, Path(folder))
             guest.require_healthy()
     return 0
 
