@@ -86,6 +86,8 @@ DONE: list[tuple[str, int, list[str]]] = [
     ("prove --old nop --new yield", 0, []),
     ("prove --old nop --new yield --protocol kick --omit isb", 1, []),
     ("prove fix.patch", 0, []),
+    ("prove static-keys.protocol", 0, []),
+    ("prove brk-first.protocol", 1, []),
     ("prove fix.patch program", 0, []),
     ("prove fix.patch program", 0, [APPLY]),
     ("prove nop.patch sim:program?cpus=2 --executors 1", 0, []),

@@ -29,6 +29,8 @@ examples:
   a64patch prove --old nop --new 'b .+8' --protocol kick --omit dsb-ic --dot race.dot
   a64patch prove --old 'nop; nop' --new 'adr x0, .; b .+8' --protocol nosync
   a64patch prove fix.patch ./program
+  a64patch prove static-keys.protocol
+A FILE.protocol has threads, sites and questions of your own; docs/proof.md shows the form and lists the shipped ones.
 Without TARGET the words alone decide the method, for a machine that can kick and stop. Distinct sites are asked once.
 Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, 8-byte stores to code, effects of the
 patched words on the protocol's own data, errata, chips that break the model, and the time until the new code is seen.
@@ -37,7 +39,9 @@ Exit status 0: all SAFE; 1: UNSAFE, or UNKNOWN; 2: wrong usage or unreadable inp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PATCH [TARGET], or words and a protocol; the machine; steps to leave out."""
-    parser.add_argument("patch", metavar="PATCH", nargs="?", help="an assembly diff, or - for standard input")
+    parser.add_argument(
+        "patch", metavar="PATCH", nargs="?", help="an assembly diff, or - for standard input; or FILE.protocol"
+    )
     add_target_arguments(parser, optional=True)
     parser.add_argument("--old", metavar="ASM", help="instead of PATCH: 'ASM; ASM' or words of 8 hex digits")
     parser.add_argument("--new", metavar="ASM", help="as many instructions")
@@ -61,10 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a verdict for each distinct site. Returns exit status 0 only if all are SAFE."""
+    from a64patch.cli import asking
     from a64patch.proof.prove import Verdict, models
     from a64patch.proof.timeline import dot
     from a64patch.questions import Setting
 
+    if arguments.patch is not None and arguments.patch.endswith(asking.SUFFIX):
+        return asking.run(arguments)
     setting = Setting(
         arguments.protocol, arguments.profile, arguments.idc, arguments.dic, frozenset(arguments.omit),
         arguments.executors,

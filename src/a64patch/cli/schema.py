@@ -74,6 +74,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "executions": (_COUNT, "how many executions the search has completed"),
     "executors": (_COUNT_OR_NULL, "the number of other CPUs; null for any number"),
     "exit_status": (_COUNT, "what the command returns, or would for this line or file alone"),
+    "expected": (_TEXT, "the verdict that the file expects; empty without one"),
     "file": (_TEXT, "the path as it was given"),
     "hazards": (_list_of(_object("hazard")), "what may go wrong, accepted or not"),
     "hotpatchable": (_BOOL, "the word is in the manual's list"),
@@ -112,8 +113,9 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "places": (_list_of(_TEXT), "the sites that raise this question"),
     "profile": (_TEXT, "the issue of the manual's list"),
     "proofs": (_list_of(_object("proof")), "a proof for each distinct site"),
-    "property": (_TEXT, "P1, P2 or P3"),
+    "property": (_TEXT, "P1, P2 or P3; for a protocol file `never` too"),
     "protocol": (_TEXT, "nosync, kick, stop or brk"),
+    "question": (_TEXT, "as the protocol file has it"),
     "quantifier": (_TEXT, "what the litmus test asks"),
     "reason": (_TEXT, "a sentence"),
     "release": (_TEXT, "the build's name for people"),
@@ -130,6 +132,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "sentence": (_TEXT, "for people, as stderr has it"),
     "site": (_TEXT, "`symbol`, `symbol+0x18`, `section:0x10` or an address"),
     "sites": (_list_of(_object("site")), "the words that change as one"),
+    "source": (_TEXT, "where a protocol comes from"),
     "start": (_ADDRESS, "the first address"),
     "state": (
         _one_of("not applied", "applied", "foreign", "open", "undone", "reverted", "partial"),
@@ -139,7 +142,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "steps": (_list_of(_object("step")), "the steps of the method on this target"),
     "stop_window_ns": (_COUNT_OR_NULL, "how long all CPUs were stopped (ns); null when none was"),
     "stopped": (_list_of(_COUNT), "the numbers of the CPUs that were stopped"),
-    "subject": (_TEXT, "the first line of the patch's prose"),
+    "subject": (_TEXT, "the first line of the patch's prose, or the title of the protocol"),
     "text": (_TEXT, "an instruction as text"),
     "timeline": (_list_of(_TEXT), "the events of the execution, a line each"),
     "torn_calls": (_COUNT, "how many calls executed some of each"),
@@ -188,6 +191,8 @@ OBJECTS: dict[str, str] = {
     "check": "old_words new_words profile safe reason",
     "proof": "places replacements protocol omitted executors idc dic broadcast unanswered profile verdict assumptions"
     " broken reason searches seconds counterexample would_forbid?",
+    "protocol-answer": "file subject source question profile verdict expected assumptions broken reason searches"
+    " seconds counterexample",
     "replacement": "old_words new_words",
     "counterexample": "property model timeline",
     "step": "step cpu act by",
@@ -214,7 +219,7 @@ DOCUMENTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "asm": (("assembled", "failure"),),
     "disasm": (("disassembled", "failure"),),
     "check": ("check",),
-    "prove": (("proof",),),
+    "prove": (("proof", "protocol-answer"),),
     "litmus": (("test", "unanswered-test"),),
     "demo": (("scenario",),),
 }

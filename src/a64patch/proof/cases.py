@@ -45,6 +45,7 @@ _FLAG, _ACKNOWLEDGED = 0x8000, 0x8100
 BRK = assemble("brk #0x4")[0]
 """The word that guards the head of a site meanwhile: the BRK of Linux's kprobes."""
 
+_AT = "at "
 APART, TOGETHER = 4, 64
 """Sizes of a cache line in bytes: each word on a line of its own, or the first 16 words of a site on one line."""
 
@@ -88,9 +89,13 @@ class Case:
     """The protocol step of each instruction, by the instruction's address."""
     told: tuple[str, int]
     """When the watched CPU knows that patching is done: it reads the value n from the flag (`read`, n), takes its n-th
-    interrupt (`irq`, n), or knows from the beginning (`start`, 0)."""
+    interrupt (`irq`, n), knows from the beginning (`start`, 0), or executes an address (`done_at`)."""
     keep_out: frozenset[int]
     """The addresses where the protocol lets no CPU stop."""
+    starts: frozenset[int] = frozenset()
+    """Where a pass through a site begins; empty for the starts of the program's windows."""
+    mixtures: tuple[Mapping[int, str], ...] = ()
+    """Old and new words that one pass may execute together: `old`, `new` or `any` by address."""
 
     def possible(self, trace: Trace) -> bool:
         """Whether the protocol allows this trace: no interrupt is taken at an address of `keep_out`."""
@@ -103,12 +108,20 @@ class Case:
         kind, number = self.told
         if kind == "start":
             return 0
+        if kind.startswith(_AT):
+            places = [index for index, (address, _) in enumerate(trace.path) if address == int(kind[len(_AT) :])]
+            return places[number - 1] if len(places) >= number else None
         if kind == "read":
             found = (event.step for event in trace.events if event.kind == "R" and event.address == _FLAG
                      and event.value == number)  # fmt: skip
             return next(found, None)
         entries = [event.step for event in trace.events if event.kind == "TE" and event.order == "irq"]
         return entries[number - 1] if 0 < number <= len(entries) else None
+
+
+def done_at(address: int, times: int = 1) -> tuple[str, int]:
+    """`Case.told` for a CPU that knows that patching is done when it executes the address (bytes) so many times."""
+    return f"{_AT}{address}", times
 
 
 @dataclass(frozen=True)

@@ -35,24 +35,20 @@ BROKEN = {
 def torn(case: Case, trace: Trace) -> bool:
     """Whether one pass through a site executes old and new words at different addresses.
 
-    The first word of a site begins a new pass.
+    The first word of a site begins a new pass. `Case.mixtures` are allowed.
     """
-    olds: set[int] = set()
-    news: set[int] = set()
-    starts = {window.start for window in case.program.windows}
+    starts = case.starts or {window.start for window in case.program.windows}
+    ages: dict[int, set[str]] = {}
     for address, word in trace.path:
         if address in starts:
-            olds.clear()
-            news.clear()
-        if address not in case.words:
-            continue
-        old, new = case.words[address]
-        if word == old:
-            olds.add(address)
-        elif word == new:
-            news.add(address)
-        if olds and news and len(olds | news) > 1:
-            return True
+            ages = {}
+        if address in case.words and word in case.words[address]:
+            ages.setdefault(address, set()).add("old" if word == case.words[address][0] else "new")
+            if len(ages) > 1 and len(set().union(*ages.values())) > 1 and not any(
+                all(seen <= {mixture[place]} or mixture[place] == "any" for place, seen in ages.items())
+                for mixture in case.mixtures
+            ):  # fmt: skip
+                return True
     return False
 
 

@@ -11,7 +11,7 @@ from a64patch.a64.disassembler import disassemble
 from a64patch.proof.cases import Case
 from a64patch.proof.execution import Execution
 from a64patch.proof.fetching import could_fetch, word_of
-from a64patch.proof.properties import STALE, TORN
+from a64patch.proof.properties import PROPERTIES, STALE, TORN
 from a64patch.proof.prove import Counterexample
 from a64patch.proof.relations import bits
 from a64patch.proof.traces import Event
@@ -83,6 +83,8 @@ def _cpu(x: Execution, index: int) -> str:
 
 def _wrong(found: Counterexample, number: dict[int, int]) -> list[str]:
     x, case = found.execution, found.case
+    if found.property not in PROPERTIES:
+        return ["The CPUs end as the question says."]
     subject = case.subject
     name = x.program.threads[subject].name
     fetches = [index for index in x.fetches if x.thread[index] == subject]

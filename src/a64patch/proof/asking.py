@@ -1,0 +1,229 @@
+"""The answers to the questions of a protocol file: SAFE, UNSAFE with an execution, or UNKNOWN with the reason.
+
+Read on: protocol_file.py reads the file; properties.py has P1, P2 and P3; docs/proof.md has the argument for any number
+of CPUs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from a64patch.a64.cmodx import hotpatch_safe
+from a64patch.errors import ScopeError
+from a64patch.proof.cases import APART, TOGETHER, Case, done_at
+from a64patch.proof.execution import Execution
+from a64patch.proof.model import Model
+from a64patch.proof.program import Program
+from a64patch.proof.properties import STALE, TOLD, UNPREDICTABLE, query
+from a64patch.proof.protocol_file import Ask, Equation, ProtocolFile, Site, parse
+from a64patch.proof.prove import Counterexample, Verdict, models
+from a64patch.proof.search import Query, search
+from a64patch.proof.traces import Behaviours, Trace, behaviours
+
+NEVER, POSSIBLE = "never", "possible"
+ASSUMPTIONS = (
+    "the file has all that CPUs do with these words and cells, and the threads are interrupted where it says;",
+    "caches and CPUs keep to the model and to issue {profile} of the manual's list;",
+    "a CPU that waits does nothing meanwhile.",
+)
+"""What SAFE rests on, a clause each."""
+
+
+@dataclass
+class Answer:
+    """The answer to one question. `reason` says why it is UNKNOWN; `broken` names the models that allow the harm.
+
+    For `possible`, SAFE means that both models allow what is asked, and UNSAFE that one forbids it.
+    """
+
+    ask: Ask
+    verdict: Verdict = Verdict.SAFE
+    broken: list[str] = field(default_factory=list)
+    reason: str = ""
+    counterexample: Counterexample | None = None
+    searches: int = 0
+    seconds: float = 0.0
+
+
+def read(text: str, name: str) -> list[ProtocolFile]:
+    """The file, on a machine whose cache lines hold the first 16 words of a site, and on one with a line a word.
+
+    FormatError for a text that is no protocol.
+    """
+    return [parse(text, name, line) for line in (TOGETHER, APART)]
+
+
+def answers(
+    files: Sequence[ProtocolFile], of: Sequence[Model] | None = None, profile: str = "2018"
+) -> Iterator[Answer]:
+    """The answer to each question, in the file's order. `files` is from `read`.
+
+    SAFE needs each model (both when `of` is None), each size of a line, and each watched thread.
+    """
+    known: dict[int, Behaviours] = {}
+    for number, ask in enumerate(files[0].asks):
+        started = time.perf_counter()
+        answer = Answer(ask)
+        asker = _Asker(answer, of or models(), profile, known)
+        for file in files:
+            try:
+                asker.ask(file, file.asks[number])
+            except ScopeError as error:
+                asker.unknown(str(error))
+        if answer.broken:
+            answer.verdict = Verdict.UNSAFE
+        elif answer.reason:
+            answer.verdict = Verdict.UNKNOWN
+        answer.seconds = time.perf_counter() - started
+        yield answer
+
+
+def assumptions(file: ProtocolFile, found: Sequence[Answer], profile: str) -> list[str]:
+    """What the answers SAFE rest on; empty without one."""
+    if all(answer.verdict is not Verdict.SAFE for answer in found):
+        return []
+    kept = [f"no CPU is interrupted inside {name};" for name, site in file.sites.items()
+            if site.address + 4 in file.keep_out]  # fmt: skip
+    return [*kept, *(clause.format(profile=profile) for clause in ASSUMPTIONS)]
+
+
+class _Asker:
+    def __init__(self, answer: Answer, of: Sequence[Model], profile: str, known: dict[int, Behaviours]) -> None:
+        self.answer = answer
+        self.of = of
+        self.profile = profile
+        self.known = known
+
+    def unknown(self, why: str) -> None:
+        """Note the first reason why there is no complete answer."""
+        self.answer.reason = self.answer.reason or why
+
+    def ask(self, file: ProtocolFile, ask: Ask) -> None:
+        if id(file.program) not in self.known:
+            self.known[id(file.program)] = behaviours(file.program)
+        known = self.known[id(file.program)]
+        if why := _no_cutoff(file, known):
+            self.unknown(why)
+        if ask.kind in (NEVER, POSSIBLE):
+            self._condition(file, ask, known)
+            return
+        watched = [thread for thread in ask.threads if self._meets(file, ask, known.traces[thread])]
+        if not watched:
+            where = f" the site {ask.site}" if ask.site else " code that is patched"
+            self.unknown(f"no thread that is watched executes{where}, so nothing was asked")
+        for thread in watched:
+            self._property(file, ask, thread, known)
+
+    def _meets(self, file: ProtocolFile, ask: Ask, traces: Sequence[Trace]) -> bool:
+        """Whether the question is about this thread: it executes words of the site, or for P3 any patched word."""
+        if not ask.site:
+            return any(event.kind == "F" for trace in traces for event in trace.events)
+        site = file.sites[ask.site]
+        inside = range(site.address, site.address + 4 * len(site.old), 4)
+        return any(address in inside for trace in traces for address, _ in trace.path)
+
+    def _property(self, file: ProtocolFile, ask: Ask, thread: int, known: Behaviours) -> None:
+        case = _case(file, ask, thread)
+        for model in self.of:
+            if ask.kind == STALE and self._search(case, model, query(case, TOLD, model, self.profile), known) is None:
+                name = file.program.threads[thread].name
+                self.unknown(f"{name} never reaches {file.program.name_of(ask.label)}, under {model.name}")
+            if ask.kind == UNPREDICTABLE and _may_race(file.program, known, self.profile):
+                continue
+            found = self._search(case, model, query(case, ask.kind, model, self.profile), known)
+            if found is not None:
+                self._broken(ask.kind, model, case, found)
+
+    def _condition(self, file: ProtocolFile, ask: Ask, known: Behaviours) -> None:
+        case = _case(file, ask, 0)
+        for model in self.of:
+            found = self._search(case, model, condition(case, ask.equations), known)
+            if ask.kind == NEVER and found is not None:
+                self._broken(NEVER, model, case, found)
+            elif ask.kind == POSSIBLE and found is None and not self.answer.reason:
+                self.answer.broken = sorted({*self.answer.broken, model.name})
+
+    def _search(self, case: Case, model: Model, what: Query, known: Behaviours) -> Execution | None:
+        self.answer.searches += 1
+        result = search(case.program, model, what, known)
+        if result.left_out:
+            self.unknown(result.left_out)
+        return result.witness
+
+    def _broken(self, kind: str, model: Model, case: Case, found: Execution) -> None:
+        self.answer.broken = sorted({*self.answer.broken, model.name})
+        if self.answer.counterexample is None:
+            self.answer.counterexample = Counterexample(kind, model, case, found)
+
+
+def condition(case: Case, equations: Sequence[Equation]) -> Query:
+    """The query for executions that end so, and that the protocol allows."""
+    memory = {one.place: one.value for one in equations if one.thread < 0 and one.equal}
+    others = [one for one in equations if one.thread < 0 and (not one.equal or memory[one.place] != one.value)]
+
+    def accept(number: int, trace: Trace) -> bool:
+        return case.possible(trace) and all(_holds(one, trace) for one in equations if one.thread == number)
+
+    def ends(x: Execution) -> bool:
+        return all((x.value_at_end(one.place) == one.value) == one.equal for one in others)
+
+    return Query(trace=accept, memory=memory, execution=ends if others else None)
+
+
+def _holds(one: Equation, trace: Trace) -> bool:
+    if one.reached:
+        return any(address == one.place for address, _ in trace.path)
+    return (trace.register(one.place) == one.value) == one.equal
+
+
+def _case(file: ProtocolFile, ask: Ask, thread: int) -> Case:
+    sites: Sequence[Site] = [file.sites[ask.site]] if ask.site else list(file.sites.values())
+    words = {
+        site.address + 4 * index: pair
+        for site in sites
+        for index, pair in enumerate(zip(site.old, site.new, strict=True))
+        if pair[0] != pair[1]
+    }
+    starts = frozenset(site.address for site in sites)
+    mixtures = tuple(
+        {sites[0].address + 4 * index: age for index, age in enumerate(mixture)} for mixture in ask.mixtures
+    )
+    told = done_at(ask.label, ask.times) if ask.kind == STALE else ("start", 0)
+    return Case(
+        file.title or file.name, file.program.threads[thread].name, file.program, thread, words, {}, told,
+        file.keep_out, starts, mixtures,
+    )  # fmt: skip
+
+
+def _may_race(program: Program, known: Behaviours, profile: str) -> bool:
+    """Whether all words that each address may have may replace each other under execution: then P3 holds."""
+    words: dict[int, set[int]] = {}
+    for traces in known.traces:
+        for trace in traces:
+            for event in trace.events:
+                if event.kind == "W" and event.address in program.code:
+                    words.setdefault(event.address, {program.code[event.address]}).add(event.value)
+    return all(
+        bool(hotpatch_safe(one, other, profile)) for group in words.values() for one in group for other in group
+        if one != other
+    )  # fmt: skip
+
+
+def _no_cutoff(file: ProtocolFile, known: Behaviours) -> str:
+    """Why one CPU does not stand for any number of CPUs; empty when it does, or when no thread claims it.
+
+    A CPU stands for any number where it changes nothing for other CPUs but its own answer: then all but one can be
+    deleted from an execution (docs/proof.md).
+    """
+    for number in file.many:
+        name = file.program.threads[number].name
+        for trace in known.traces[number]:
+            for event in trace.events:
+                if event.kind == "W" and event.address not in file.own:
+                    place = file.program.name_of(event.address)
+                    return f"{name} writes to {place}, so one does not stand for any number: write `thread {name}, 2`"
+                if event.kind == "SGI":
+                    return f"{name} interrupts others, so one does not stand for any number: write `thread {name}, 2`"
+    return ""

@@ -1,0 +1,249 @@
+"""Other people's protocols: the shipped ones, the form of a file, and what refuses to be a proof."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from a64patch.cli.asking import SHIPPED, shipped
+from a64patch.errors import A64PatchError, FormatError
+from a64patch.proof.asking import Answer, answers, read
+from a64patch.proof.prove import Verdict
+from docs.protocols import row
+from tests.support import ROOT
+
+WRITE_ONCE = """
+thread cpu, any number
+    site key: nop -> b on
+    mov x0, #1
+on: nop
+{interrupt}
+thread patcher
+    write key
+    {publish}
+    kick
+ask P2 key of cpu after back
+"""
+BACK = "interrupt cpu\n answer\nback: eret\n"
+
+
+def ask(text: str) -> list[Answer]:
+    return list(answers(read(text, "test.protocol")))
+
+
+def verdicts(text: str) -> list[str]:
+    return [answer.verdict.value for answer in ask(text)]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_protocol_has_the_verdicts_that_it_expects(name: str) -> None:
+    found = ask((SHIPPED / name).read_text(encoding="utf-8"))
+    assert [(answer.ask.text, answer.verdict.value) for answer in found] == [
+        (answer.ask.text, answer.ask.expected) for answer in found
+    ]
+    assert all(answer.counterexample for answer in found if answer.verdict is Verdict.UNSAFE)
+    assert all(answer.broken == ["arm", "esop"] for answer in found if answer.verdict is Verdict.UNSAFE)
+
+
+def test_the_page_lists_each_shipped_protocol() -> None:
+    page = re.sub(r"\| [0-9]+ \|$", "| - |", (ROOT / "docs/proof.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [name for name in shipped() if f"{row(name, '-')}\n" not in page] == []
+    assert len(shipped()) >= 10
+
+
+# Each step of a shipped protocol that is SAFE is needed: without it, something is broken.
+NEEDED = [
+    ("static-keys", "publish key", "dc key\ndsb ish\nic key"),
+    ("static-keys", "publish key", "dsb ish\nic key\ndsb ish"),
+    ("kprobes", "isb\nback", "back"),
+    ("kprobes", "    gather\n", ""),
+    ("ftrace-call-ops", "    unlock patch_lock\n    lock patch_lock\n", ""),
+    ("static-call", "    gather\n", ""),
+    ("jit-page-reuse", "    membarrier\n", "    dsb ish\n"),
+    ("jit-page-reuse", "publish body\n", ""),
+    ("fex-dmb", "    publish ordered[1]\n", ""),
+    ("openjdk-entry-barrier", "    isb\nenter_after", "enter_after"),
+]
+
+
+@pytest.mark.parametrize(("name", "step", "instead"), NEEDED)
+def test_a_protocol_without_one_step_is_unsafe(name: str, step: str, instead: str) -> None:
+    text = (SHIPPED / f"{name}.protocol").read_text(encoding="utf-8")
+    assert text.count(step) == 1
+    changed = [
+        answer.ask.text
+        for answer in ask(text.replace(step, instead))
+        if answer.ask.expected == "SAFE" and answer.verdict is Verdict.UNSAFE
+    ]
+    assert changed
+
+
+def test_the_machine_decides_what_publish_is() -> None:
+    """IDC needs no DC, and DIC no IC: Linux's sequences for them are right there, and there only."""
+    text = WRITE_ONCE.format(interrupt=BACK, publish="publish key")
+    assert verdicts(text) == verdicts("machine: idc\n" + text) == verdicts("machine: idc dic\n" + text) == ["SAFE"]
+    by_hand = WRITE_ONCE.format(interrupt=BACK, publish="dsb ishst; ic key; dsb ish; isb")
+    assert (verdicts(by_hand), verdicts("machine: idc\n" + by_hand)) == (["UNSAFE"], ["SAFE"])
+
+
+def test_both_sizes_of_a_cache_line_are_asked() -> None:
+    """Maintenance of the first word's line is that of the second word only where they share a line."""
+    text = (
+        "thread cpu, any number\n site pair: nop; nop -> isb; b on\non: nop\n" + BACK + "thread patcher\n write pair\n"
+        " publish pair{one}\n kick\nask P2 pair of cpu after back\n"
+    )
+    assert (verdicts(text.format(one="")), verdicts(text.format(one="[0]"))) == (["SAFE"], ["UNSAFE"])
+
+
+def test_a_thread_that_is_never_told_proves_nothing() -> None:
+    """Nobody reaches the label, so nobody executes an old word behind it: that is no SAFE."""
+    text = WRITE_ONCE.format(interrupt=BACK, publish="publish key").replace("    kick\n", "")
+    [answer] = ask(text)
+    assert (answer.verdict, answer.reason) == (Verdict.UNKNOWN, "cpu never reaches back, under arm")
+
+
+def test_a_site_that_no_watched_thread_executes_proves_nothing() -> None:
+    text = "thread cpu\n site key: nop -> isb\nthread patcher\n write key\nask P1 key of patcher\nask P3 of patcher\n"
+    reasons = [answer.reason for answer in ask(text)]
+    assert reasons == [
+        "no thread that is watched executes the site key, so nothing was asked",
+        "no thread that is watched executes code that is patched, so nothing was asked",
+    ]
+
+
+def test_one_cpu_stands_for_any_number_only_if_it_changes_nothing_for_others() -> None:
+    """A CPU that tells another one: with one CPU nobody can be told, so that one does not stand for two."""
+    text = "data seen\nthread cpu{many}\n site key: nop -> b on\n mov x0, #1\non: {tell}\n{more}" \
+           "thread patcher\n write key\nask never cpu: x0 = 1 and cpu: x1 = 1\n"  # fmt: skip
+    tell, more = "store seen = 1", ""
+    [answer] = ask(text.format(many=", any number", tell=tell, more=more))
+    assert answer.reason == "cpu writes to seen, so one does not stand for any number: write `thread cpu, 2`"
+    assert verdicts(text.format(many=", 2", tell=tell, more=more)) == ["SAFE"]
+    assert verdicts(text.format(many=", any number", tell="nop", more="")) == ["SAFE"]
+
+
+def test_two_patchers_need_the_lock() -> None:
+    """Each patcher counts what it has done. Without the lock, one count can be lost."""
+    patcher = (
+        "thread p{n}\n {lock}\n load x1, count\n add x1, x1, #1\n adr x17, count\n str x1, [x17]\n write key\n"
+        " publish key\n {unlock}\ndone{n}: nop\n"
+    )
+    cpu = "data count\ndata mutex\nthread cpu, any number\n site key: nop -> b on\non: nop\n"
+    end = "ask never p1: reached done1 and p2: reached done2 and count = 1\nask possible count = 2\n"
+
+    def text(lock: str, unlock: str) -> str:
+        return cpu + "".join(patcher.format(n=n, lock=lock, unlock=unlock) for n in (1, 2)) + end
+
+    assert verdicts(text("lock mutex", "unlock mutex")) == ["SAFE", "SAFE"]
+    assert verdicts(text("nop", "nop")) == ["UNSAFE", "SAFE"]
+
+
+def test_mixtures_may_be_allowed() -> None:
+    """Tail first, head last: an old head before a new tail is no harm, the other way round it is."""
+    text = (
+        "thread cpu\n site pair: nop; nop -> isb; isb\n nop\nthread patcher\n write pair[1]\n publish pair[1]\n"
+        " write pair[0]\n publish pair[0]\n"
+    )
+    asked = "ask P1 pair\nask P1 pair allow old new\nask P1 pair allow new old\nask P1 pair allow any any\n"
+    assert verdicts(text + asked) == ["UNSAFE", "SAFE", "UNSAFE", "SAFE"]
+
+
+def test_an_interrupt_inside_the_words() -> None:
+    """Two words by a stop: they are whole only if no CPU is interrupted between them."""
+    text = (
+        "data done\nthread cpu, any number\n site pair: nop; nop -> isb; b on\non: nop\n"
+        "interrupt cpu\n answer\n await done = 1\n isb\n eret\n"
+        "thread patcher\n kick\n gather\n write pair\n publish pair\n store done = 1\nask P1 pair\n"
+    )
+    assert (verdicts(text), verdicts(text + "keep out pair\n")) == (["UNSAFE"], ["SAFE"])
+
+
+def test_a_loop_that_was_not_followed_to_its_end_is_unknown() -> None:
+    text = "data x\nthread cpu\nagain: load x1, x\n cbz x1, again\n site key: nop -> isb\nthread p\n write key\n"
+    [answer] = ask(text + " store x = 1\nask never cpu: x1 = 0\n")
+    assert answer.verdict is Verdict.UNKNOWN
+    assert "not followed further" in answer.reason
+
+
+def test_a_word_that_is_not_modelled_is_unknown() -> None:
+    [answer] = ask("thread cpu\n site key: nop -> 04a0e3e0\nthread p\n write key\nask P3\n")
+    assert answer.verdict is Verdict.UNKNOWN
+    assert "04a0e3e0" in answer.reason
+
+
+WRONG = [
+    ("", "there is no thread"),
+    ("thread cpu\n nop\n", "nothing is asked"),
+    ("thread cpu\n nop\nask P4\n", "'P4' is no question"),
+    ("nop\n", "stands before the first thread"),
+    ("thread cpu\nthread cpu\n", "thread cpu occurs twice"),
+    ("thread cpu\na: nop\na: nop\nask P3\n", "the name a occurs twice"),
+    ("thread cpu\n site a: nop -> nop; nop\nask P3\n", "1 old and 2 new instructions"),
+    ("thread cpu\n site a: nop\nask P3\n", "expected `site NAME"),
+    ("thread cpu\n write a\nask P3\n", "there is no site 'a' above"),
+    ("thread cpu\n site a: nop -> isb\n write a[1]\nask P3\n", "lies behind the site's 1 words"),
+    ("thread cpu\n store a = 1\nask P3\n", "there is no cell 'a' above"),
+    ("thread cpu\n frobnicate x0\nask P3\n", "does not know"),
+    ("thread cpu\n b nowhere\nask P3\n", "nowhere"),
+    ("thread cpu\n kick\n gather\nask P3\n", "no thread above can answer"),
+    ("thread cpu, many\nask P3\n", "expected `thread NAME`"),
+    ("machine: dic\nthread cpu\n nop\nask P3\n", "dic without idc"),
+    ("machine: mmu\nthread cpu\n nop\nask P3\n", "neither idc nor dic"),
+    ("title: a\ntitle: b\nthread cpu\n nop\nask P3\n", "title occurs twice"),
+    ("data a = b\nthread cpu\n nop\nask P3\n", "neither a number nor a name"),
+    ("data a = 1 << 70\nthread cpu\n nop\nask P3\n", "neither a number nor a name"),
+    ("trap cpu\n", "there is no thread cpu above its trap"),
+    ("thread cpu\n nop\nask P1 a\n", "there is no site a"),
+    ("thread cpu\n nop\nask P3 of gpu\n", "there is no thread 'gpu'"),
+    ("thread cpu\n nop\nask P3 -> MAYBE\n", "is no verdict"),
+    ("thread cpu\n nop\nask never cpu: x31 = 1\n", "expected `THREAD: x4 = VALUE`"),
+    ("thread cpu\n nop\nask never a = 1\n", "there is no cell a"),
+    ("thread cpu\n nop\nask never cpu: reached a\n", "there is no label a"),
+    ("thread cpu\n site a: nop; nop -> isb; isb\nask P1 a allow old\n", "for each of 2 words"),
+    ("thread cpu\n nop\nkeep out a\nask P3\n", "there is no site 'a'"),
+    ("thread cpu\n" + " nop\n" * 600 + "ask P3\n", "more than 512 instructions"),
+    ("data a{}\n" * 70, "is no name"),
+    ("".join(f"data a{n}\n" for n in range(70)), "more than 64 cells"),
+    ("thread cpu\n nop\n" + "ask P3\n" * 70, "more than 64 questions"),
+    ("".join(f"thread a{n}\n nop\n" for n in range(9)) + "ask P3\n", "more than 8 CPUs"),
+    (" " * 70_000, "70000 characters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason"), WRONG, ids=[reason for _, reason in WRONG])
+def test_a_wrong_file_is_refused_with_its_line(text: str, reason: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        read(text, "test.protocol")
+    assert reason in str(caught.value)
+    assert re.match(r"test\.protocol:( |[0-9]+: )", str(caught.value))
+
+
+def damaged() -> Iterator[str]:
+    """Shipped protocols with random lines and characters changed."""
+    chance = random.Random(20)
+    texts = [(SHIPPED / name).read_text(encoding="utf-8") for name in shipped()]
+    for _ in range(400):
+        lines = chance.choice(texts).splitlines()
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(lines))
+            line = lines[at]
+            place = chance.randrange(len(line) + 1)
+            lines[at] = chance.choice([
+                line[:place], line[:place] + chance.choice("[]:=,;->#x0 \x00é") + line[place + 1 :],
+                chance.choice(chance.choice(texts).splitlines()), "",
+            ])  # fmt: skip
+        yield "\n".join(lines)
+
+
+def test_no_text_makes_anything_but_a_file_or_an_error() -> None:
+    read_well = 0
+    for text in damaged():
+        try:
+            read(text, "test.protocol")
+        except A64PatchError:
+            continue
+        read_well += 1
+    assert 20 < read_well < 380
