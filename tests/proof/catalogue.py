@@ -252,5 +252,14 @@ DATA = (
          ("LDR W4,[X1]; DMB ISH; STR W2,[X3]",
           "LDR W4,[X3]; CMP W4,#0; CSEL X6,X7,X7,EQ; LDR W5,[X6]; EOR W5,W5,W5; ADD W5,W5,#1; STR W5,[X1]"),
          "0:X4=1 /\\ 1:X4=1"),
+    # aarch64hwreqs.cat, pick-lob: pick-basic-dep goes through z by lrs, and bob orders the LDAR before the last store.
+    Case("LB+dmb+pickdata-lrs-acq", FORBIDDEN, ALLOWED, XY + " 1:X7=z;",
+         ("LDR W4,[X1]; DMB ISH; STR W2,[X3]", "LDR W4,[X3]; CMP W4,#0; CSEL W6,W2,W2,EQ; STR W6,[X7]; LDAR W5,[X7]; "
+          "STR W2,[X1]"),
+         "0:X4=1 /\\ 1:X4=1"),
+    both("LB+dmb+pickdata-lrs", ALLOWED, XY + " 1:X7=z;",
+         "LDR W4,[X1]; DMB ISH; STR W2,[X3]",
+         "LDR W4,[X3]; CMP W4,#0; CSEL W6,W2,W2,EQ; STR W6,[X7]; LDR W5,[X7]; STR W2,[X1]",
+         condition="0:X4=1 /\\ 1:X4=1"),
 )  # fmt: skip
 """Data alone: what the models share with every other Arm model."""

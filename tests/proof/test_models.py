@@ -69,8 +69,6 @@ def notices(model: type[Model], name: str) -> bool:
 
 
 SURVIVORS = {
-    # All that it orders here is ordered by pob, since every dependency on a load ends in a load or a store.
-    (ArmNow, "pick-lob"),
     # What comes before the load of an atomic comes before its store too, by the order of stores or by the same rule.
     (Esop2020, "aob"),
     # test_interrupts.py is about these.

@@ -104,10 +104,15 @@ def bob(t: ThreadOrder) -> Edges:
 
 
 def pick_lob(t: ThreadOrder) -> Edges:
-    """pick-dep; lob; [W], where lob is (lws | dob | pob | aob | bob)+"""
+    """pick-basic-dep; lob; [W], where lob is (lws | dob | pob | aob | bob)+
+
+    pick-basic-dep is [R]; (dtrm | iico_ctrl)+, and dtrm includes lrs (here lmrs). So the dependency also goes through
+    memory: from a store that depends on the pick to a later load of this store in the same thread.
+    """
     picks = [*t.depends("pick_addr", t.M), *t.depends("pick_data", t.W)]
     if not picks:
         return
+    picks += compose(picks, list(t.local_reads(t.W)))
     rows = closed(t.size, [edge for relation in (lws, dob, pob, aob, bob) for edge in relation(t)])
     yield from compose(picks, [(index, row & t.W) for index, row in enumerate(rows)])
 
