@@ -22,7 +22,7 @@ class Thread:
 
     The thread ends when its PC reaches an address without a word.
 
-    - SVC and BRK continue at `sync_vector`, an address in bytes. Without `sync_vector` they end the thread.
+    - SVC, BRK and UDF continue at `sync_vector`, an address in bytes. Without `sync_vector` they end the thread.
     - An interrupt continues at `irq_vector`, an address in bytes. Without `irq_vector` no interrupt reaches this CPU.
     - Interrupts are unmasked at the start. Each exception entry masks them, and ERET restores the mask. MSR DAIFSet
       and DAIFClr with bit 1 mask and unmask them.
@@ -42,7 +42,8 @@ class Program:
 
     - `code` maps addresses (bytes, multiples of 4) to initial words, shared by all threads. Accesses have 4 bytes. The
       stores in the traces tell which words are modified.
-    - `memory` maps addresses (bytes, multiples of 8) to initial data. Accesses have 4 or 8 bytes.
+    - `memory` maps addresses (bytes) to initial data. Each is one location. It ends where the next one begins. Accesses
+      have 1, 2, 4, 8 or 16 bytes, and all accesses of a location have one size (traces.py says when 4 and 8 will do).
     - No other address may be accessed.
     - `idc` and `dic` are CTR_EL0.IDC and .DIC. With IDC no DC is needed, with DIC no IC.
     - `eis` and `eos` are SCTLR_EL1.EIS and .EOS: exception entry and exception return are context synchronisation
@@ -94,8 +95,6 @@ class Program:
     def __post_init__(self) -> None:
         if any(address % 4 for address in self.code):
             raise RequestError("addresses of code must be multiples of 4 bytes")
-        if any(address % 8 for address in self.memory):
-            raise RequestError("addresses of data must be multiples of 8 bytes")
         if not self.threads:
             raise RequestError("a program needs at least one thread")
         if self.line < 4 or self.line & (self.line - 1):

@@ -27,13 +27,22 @@ _ICC_SGI1R_EL1 = (3, 0, 12, 11, 5)
 _HINTS = frozenset({"nop", "yield", "wfe", "wfi", "sev", "sevl", "csdb", "bti", "hint"})
 _LOAD_STORE = {"str": (False, ""), "ldr": (True, ""), "ldur": (True, ""), "stur": (False, ""), "ldar": (True, "A"),
                "ldapr": (True, "Q"), "stlr": (False, "L"), "ldxr": (True, ""), "ldaxr": (True, "A"),
-               "stxr": (False, ""), "stlxr": (False, "L")}  # fmt: skip
-_ATOMICS: dict[str, Callable[[int, int], int]] = {
-    "ldadd": lambda old, operand: old + operand,
-    "ldset": lambda old, operand: old | operand,
-    "ldclr": lambda old, operand: old & ~operand,
-    "ldeor": lambda old, operand: old ^ operand,
-    "swp": lambda old, operand: operand,
+               "stxr": (False, ""), "stlxr": (False, "L"), "ldapur": (True, "Q"), "stlur": (False, "L")}  # fmt: skip
+_PAIRS = {"ldp": (True, ""), "stp": (False, ""), "ldpsw": (True, ""), "ldiapp": (True, "Q"), "stilp": (False, "L")}
+_NARROW = {"b": 1, "h": 2, "sb": 1, "sh": 2, "sw": 4}
+"""Bytes of an access by the end of its name; those with an `s` extend the sign."""
+_ATOMICS: dict[str, Callable[[int, int, int], int]] = {
+    "ldadd": lambda old, operand, bits: old + operand,
+    "ldset": lambda old, operand, bits: old | operand,
+    "ldclr": lambda old, operand, bits: old & ~operand,
+    "ldeor": lambda old, operand, bits: old ^ operand,
+    "ldumax": lambda old, operand, bits: max(old, operand),
+    "ldumin": lambda old, operand, bits: min(old, operand),
+    "ldsmax": lambda old, operand, bits: max(signed(old, bits), signed(operand, bits)),
+    "ldsmin": lambda old, operand, bits: min(signed(old, bits), signed(operand, bits)),
+    "swp": lambda old, operand, bits: operand,
+    "cas": lambda old, operand, bits: operand,
+    "casp": lambda old, operand, bits: operand,
 }
 
 
@@ -43,11 +52,13 @@ class Operation:
 
     alu     `target` := `compute(values of sources)`; with `flags`, NZCV too
     select  `target` := `sources[0]` if `condition`, else `compute` of `sources[1]`
-    load, store, atomic    `size` bytes of `data` at `base` + `offset` (or extended `index`), ordered `A`, `Q` or `L`
+    load, store, atomic    `size` bytes of `data` at `base` + `offset` (or extended `index`), ordered `A`, `Q` or `L`;
+            with `second`, one more access of `size` bytes of this register behind the first
+    cas     as atomic, but only if the memory holds `target`; with `pair`, of registers `target` and `target` + 1
     jump    to PC + `offset`; `condition`, `test` or nothing decides; `link` writes X30
     indirect  to the value of `base`
     barrier   `name` is dmb or dsb, `order` is sy, ld or st
-    dc, ic  on the line at `base`
+    dc, ic  on the line at `base`; an ic without `base` is on every line
     isb, eret, sgi, nop, exception (`name`), clrex, mrs, msr, mask
     """
 
@@ -67,6 +78,11 @@ class Operation:
     writeback: int = 0
     """Bytes added to the base register after the access."""
     size: int = 8
+    """The bytes of one single-copy atomic access."""
+    second: int = -1
+    pair: bool = False
+    extends: int = 0
+    """The bits to which a load extends the sign; 0 for a load that extends with zeros."""
     order: str = ""
     write_order: str = ""
     exclusive: bool = False
@@ -162,6 +178,8 @@ def _system(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation
         return Operation("dc", base=f["rt"])
     if row.name == "ic.ivau":
         return Operation("ic", base=f["rt"])
+    if row.name == "ic.ialluis":
+        return Operation("ic")
     if stem in _HINTS:
         return Operation("nop")
     if stem in ("mrs", "msr_reg"):
@@ -182,31 +200,70 @@ def _system(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation
 
 def _memory(row: Encoding, stem: str, form: str, f: dict[str, int], word: int) -> Operation | None:
     plain, _, mode = stem.partition("_")
-    size = {"w": 4, "x": 8}.get(form, 0)
+    if mode not in ("", "imm", "reg", "post", "pre"):
+        return None
+    register = {"w": 4, "x": 8}.get(form, 0)
+    found = _pair(plain, mode, register, f) or _single(plain, mode, register, f) or _atomic(plain, register, f)
+    if found and found.writeback and found.base in (found.data, found.second):
+        return None  # CONSTRAINED UNPREDICTABLE.
+    return found
+
+
+def _single(plain: str, mode: str, register: int, f: dict[str, int]) -> Operation | None:
+    """A load or store of one register, exclusive or not."""
+    name = next((name for name in _LOAD_STORE if plain.startswith(name) and plain[len(name) :] in ("", *_NARROW)), "")
+    narrow = plain[len(name) :]
+    size = _NARROW.get(narrow, register)
+    if not name or not size:
+        return None
+    loads, order = _LOAD_STORE[name]
+    here = Operation("load" if loads else "store", size=size, order=order, data=f["rt"], base=_stack(f["rn"]),
+                     extends=8 * register if narrow.startswith("s") else 0)  # fmt: skip
+    if mode == "reg":
+        signs, wide, shift = bool(f["sign"]), bool(f["wide"]), f["s"] * (size.bit_length() - 1)
+        return replace(here, index=f["rm"], extend=lambda v: _extend(v, wide, signs) << shift)
+    offset = f.get("imm12", 0) * size + signed(f.get("simm9", 0), 9)
+    return replace(
+        here,
+        offset=0 if mode == "post" else offset,
+        writeback=offset if mode in ("post", "pre") else 0,
+        exclusive=name.endswith("xr"),
+        status=f.get("rs", 31),
+    )
+
+
+def _pair(plain: str, mode: str, register: int, f: dict[str, int]) -> Operation | None:
+    """Two registers: two accesses, each single-copy atomic for itself (Arm ARM B2.2.1, without FEAT_LSE2)."""
+    if plain not in _PAIRS or not register or (f["rt"] == f["rt2"] and _PAIRS[plain][0]):
+        return None
+    loads, order = _PAIRS[plain]
+    size = 4 if plain == "ldpsw" else register
+    offset = signed(f["imm7"], 7) * size if "imm7" in f else {"post": 2, "pre": -2}.get(mode, 0) * size
+    return Operation("load" if loads else "store", size=size, order=order, data=f["rt"], second=f["rt2"],
+                     base=_stack(f["rn"]), offset=0 if mode == "post" else offset,
+                     writeback=offset if mode in ("post", "pre") else 0,
+                     extends=64 if plain == "ldpsw" else 0)  # fmt: skip
+
+
+def _atomic(plain: str, register: int, f: dict[str, int]) -> Operation | None:
+    """A load and a store in one. An acquire counts only if the loaded value goes to a register (Arm ARM C3.2)."""
+    size = register or _NARROW.get(plain[-1], 0)
     if not size:
         return None
-    atomic, suffix = _atomic_name(plain)
-    if plain in _LOAD_STORE and mode in ("", "imm", "reg", "post", "pre"):
-        loads, order = _LOAD_STORE[plain]
-        kind = "load" if loads else "store"
-        here = Operation(kind, size=size, order=order, data=f["rt"], base=_stack(f["rn"]))
-        if mode == "reg":
-            signs, wide, shift = bool(f["sign"]), bool(f["wide"]), f["s"] * (3 if size == 8 else 2)
-            return replace(here, index=f["rm"], extend=lambda v: _extend(v, wide, signs) << shift)
-        offset = f.get("imm12", 0) * size + signed(f.get("simm9", 0), 9)
-        return replace(
-            here,
-            offset=0 if mode == "post" else offset,
-            writeback=offset if mode in ("post", "pre") else 0,
-            exclusive=plain.endswith("xr"),
-            status=f.get("rs", 31),
-        )
-    if atomic:
-        read_order = "A" if "a" in suffix and f["rt"] != 31 else ""
-        return Operation("atomic", name=atomic, size=size, data=f["rs"], base=_stack(f["rn"]), target=f["rt"],
-                         compute=_ATOMICS[atomic], order=read_order,
-                         write_order="L" if "l" in suffix else "")  # fmt: skip
-    return None
+    stem, suffix = _atomic_name(plain if register else plain[:-1])
+    if not stem:
+        return None
+    swaps = stem in ("cas", "casp")
+    source, target = (f["rt"], f["rs"]) if swaps else (f["rs"], f["rt"])
+    if stem == "casp":
+        size, source, target = 2 * size, 2 * source, 2 * target  # The fields count pairs of registers.
+    rule, bits = _ATOMICS[stem], 8 * size
+    mask = (1 << bits) - 1
+    return Operation("cas" if swaps else "atomic", name=stem, size=size, data=source, base=_stack(f["rn"]),
+                     target=target, pair=stem == "casp",
+                     compute=lambda old, operand: rule(old, operand & mask, bits) & mask,
+                     order="A" if "a" in suffix and target != 31 else "",
+                     write_order="L" if "l" in suffix else "")  # fmt: skip
 
 
 def _atomic_name(name: str) -> tuple[str, str]:
@@ -245,6 +302,13 @@ _LOGIC: dict[str, Callable[[int, int], int]] = {
 }
 
 
+_BITFIELDS = {"ubfm": (False, -1), "lsr_imm": (False, -1), "lsl_imm": (False, -1), "uxtb": (False, 7),
+              "uxth": (False, 15), "sbfm": (True, -1), "asr_imm": (True, -1), "sxtb": (True, 7), "sxth": (True, 15),
+              "sxtw": (True, 31)}  # fmt: skip
+"""Whether the sign is extended, and the field's last bit if the name says it."""
+_SHIFTS = ("lslv", "lsrv", "asrv", "rorv")
+
+
 def _add(a: int, b: int, carry: int, bits: int) -> tuple[int, int]:
     mask = (1 << bits) - 1
     a, b = a & mask, b & mask
@@ -273,7 +337,7 @@ def _arithmetic(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Opera
     if plain in ("adr", "adrp"):
         distance = signed(f["immhi"] << 2 | f["immlo"], 21)
         return Operation("adr", name=plain, target=f["rd"], offset=distance)
-    if plain in ("add", "adds", "sub", "subs") and mode in ("", "imm"):
+    if plain in ("add", "adds", "sub", "subs") and mode in ("", "imm", "ext"):
         subtract, sets = plain.startswith("sub"), plain.endswith("s")
         flip = mask if subtract else 0
         if mode == "imm":
@@ -287,6 +351,13 @@ def _arithmetic(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Opera
                 flags=flags,
                 name="s" if sets else "",
             )
+        if mode == "ext":
+            width, signs, left = 8 << (f["option"] & 3), f["option"] & 4, f["imm3"]
+            flags5 = lambda a, b: _add(  # noqa: E731
+                a, (signed(b, width) if signs else b & ((1 << width) - 1)) << left & mask ^ flip, int(subtract), bits
+            )
+            return Operation("alu", target=f["rd"] if sets else _stack(f["rd"]), sources=(_stack(f["rn"]), f["rm"]),
+                             flags=flags5, name="s" if sets else "")  # fmt: skip
         kind, amount = f["shift"], f["imm6"]
         flags2 = lambda a, b: _add(a, _shifted(b, kind, amount, bits) ^ flip, int(subtract), bits)  # noqa: E731
         return Operation("alu", target=f["rd"], sources=(f["rn"], f["rm"]), flags=flags2, name="s" if sets else "")
@@ -310,17 +381,32 @@ def _arithmetic(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Opera
         other = others[stem]
         return Operation("select", target=f["rd"], sources=(f["rn"], f["rm"]), condition=f["cond"], offset=bits,
                          compute=lambda b: other(b) & mask)  # fmt: skip
-    if row.name in ("ubfm.x", "ubfm.w", "lsr_imm.x", "lsr_imm.w", "lsl_imm.x", "lsl_imm.w"):
-        right, top = f["immr"], f.get("imms", bits - 1)
-        if top >= right:
-            return Operation("alu", target=f["rd"], sources=(f["rn"],),
-                             compute=lambda a: (a & mask) >> right & ((1 << (top - right + 1)) - 1))  # fmt: skip
+    if stem in _BITFIELDS:
+        signs, top = _BITFIELDS[stem]
+        right = f.get("immr", 0)
+        top = f.get("imms", bits - 1) if top < 0 else top
         return Operation("alu", target=f["rd"], sources=(f["rn"],),
-                         compute=lambda a: (a & ((1 << (top + 1)) - 1)) << (bits - right) & mask)  # fmt: skip
+                         compute=lambda a: _bitfield(a & mask, right, top, bits, signs))  # fmt: skip
+    if stem in ("madd", "msub"):
+        sign = -1 if stem == "msub" else 1
+        return Operation("alu", target=f["rd"], sources=(f["rn"], f["rm"], f["ra"]),
+                         compute=lambda a, b, c: (c + sign * a * b) & mask)  # fmt: skip
+    if stem in _SHIFTS:
+        kind = _SHIFTS.index(stem)
+        return Operation("alu", target=f["rd"], sources=(f["rn"], f["rm"]),
+                         compute=lambda a, b: _shifted(a, kind, b % bits, bits) & mask)  # fmt: skip
     if stem == "rbit":
         return Operation("alu", target=f["rd"], sources=(f["rn"],),
                          compute=lambda a: int(f"{a & mask:0{bits}b}"[::-1], 2))  # fmt: skip
     return None
+
+
+def _bitfield(value: int, right: int, top: int, bits: int, signs: bool) -> int:
+    """UBFM and SBFM: bits `right` to `top` moved down; or, with `top` below `right`, bits 0 to `top` moved up."""
+    width = top - right + 1 if top >= right else top + 1
+    field = value >> (right if top >= right else 0) & ((1 << width) - 1)
+    field = signed(field, width) if signs else field
+    return (field if top >= right else field << (bits - right)) & ((1 << bits) - 1)
 
 
 def _logical(value: int, bits: int) -> tuple[int, int]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from a64patch.errors import ScopeError
 from a64patch.proof.program import ELR, Program
-from a64patch.proof.semantics import MASK32, MASK64, SP, Operation, flow, holds, operation
+from a64patch.proof.semantics import MASK64, SP, Operation, flow, holds, operation, signed
 
 MOST_TRACES = 20_000
 """The most traces of one thread; a program with more is refused."""
@@ -24,6 +25,9 @@ MOST_EVENTS = 400
 """The most events of one trace; a longer path is given up."""
 MOST_STEPS = 5_000
 """The most instructions of one trace, likewise."""
+
+EVERYWHERE = -1
+"""The address of an IC on every line."""
 
 ACCESS = "access to "
 """How the end of a trace begins whose last access is outside the program's memory."""
@@ -47,10 +51,10 @@ class Event:
     """Address of the instruction in bytes; for an interrupt, the address of the interrupted instruction."""
     word: int
     """The executed word."""
-    address: int = -1
+    address: int = EVERYWHERE
     value: int = 0
     order: str = ""
-    """A (acquire), Q (acquirePC), L (release); of a barrier: sy, ld, st; of TE: svc, brk or irq."""
+    """A (acquire), Q (acquirePC), L (release); of a barrier: sy, ld, st; of TE: svc, brk, udf or irq."""
     addr: int = 0
     data: int = 0
     ctrl: int = 0
@@ -74,7 +78,7 @@ class Trace:
     """Address and word of every executed instruction."""
     registers: Mapping[int, int]
     end: str
-    """`done`, or why the thread ended: `svc`, `brk`, `left` (a window), `access to …`."""
+    """`done`, or why the thread ended: `svc`, `brk`, `udf`, `left` (a window), `access to …`."""
     by_model: dict[object, list[int]] = field(default_factory=dict)
     """The thread's order in each model, kept by `search`."""
 
@@ -149,6 +153,8 @@ class _Runner:
         self.most_interrupts = most_interrupts if self.thread.irq_vector is not None else 0
         self.windows = {address: window for window in program.windows for address in window}
         self.used = set[int]()
+        self.accesses = set[tuple[int, int]]()
+        """Address and size in bytes of each access to data."""
         self.cut = 0
         self.left_out = ""
         self.pending: list[_State] = []
@@ -262,14 +268,14 @@ class _Runner:
         state.pc = pc + 4
         if kind == "alu":
             self._compute(state, op)
-        elif kind in ("load", "store", "atomic"):
+        elif kind in ("load", "store", "atomic", "cas"):
             return self._access(state, op, pc, word)
         elif kind == "jump":
             self._jump(state, op, pc)
         elif kind == "barrier":
             self._event(state, "DSB" if op.name == "dsb" else "DMB", pc, word, order=op.order)
         elif kind in ("dc", "ic"):
-            value, data, pick = state.get(op.base)
+            value, data, pick = state.get(op.base) if op.base >= 0 else (EVERYWHERE, 0, 0)
             event = self._event(state, kind.upper(), pc, word, value)
             event.addr, event.pick_addr = data, pick
         elif kind == "isb":
@@ -422,30 +428,60 @@ class _Runner:
             addr |= data
             pick_addr |= pick
         address &= MASK64
-        if address not in self.program.memory and address not in self.code:
-            state.end = f"{ACCESS}{address:#x}"
-            return True
-        if address in self.code and op.size != 4:
-            raise ScopeError(
-                f"an access of 8 bytes to code at {self.program.name_of(pc)}: mixed sizes are not modelled"
-            )
+        places = (address,) if op.second < 0 else (address, (address + op.size) & MASK64)
+        for place in places:
+            if place not in self.program.memory and place not in self.code:
+                inside = next((cell for cell in range(place - 7, place) if cell in self.program.memory), None)
+                if inside is not None:
+                    raise ScopeError(
+                        f"an access inside {self.program.name_of(inside)}: accesses of mixed size are not modelled"
+                    )
+                state.end = f"{ACCESS}{place:#x}"
+                return True
+            if place in self.program.memory:
+                self.accesses.add((place, op.size))
+            elif op.size != 4:
+                raise ScopeError(
+                    f"an access of {op.size} bytes to code at {self.program.name_of(pc)}: mixed sizes are not modelled"
+                )
+        return self._access_at(state, op, pc, word, places, addr, pick_addr)
+
+    def _access_at(
+        self, state: _State, op: Operation, pc: int, word: int, places: tuple[int, ...], addr: int, pick_addr: int
+    ) -> bool:
+        """Do the accesses of one instruction at these addresses. A pair of registers has two accesses."""
         if op.writeback:
-            state.put(op.base, base + op.writeback, addr, pick_addr)
+            state.put(op.base, state.get(op.base)[0] + op.writeback, addr, pick_addr)
         if op.kind == "store":
-            return self._store(state, op, pc, word, address, addr, pick_addr)
-        self.used.add(address)
-        mask = MASK32 if op.size == 4 else MASK64
-        values = list(dict.fromkeys(value & mask for value in self.domains.values(address)))
-        state.guesses += len(values) > 1
-        for value in values[1:]:
-            self._load(other := state.copy(), op, pc, word, address, value, addr, pick_addr)
+            return self._store(state, op, pc, word, places, addr, pick_addr)
+        self.used.update(places)
+        mask = (1 << 8 * op.size) - 1
+        guesses = list(
+            product(*(dict.fromkeys(value & mask for value in self.domains.values(place)) for place in places))
+        )
+        state.guesses += len(guesses) > 1
+        for values in guesses[1:]:
+            other = state.copy()
+            for number, (place, value) in enumerate(zip(places, values, strict=True)):
+                self._load(other, op, pc, word, place, value, number, addr, pick_addr)
             self.pending.append(other)
-        self._load(state, op, pc, word, address, values[0], addr, pick_addr)
+        for number, (place, value) in enumerate(zip(places, guesses[0], strict=True)):
+            self._load(state, op, pc, word, place, value, number, addr, pick_addr)
         return True
 
     def _load(
-        self, state: _State, op: Operation, pc: int, word: int, address: int, value: int, addr: int, pick_addr: int
+        self,
+        state: _State,
+        op: Operation,
+        pc: int,
+        word: int,
+        address: int,
+        value: int,
+        number: int,
+        addr: int,
+        pick_addr: int,
     ) -> None:
+        """Do one load, and the store of an atomic. `number` is 1 for the second register of a pair."""
         index = len(state.events)
         # A load after a store of the same thread to the location inherits the stored value's dependencies (lmrs).
         data, pick = 1 << index, 0
@@ -456,12 +492,15 @@ class _Runner:
                 break
         event = self._event(state, "R", pc, word, address, value, op.order)
         event.addr, event.pick_addr = addr, pick_addr
+        if op.kind == "cas":
+            event.returns = op.target != 31
+            self._compare(state, op, event, index, data, pick)
+            return
         if op.kind == "atomic":
             event.returns = op.target != 31
             operand, stored, stored_pick = state.get(op.data)
-            mask = MASK32 if op.size == 4 else MASK64
             assert op.compute
-            written = self._event(state, "W", pc, word, address, op.compute(value, operand) & mask, op.write_order)
+            written = self._event(state, "W", pc, word, address, op.compute(value, operand), op.write_order)
             written.addr, written.pick_addr = addr, pick_addr
             # SWP stores its operand. The other atomics store the loaded value combined with the operand.
             written.data = stored if op.name == "swp" else stored | 1 << index
@@ -469,12 +508,60 @@ class _Runner:
             written.rmw = index
             state.put(op.target, value, data, pick)
             return
-        state.put(op.data, value, data, pick)
+        if op.extends:
+            value = signed(value, 8 * op.size) & ((1 << op.extends) - 1)
+        state.put(op.second if number else op.data, value, data, pick)
         if op.exclusive:
             state.monitor = index
 
-    def _store(self, state: _State, op: Operation, pc: int, word: int, address: int, addr: int, pick_addr: int) -> bool:
-        value, data, pick = state.get(op.data)
+    def _compare(self, state: _State, op: Operation, loaded: Event, index: int, data: int, pick: int) -> None:
+        """The rest of CAS and CASP after the load, with the dependencies of herd's catalogue `aarch64-cas`.
+
+        - When the comparison fails, nothing is stored. The compared register gets the loaded value.
+        - When it succeeds, the store's data is the new value; the load and the compared register pick the store.
+        - Then a CPU may write the loaded value to the compared register, or leave the equal old value there. In the
+          second case the load only picks it. Both are forks, unless the old value depends on nothing: then the second
+          case allows all that the first does.
+        """
+        half = 4 * op.size if op.pair else 8 * op.size
+        expected, compared, compared_pick = self._joined(state, op.target, op)
+        fork = None
+        if loaded.value == expected:
+            operand, stored, stored_pick = self._joined(state, op.data, op)
+            assert op.compute
+            value = op.compute(loaded.value, operand)
+            written = self._event(state, "W", loaded.pc, loaded.word, loaded.address, value, op.write_order)
+            written.addr, written.pick_addr = loaded.addr, loaded.pick_addr
+            written.data = stored
+            written.pick_data = stored_pick | compared | compared_pick | data | pick
+            written.rmw = index
+            if compared | compared_pick:
+                fork = state.copy()
+            else:
+                data, pick = 0, data | pick
+        for other, deps, picks in ((state, data, pick), (fork, compared, compared_pick | compared | data | pick)):
+            if other is not None:
+                other.put(op.target, loaded.value & ((1 << half) - 1), deps, picks)
+                if op.pair:
+                    other.put(op.target + 1, loaded.value >> half, deps, picks)
+        if fork is not None:
+            state.guesses += 1
+            fork.guesses += 1
+            self.pending.append(fork)
+
+    @staticmethod
+    def _joined(state: _State, register: int, op: Operation) -> tuple[int, int, int]:
+        """The register as `_State.get` gives it, cut to the access; of CASP, both registers as one value."""
+        value, data, pick = state.get(register)
+        if not op.pair:
+            return value & ((1 << 8 * op.size) - 1), data, pick
+        high, more, picked = state.get(register + 1)
+        mask = (1 << 4 * op.size) - 1
+        return value & mask | (high & mask) << 4 * op.size, data | more, pick | picked
+
+    def _store(
+        self, state: _State, op: Operation, pc: int, word: int, places: tuple[int, ...], addr: int, pick_addr: int
+    ) -> bool:
         monitor = state.monitor
         if op.exclusive:
             state.monitor = -1
@@ -482,10 +569,12 @@ class _Runner:
             failed = state.copy()
             failed.put(op.status, 1)
             self.pending.append(failed)
-            if monitor < 0 or state.events[monitor].address != address:
+            if monitor < 0 or state.events[monitor].address != places[0]:
                 return False
-        event = self._event(state, "W", pc, word, address, value & (MASK32 if op.size == 4 else MASK64), op.order)
-        event.addr, event.pick_addr, event.data, event.pick_data = addr, pick_addr, data, pick
+        for register, address in zip((op.data, op.second), places, strict=False):
+            value, data, pick = state.get(register)
+            event = self._event(state, "W", pc, word, address, value & ((1 << 8 * op.size) - 1), op.order)
+            event.addr, event.pick_addr, event.data, event.pick_data = addr, pick_addr, data, pick
         if op.exclusive:
             event.rmw = monitor
             state.put(op.status, 0)
@@ -551,6 +640,7 @@ def behaviours(program: Program) -> Behaviours:
     count = len(program.threads)
     runs: list[list[Trace]] = [[] for _ in range(count)]
     used: list[set[int]] = [set() for _ in range(count)]
+    accesses: list[set[tuple[int, int]]] = [set() for _ in range(count)]
     cuts = [0] * count
     left_out = [""] * count
     stale = set(range(count))
@@ -563,6 +653,7 @@ def behaviours(program: Program) -> Behaviours:
             runner = _Runner(program, number, domains, interrupts)
             runs[number] = runner.run()
             used[number] = runner.used | {address for trace in runs[number] for address, _ in trace.path}
+            accesses[number] = runner.accesses
             cuts[number], left_out[number] = runner.cut, runner.left_out
             for event in _stores(runs[number]):
                 if domains.add(event.address, event.value):
@@ -580,7 +671,7 @@ def behaviours(program: Program) -> Behaviours:
         if most > interrupts:
             interrupts = most
             stale |= {number for number in range(count) if program.threads[number].irq_vector is not None}
-    _refuse_mixed_sizes(program, domains, runs)
+    _refuse_mixed_sizes(program, domains, set().union(*accesses))
     return Behaviours(runs, sum(cuts), next(filter(None, left_out), ""))
 
 
@@ -596,15 +687,23 @@ def _stores(traces: list[Trace]) -> Iterator[Event]:
     return (event for trace in traces for event in trace.events if event.kind == "W")
 
 
-def _refuse_mixed_sizes(program: Program, domains: Domains, runs: list[list[Trace]]) -> None:
-    """ScopeError for a 4-byte access to a location with 8-byte values: in the model a location is one value."""
-    wide = {address for address in program.memory if any(value > MASK32 for value in domains.values(address))}
-    if not wide:
-        return
-    for run in runs:
-        for trace in run:
-            for event in trace.events:
-                if event.kind in ("R", "W") and event.address in wide and operation(event.word).size == 4:
-                    raise ScopeError(
-                        f"{program.name_of(event.address)} is accessed with 4 and 8 bytes: mixed sizes are not modelled"
-                    )
+def _refuse_mixed_sizes(program: Program, domains: Domains, accesses: set[tuple[int, int]]) -> None:
+    """ScopeError for accesses of a location with different sizes: in the model a location is one value.
+
+    Accesses with 4 and with 8 bytes are fine while all values have 4 bytes: then the other half is always 0.
+    """
+    sizes: dict[int, set[int]] = {}
+    for address, size in accesses:
+        sizes.setdefault(address, set()).add(size)
+    for address, used in sorted(sizes.items()):
+        smallest, largest = min(used), max(used)
+        wide = any(value >> 8 * smallest for value in domains.values(address))
+        if smallest != largest and (wide or used != {4, 8}):
+            reason = f"is accessed with {' and '.join(map(str, sorted(used)))} bytes"
+        elif wide:
+            reason = f"has a value of more than {smallest} bytes, and accesses of {smallest} bytes"
+        elif address % largest or any(other in program.memory for other in range(address + 1, address + largest)):
+            reason = f"has an access of {largest} bytes that is not aligned or goes on to the next location"
+        else:
+            continue
+        raise ScopeError(f"{program.name_of(address)} {reason}: mixed sizes are not modelled")
