@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_rule(case: Case) -> None:
     assert [test.verdict(model).allowed for model in (ArmNow(), Esop2020())] == [case.arm, case.esop]
 
 
-CONDITIONS = {
+CONDITIONS: dict[str, Callable[[int, int], bool]] = {
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "hs": lambda a, b: a >= b, "lo": lambda a, b: a < b,
     "mi": lambda a, b: signed(a - b, 64) < 0, "pl": lambda a, b: signed(a - b, 64) >= 0,
     "vs": lambda a, b: signed(a, 64) - signed(b, 64) != signed(a - b, 64),
