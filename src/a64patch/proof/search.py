@@ -177,12 +177,39 @@ class _Search:
         rows: Rows = []
         for trace, first in zip(x.traces, x.first, strict=True):
             rows += [row << first for row in _local_rows(self.model, trace, self.program)]
+        self.journal.clear()
+        ordered = self._stores_of_one_thread(x, rows)
+        if ordered is None:
+            return
+        left = sorted(x.writes.keys() - x.co.keys())
+        mark = len(self.journal)
         for entries in [{}] if self.free_interrupts else _senders(x):
             x.sent_by = entries
-            self.journal.clear()
-            start = self._add(x, rows, self.model.interrupts(x), 0)
+            del self.journal[mark:]
+            start = self._add(x, ordered, self.model.interrupts(x), 0)
             if start is not None:
-                yield from self._stores(x, start, sorted(x.writes), 0)
+                yield from self._stores(x, start, left, 0)
+
+    def _stores_of_one_thread(self, x: Execution, rows: Rows) -> Rows | None:
+        """The order with the stores to each location that only one thread stores to, where coherence leaves no choice.
+
+        None when it has a cycle, or when a final value is not the one that the query demands.
+        """
+        if "coWW" not in self.model.coherence:
+            return rows
+        for address in sorted(x.writes):
+            writes = x.writes[address]
+            if x.thread[writes[0]] != x.thread[writes[-1]]:
+                continue
+            if x.events[writes[-1]].value != self.query.memory.get(address, x.events[writes[-1]].value):
+                return None
+            x.co[address] = writes
+            self.statistics.choices += 1
+            more = self._add(x, rows, self.model.coherence_edges(x, address), 0)
+            if more is None:
+                return None
+            rows = more
+        return rows
 
     def _add(self, x: Execution, rows: Rows, edges: Iterable[Named], depth: int) -> Rows | None:
         """The order with these edges added; None when it has a cycle."""
