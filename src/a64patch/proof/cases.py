@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from a64patch.a64.assembler import assemble
+from a64patch.a64.assembler import assemble, assemble_one
 from a64patch.errors import RequestError, ScopeError
 from a64patch.oneline import shown, words
 from a64patch.proof.program import Program, Thread
@@ -286,8 +287,9 @@ def build(
         place = start
         texts = [(step, text) for step, text in _texts(shape, parts) if step.name not in omit]
         for step, text in [*texts, (None, last)]:
-            for word in assemble(text, place) if text else ():
-                code[place] = word
+            for line in text.split("; ") if text else ():
+                # Only the words of branches depend on their place.
+                code[place] = _word(line, place if line.startswith(("b", "cb")) else 0)
                 if step is not None:
                     owners[place] = step
                 place += 4
@@ -354,6 +356,11 @@ def build(
         protocol, title, program, int(bool(executors)), words, owners, told if executors else ("start", 0),
         frozenset(keep_out if looks else ()),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _word(text: str, place: int) -> int:
+    return assemble_one(text, place)
 
 
 def _placed(sites: Sequence[Site]) -> list[tuple[int, Site]]:
