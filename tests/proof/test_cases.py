@@ -369,6 +369,48 @@ def test_a_jump_to_the_first_word_begins_a_new_pass() -> None:
     assert "P1" in prove(Question("kick", (loop,), executors=1)).broken
 
 
+def test_sites_whose_first_words_are_the_same_are_each_asked_with_all_their_words() -> None:
+    # Both have the same reduced programs. In the first site, nobody gets from one changed word to the other.
+    apart, torn = (
+        Site(tuple(assemble(old)), tuple(assemble(new)), comes_back=False)
+        for old, new in (
+            ("nop; b .+400; nop", "b .+400; b .+400; b .+8"),
+            ("nop; nop; nop", "b .+400; nop; b .+8"),
+        )
+    )
+    assert prove(Question("kick", (apart,))).verdict is Verdict.SAFE
+    assert set(prove(Question("kick", (torn,))).broken) == {"P1"}
+    assert set(prove(Question("kick", (apart, torn))).broken) == {"P1"}
+
+
+@pytest.mark.parametrize("protocol", ["kick", "brk"])
+def test_a_word_that_may_race_does_not_stand_for_one_that_may_not(protocol: str) -> None:
+    for last, broken in ((("nop", "b .+4"), False), (("add x9, x9, #1", "sub x9, x9, #1"), True)):
+        old, new = (
+            tuple(assemble(f"{text}; {text}; {word}")) for text, word in zip(("nop", "b .+8"), last, strict=True)
+        )
+        proof = prove(Question(protocol, (Site(old, new, comes_back=False),)), properties=["P3"])
+        assert bool(proof.broken) is broken
+
+
+@pytest.mark.parametrize("words", [4, 16])
+def test_few_new_words_are_enough_for_a_counterexample(words: int) -> None:
+    old, new = ((assemble(f"{name} x9, x9, #1")[0],) * words for name in ("add", "sub"))
+    for protocol, broken in (("kick", {"P1", "P3"}), ("brk", {"P1", "P3"}), ("stop", set())):
+        if (protocol, words) != ("brk", 16):
+            proof = prove(Question(protocol, (Site(old, new),)))
+            assert (set(proof.broken), proof.reason) == (broken, "")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_hasty_proof_has_the_same_verdict(protocol: str) -> None:
+    pairs = [("nop", "b .+8"), ("add x9, x9, #1", "sub x9, x9, #1"), ("nop; nop", "b .+4; b .+8")]
+    for site in (Site(tuple(assemble(old)), tuple(assemble(new))) for old, new in pairs):
+        for omit in ("", *omittable(protocol, (site,))):
+            question = Question(protocol, (site,), omit=frozenset(filter(None, [omit])))
+            assert prove(question, hasty=True).verdict is prove(question).verdict, (site, omit)
+
+
 @pytest.mark.parametrize(
     "question",
     [

@@ -8,15 +8,17 @@ The answer is SAFE only when every chosen model forbids every way to break every
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import product
+from functools import cached_property
+from itertools import permutations, product
 
+from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.errors import ScopeError
 from a64patch.oneline import shown, some, words
 from a64patch.proof.arm_now import ArmNow
-from a64patch.proof.cases import APART, MOST_WORDS, TOGETHER, Case, Site, build
+from a64patch.proof.cases import APART, BRK, MOST_WORDS, TOGETHER, Case, Site, build
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model
@@ -33,6 +35,13 @@ ASSUMPTIONS = (
     "whoever waits for the patch by a flag reads it, branches on it and executes an ISB before the new code.",
 )
 """What SAFE rests on, a clause each, with the profile of the question."""
+
+
+Note = Callable[[str], None]
+_FEW = 2
+"""So many changed words may be new in the program that is searched before the complete one: P1 is about two words."""
+_RECENT = 4
+"""So many programs are kept."""
 
 
 class Verdict(Enum):
@@ -118,9 +127,13 @@ def models(which: str = "both") -> tuple[Model, ...]:
 
 
 def prove(
-    question: Question, of: Sequence[Model] | None = None, properties: Sequence[str] = tuple(PROPERTIES)
-) -> Proof:
+    question: Question, of: Sequence[Model] | None = None, properties: Sequence[str] = tuple(PROPERTIES),
+    *, hasty: bool = False,
+) -> Proof:  # fmt: skip
     """The answer under these models (both when None). Deterministic.
+
+    With `hasty`, a search of one site ends at its first counterexample: the verdict is the same, but `Proof.broken` has
+    one property only.
 
     For any number of CPUs, each site is asked about alone, since P1 is about the words of one site. RequestError for a
     senseless question. When the models do not cover the question, or it is too large, the answer is UNKNOWN, unless a
@@ -128,7 +141,7 @@ def prove(
     """
     started = time.perf_counter()
     proof = Proof(question)
-    prover = _Prover(proof, models() if of is None else of)
+    prover = _Prover(proof, models() if of is None else of, hasty)
     if question.unanswered:
         prover.unknown(f"nobody answers for {', '.join(question.unanswered)} on this target")
     try:
@@ -167,121 +180,229 @@ def remedies(proof: Proof, of: Sequence[Model] | None = None) -> list[str]:
 
 
 def _holds(question: Question, of: Sequence[Model] | None, properties: Sequence[str]) -> bool:
-    return prove(question, of, properties).verdict is Verdict.SAFE
+    return prove(question, of, properties, hasty=True).verdict is Verdict.SAFE
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The arguments of `cases.build` that differ between the programs of one question."""
+
+    sites: tuple[Site, ...]
+    executors: int
+    line: int
+    falls_through: bool = False
+    free: int = MOST_WORDS
+    enter: int = 0
+    returns: int = 0
+    simple: bool = False
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A case, and its behaviours, which are found only when they are needed."""
+
+    case: Case
+
+    @cached_property
+    def behaviours(self) -> Behaviours:
+        """The shortest traces of each thread first: they make the shortest counterexample, and often the first one.
+
+        ScopeError when the program is too large or not covered.
+        """
+        found = behaviours(self.case.program)
+        for traces in found.traces:
+            traces.sort(key=lambda trace: len(trace.events))
+        return found
 
 
 class _Prover:
     """Builds and searches the programs of one question, and keeps the results in `proof`."""
 
-    def __init__(self, proof: Proof, of: Sequence[Model]) -> None:
+    def __init__(self, proof: Proof, of: Sequence[Model], hasty: bool = False) -> None:
         self.proof = proof
+        self.hasty = hasty
+        """Stop at the first counterexample, and look for it before all else."""
         self.of = of
         self.question = proof.question
-        self.known: dict[int, Behaviours] = {}
-        self.asked = set[tuple[object, ...]]()
+        self.recent: dict[_Form, _Asked] = {}
+        self.told = set[_Form]()
 
     def unknown(self, why: str) -> None:
         """Note the first reason why there is no complete answer."""
         self.proof.reason = self.proof.reason or why
 
     def site(self, site: Site, properties: Sequence[str]) -> None:
-        """For any number of CPUs: search the reduced programs. When one breaks a property, search the complete site."""
+        """For any number of CPUs: search the reduced programs. When one breaks a property, search the complete site.
+
+        Reduced programs of the same shape have the same answer. The complete site is asked once about each property.
+        """
         site = _headed(site)
+        # BRK in front stands for the words behind it only where no word goes back.
+        guarded = self.question.protocol == "brk" and (site.comes_back or _loops(site))
+        asked = set[tuple[object, ...]]()
+        completed = set[tuple[str, int, int, str]]()
         for name, reduced, line in _reduced(site, self.question.protocol, properties):
             for executors in (1, 0):
-                key = (name, reduced, line, executors)
-                left = [model for model in self.of if model.name not in self.proof.broken.get(name, ())]
-                if key in self.asked or not left:
+                left = [
+                    model
+                    for model in self.of
+                    if model.name not in self.proof.broken.get(name, ())
+                    and (name, line, executors, model.name) not in completed
+                ]
+                key = (name, self._shape(reduced, name), line, executors)
+                if key in asked or not left:
                     continue
-                self.asked.add(key)
-                case = self._build((reduced,), executors, line, falls_through=True)
-                self._require_told(case)
-                # BRK in front stands for the words behind it only where no word goes back.
-                guarded = name == TORN and self.question.protocol == "brk" and (site.comes_back or _loops(site))
-                broken = [model for model in left if guarded or self._result(case, name, model)]
-                narrowed = False
-                # First without coming back, which is much less to search.
-                for returns, enter in product(range(1 + site.comes_back), range(len(site.old))):
-                    if not broken:
-                        break
-                    complete = self._complete(site, executors, line, enter, returns)
-                    broken = [model for model in broken if not self._ask(complete, name, model)]
-                    narrowed |= bool(complete.program.pinned)
-                if broken and narrowed:
-                    self.unknown(f"{name} may be broken, but the site has too many words to ask about all of them")
+                asked.add(key)
+                form = _Form((reduced,), executors, line, falls_through=True)
+                if not self.hasty:
+                    self._require_told(form)
+                broken = left if guarded and name == TORN else [model for model in left if self._may(form, name, model)]
+                completed |= {(name, line, executors, model.name) for model in broken}
+                self._complete(site, name, line, executors, broken)
+                if self.hasty:
+                    if self.proof.broken:
+                        return
+                    self._require_told(form)
+
+    def _shape(self, site: Site, name: str) -> tuple[object, ...]:
+        """All that the answer for a reduced program depends on, apart from the values of its words.
+
+        Each word of a reduced program falls through, so only P3 looks at values: at which words may race.
+        """
+        pairs = list(zip(site.old, site.new, strict=True))
+        races: list[bool] = []
+        if name == UNPREDICTABLE:
+            guard = (BRK,) if self.question.protocol == "brk" else ()
+            for pair in pairs:
+                races += (
+                    bool(hotpatch_safe(one, other, self.question.profile))
+                    for one, other in permutations((*pair, *guard), 2)
+                )
+        changed = tuple(old != new for old, new in pairs)
+        return changed, site.head, site.comes_back, site.kept_out, tuple(races)
+
+    def _complete(self, site: Site, name: str, line: int, executors: int, left: list[Model]) -> None:
+        """Ask about all words of the site, under the models in `left`.
+
+        If the program is too large, only the first two changed words may be new. A property is about one or two
+        fetches. A CPU may enter at the first. The shortest way to the second, or out of the site and back to the
+        second, has each word once: without longer ways nothing is missed.
+        """
+        narrowed = False
+        # First without coming back, which is much less to search.
+        for returns, enter in product(range(1 + site.comes_back), range(len(site.old))):
+            if not left:
+                return
+            form = _Form((site,), executors, line, enter=enter, returns=returns, simple=True)
+            narrow = self._asked(replace(form, free=_FEW))
+            whys: list[str] = []
+            left = self._holding(narrow, name, left, whys.append)
+            if narrow.case.program.pinned and left:
+                whole = self._asked(form)
+                try:
+                    _ = whole.behaviours
+                except ScopeError:
+                    narrowed = True
+                else:
+                    whys = []
+                    left = self._holding(whole, name, left, whys.append)
+            for why in whys:
+                self.unknown(why)
+        if left and narrowed:
+            self.unknown(f"{name} may be broken, but the site has too many words to ask about all of them")
 
     def unreduced(self, sites: Sequence[Site], executors: int, properties: Sequence[str]) -> None:
         """For this number of other CPUs, and for the patching CPU itself: search all sites together."""
         sites = [_headed(site) for site in sites]
         for count in dict.fromkeys((executors, 0)):
             for line in (TOGETHER, APART):
-                case = self._build(sites, count, line)
-                self._require_told(case)
+                form = _Form(tuple(sites), count, line)
+                self._require_told(form)
                 for name in properties:
                     for model in self.of:
-                        self._ask(case, name, model)
+                        self._ask(self._asked(form), name, model, self.unknown)
         # Nobody came back into a site there: that is asked with one other CPU.
         for site in dict.fromkeys(sites):
             if site.comes_back and TORN in properties:
                 self.site(site, [TORN])
 
-    def _complete(self, site: Site, executors: int, line: int, enter: int, returns: int) -> Case:
-        """The case with all words of the site. If it is too large, only the first two changed words may be new.
+    def _asked(self, form: _Form) -> _Asked:
+        """The case of this form. The most recent ones are kept with their behaviours."""
+        found = self.recent.pop(form, None)
+        if found is None:
+            question = self.question
+            found = _Asked(
+                build(
+                    question.protocol, form.sites, executors=form.executors, idc=question.idc, dic=question.dic,
+                    broadcast=question.broadcast, written_for=question.written_for, line=form.line, omit=question.omit,
+                    falls_through=form.falls_through, free=form.free, enter=form.enter, returns=form.returns,
+                    simple=form.simple,
+                )
+            )  # fmt: skip
+            self.proof.programs += 1
+            if len(self.recent) >= _RECENT:
+                del self.recent[next(iter(self.recent))]
+        self.recent[form] = found
+        return found
 
-        A property is about one or two fetches. A CPU may enter at the first. The shortest way to the second, or out of
-        the site and back to the second, has each word once: without longer ways nothing is missed.
+    def _result(self, asked: _Asked, name: str, model: Model, note: Note) -> Result | None:
+        """The search result with a counterexample; None when the model forbids every counterexample.
+
+        `note` gets the reason why an execution may have been missed.
         """
-        case = self._build((site,), executors, line, enter=enter, returns=returns, simple=True)
-        try:
-            self._behaviours(case)
-        except ScopeError:
-            return self._build((site,), executors, line, enter=enter, returns=returns, simple=True, free=2)
-        return case
-
-    def _build(
-        self, sites: Sequence[Site], executors: int, line: int, *, falls_through: bool = False,
-        free: int = MOST_WORDS, enter: int = 0, returns: int = 0, simple: bool = False,
-    ) -> Case:  # fmt: skip
-        question = self.question
-        case = build(
-            question.protocol, sites, executors=executors, idc=question.idc, dic=question.dic,
-            broadcast=question.broadcast, written_for=question.written_for, line=line, omit=question.omit,
-            falls_through=falls_through, free=free, enter=enter, returns=returns, simple=simple,
-        )  # fmt: skip
-        self.proof.programs += 1
-        return case
-
-    def _behaviours(self, case: Case) -> Behaviours:
-        # The caller keeps the case alive, so its id stays its own.
-        if id(case.program) not in self.known:
-            self.known = {id(case.program): behaviours(case.program)}
-        return self.known[id(case.program)]
-
-    def _result(self, case: Case, name: str, model: Model) -> Result | None:
-        """The search result with a counterexample; None when the model forbids every counterexample."""
+        case = asked.case
         if name == UNPREDICTABLE and may_race(case, self.question.profile):
             return None
         self.proof.searches += 1
-        result = search(case.program, model, query(case, name, model, self.question.profile), self._behaviours(case))
+        result = search(case.program, model, query(case, name, model, self.question.profile), asked.behaviours)
         if result.left_out:
-            self.unknown(f"the site has a loop: {result.left_out}")
+            note(f"the site has a loop: {result.left_out}")
         return result if result.allowed else None
 
-    def _require_told(self, case: Case) -> None:
-        """UNKNOWN when the watched CPU can never be told that patching is done: nothing is proved then."""
-        for model in self.of:
-            if self._result(case, TOLD, model) is None:
-                self.unknown(f"{case.title} can never be told that patching is done, under {model.name}")
+    def _may(self, form: _Form, name: str, model: Model) -> bool:
+        """Whether an execution of this form breaks the property, or in TOLD is told.
 
-    def _ask(self, case: Case, name: str, model: Model) -> bool:
-        """Whether the case breaks the property under the model; a broken property is noted."""
-        result = self._result(case, name, model)
+        It first looks where only few words may be new: pinning the others only leaves out executions.
+        """
+        narrow = self._asked(replace(form, free=_FEW))
+        whys: list[str] = []
+        found = self._result(narrow, name, model, whys.append)
+        if found is None and narrow.case.program.pinned:
+            found = self._result(self._asked(form), name, model, self.unknown)
+        else:
+            for why in whys:
+                self.unknown(why)
+        return found is not None
+
+    def _require_told(self, form: _Form) -> None:
+        """UNKNOWN when the watched CPU can never be told that patching is done: nothing is proved then."""
+        if form in self.told:
+            return
+        self.told.add(form)
+        for model in self.of:
+            if not self._may(form, TOLD, model):
+                title = self._asked(form).case.title
+                self.unknown(f"{title} can never be told that patching is done, under {model.name}")
+
+    def _holding(self, asked: _Asked, name: str, of: Sequence[Model], note: Note) -> list[Model]:
+        """The models under which the case keeps the property; none after a counterexample when `hasty`."""
+        holding = []
+        for model in of:
+            if not self._ask(asked, name, model, note):
+                holding.append(model)
+            elif self.hasty:
+                return []
+        return holding
+
+    def _ask(self, asked: _Asked, name: str, model: Model, note: Note) -> bool:
+        """Whether the case breaks the property under the model; a broken property is noted. `note` as in `_result`."""
+        result = self._result(asked, name, model, note)
         if result is None:
             return False
         assert result.witness is not None
         self.proof.broken.setdefault(name, set()).add(model.name)
         if self.proof.counterexample is None:
-            self.proof.counterexample = Counterexample(name, model, case, result.witness)
+            self.proof.counterexample = Counterexample(name, model, asked.case, result.witness)
         return True
 
 
