@@ -13,12 +13,22 @@ from a64patch.proof.prove import Question, Verdict, models, prove
 from benchmarks.measure import MILLISECONDS, BenchmarkError, Contender, Report, compare
 from benchmarks.measure import Verdict as Aim
 
-AIM = "a verdict on any number of CPUs in under 0.2 s; 3 CPUs searched without cutoff: kick 36 s, stop 8.2 s at most"
+AIM = (
+    "a verdict on any number of CPUs in under 0.2 s, UNSAFE of many words in under 1 s; 3 CPUs searched without cutoff:"
+    " kick 36 s, stop 8.2 s at most"
+)
 ROUNDS = 5
 
 _ARM = models("arm")
 _NOP = Site((assemble("nop")[0],), (assemble("b .+4")[0],))
 _ADDS = Site(tuple(assemble("add x9, x9, #1; add x9, x9, #1")), tuple(assemble("sub x9, x9, #1; sub x9, x9, #1")))
+
+
+def _each(count: int, name: str) -> tuple[int, ...]:
+    return tuple(assemble("; ".join(f"{name} x{n}, x{n}, #1" for n in range(count))))
+
+
+_MANY = {protocol: Site(_each(count, "add"), _each(count, "sub")) for protocol, count in (("kick", 16), ("brk", 4))}
 
 PROTOTYPE = {
     ("nosync", 1): 1, ("nosync", 2): 2, ("nosync", 3): 11,
@@ -39,6 +49,16 @@ def run(rounds: int | None) -> Report:
     cutoff = compare(
         "any number of CPUs, both models, P1 P2 P3", MILLISECONDS, both, rounds,
         ["nosync and kick: one NOP to B. stop: two ADD to SUB. What `a64patch prove` searches."],
+    )  # fmt: skip
+    unsafe = compare(
+        "UNSAFE: so many ADD to SUB, both models, P1 P2 P3", MILLISECONDS,
+        [
+            Contender(f"a64patch prove: {protocol}, {len(site.old)} words",
+                      _prover(protocol, site, None, of=None, expected=Verdict.UNSAFE), ours=True)
+            for protocol, site in _MANY.items()
+        ],
+        rounds,
+        ["Without the remedies that the command adds: for them it asks about the other protocols."],
     )  # fmt: skip
     asked = {"nosync": ("P2", "P3"), "kick": ("P2",), "stop": ("P1", "P2", "P3")}
     everything = compare(
@@ -71,9 +91,11 @@ def run(rounds: int | None) -> Report:
         min(rounds, 3),
         ["The experiment needed 1.0 s for 1 site and 6 CPUs, herd7 119 s. The last row is what `prove` does."],
     )  # fmt: skip
-    report.tables += [cutoff, everything, many]
+    report.tables += [cutoff, unsafe, everything, many]
     slowest = max(row.median for row in cutoff.rows)
     report.verdicts.append(Aim("any number of CPUs in under 0.2 s", slowest < 200, f"{slowest:.0f} ms at most"))
+    slowest = max(row.median for row in unsafe.rows)
+    report.verdicts.append(Aim("UNSAFE of many words in under 1 s", slowest < 1000, f"{slowest:.0f} ms at most"))
     for protocol in ("kick", "stop"):
         for executors in (2, 3):
             took = everything.row(f"a64patch: {protocol}, {executors} CPUs").median
@@ -92,12 +114,13 @@ def _prover(
     properties: tuple[str, ...] = ("P1", "P2", "P3"),
     sites: int = 1,
     of: object = _ARM,
+    expected: Verdict = Verdict.SAFE,
 ) -> Callable[[], int]:
     question = Question(protocol, (site,) * sites, executors=executors)
 
     def ask() -> int:
-        if prove(question, _ARM if of is _ARM else None, properties).verdict is not Verdict.SAFE:
-            raise BenchmarkError(f"{protocol} is not safe: the search or the program is wrong")
+        if prove(question, _ARM if of is _ARM else None, properties).verdict is not expected:
+            raise BenchmarkError(f"{protocol} is not {expected.value}: the search or the program is wrong")
         return 1
 
     return ask
