@@ -22,7 +22,7 @@ def saved(folder: Path, name: str, text: str) -> str:
 def test_a_line_for_each_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [saved(tmp_path, name, TESTS[name].text) for name in ("SM", "SM+cachesync-isb")]
     assert main(["litmus", "--model", "both", *files]) == 0
-    assert capsys.readouterr().out == "SM\tAllowed\nSM+cachesync-isb\tForbidden\n"
+    assert capsys.readouterr().out == "SM\tAllowed\tCMODX: none\nSM+cachesync-isb\tForbidden\tCMODX: none\n"
 
 
 def test_what_is_not_modelled_is_said_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_a_wrong_file_does_not_hide_the_others(tmp_path: Path, capsys: pytest.Ca
     missing = str(tmp_path / "missing")
     assert main(["litmus", wrong, missing, saved(tmp_path, "SM", TESTS["SM"].text)]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "SM\tAllowed\n"
+    assert captured.out == "SM\tAllowed\tCMODX: none\n"
     first, second = captured.err.splitlines()
     assert "wrong.litmus:4:1: " in first
     assert "missing cannot be read" in second
@@ -49,6 +49,28 @@ def test_json_has_the_witness_or_the_cycle(tmp_path: Path, capsys: pytest.Captur
     assert any("P0: F P0:f=0xd503201f" in event for event in allowed["witness"])
     assert forbidden["witness"] == []
     assert {"IC-ca", "DSB-ob"} <= {relation for _, relation, _ in forbidden["cycle"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "said"),
+    [
+        # The reader looks at the flag, but does not wait for it.
+        ("MP.RF+cachesync+ctrl-isb", "ADD W7,W7,#2", "possible"),
+        ("MP.RF+cachesync+ctrl-isb", "B .+8", "none"),
+        # The patching CPU alone: its own maintenance decides.
+        ("SM", "ADD W7,W7,#2", "possible"),
+        ("SM+cachesync-isb", "ADD W7,W7,#2", "none"),
+    ],
+)
+def test_a_fetch_that_is_constrained_unpredictable(
+    name: str, patch: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TESTS[name].text.replace('instr:"B .+8"', f'instr:"{patch}"')
+    file = saved(tmp_path, name, text)
+    assert main(["litmus", "--model", "both", file]) == 0
+    assert capsys.readouterr().out.endswith(f"\tCMODX: {said}\n")
+    assert main(["litmus", "--json", file]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["models"]["arm"]["cmodx"] == said
 
 
 # x0 is 1 at the end if a load sees the store. `W1` counts rounds; `f` loads `x` when it is called.
@@ -84,30 +106,33 @@ def test_a_loop_that_guesses_nothing_runs_to_its_end(
 ) -> None:
     """These were Forbidden: a path with more than three visits of an address was left out in silence."""
     assert main(["litmus", saved(tmp_path, name, message(name, *LOOPS[name]))]) == 0
-    assert capsys.readouterr().out == f"{name}\tAllowed\n"
+    assert capsys.readouterr().out == f"{name}\tAllowed\tCMODX: none\n"
 
 
 def test_a_loop_that_was_left_too_early_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path, "spin", message("spin", *SPIN))
     assert main(["litmus", file]) == 1
-    assert capsys.readouterr().out == "spin\tUnknown: P1 was not followed further than P1:L\n"
+    assert capsys.readouterr().out == "spin\tUnknown: P1 was not followed further than P1:L\tCMODX: unknown\n"
     assert main(["litmus", "--visits", "5", file]) == 0
-    assert capsys.readouterr().out == "spin\tAllowed\n"
+    assert capsys.readouterr().out == "spin\tAllowed\tCMODX: unknown\n"
     assert main(["litmus", "--json", file]) == 1
     answer = json.loads(capsys.readouterr().out)[0]["models"]["arm"]
     assert (answer["verdict"], answer["reason"]) == ("Unknown", "P1 was not followed further than P1:L")
     # What was seen stays Allowed, however long the loop is.
     assert main(["litmus", saved(tmp_path, "seen", message("seen", SPIN[0], "1:X2=3"))]) == 0
-    assert capsys.readouterr().out == "seen\tAllowed\n"
+    assert capsys.readouterr().out == "seen\tAllowed\tCMODX: unknown\n"
 
 
 def test_an_access_outside_memory_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["MOV W0,#1 | LDR X2,[X9]", "STR W0,[X1] | MOV W3,#1"]
     assert main(["litmus", saved(tmp_path, "out", message("out", rows, "1:X3=1", "0x1234"))]) == 1
-    assert capsys.readouterr().out == "out\tUnknown: P1 may end by an access to 0x1234, which is not modelled\n"
+    assert (
+        capsys.readouterr().out
+        == "out\tUnknown: P1 may end by an access to 0x1234, which is not modelled\tCMODX: unknown\n"
+    )
     # A thread whose address is good in each execution leaves nothing.
     assert main(["litmus", saved(tmp_path, "in", message("in", rows, "1:X3=2"))]) == 0
-    assert capsys.readouterr().out == "in\tForbidden\n"
+    assert capsys.readouterr().out == "in\tForbidden\tCMODX: none\n"
 
 
 @pytest.mark.parametrize("visits", ["0", "101", "-1"])

@@ -1,4 +1,4 @@
-"""Does Arm's memory model allow what these litmus tests ask? NAME, a tab, Allowed or Forbidden for each file.
+"""Does Arm's memory model allow what these litmus tests ask? NAME, a tab, Allowed or Forbidden for each file, CMODX.
 
 Read on: ../proof/litmus.py.
 """
@@ -23,6 +23,9 @@ examples:
   a64patch litmus MP.litmus                      under Arm's current model
   a64patch litmus --model both tests/*.litmus    under that of ESOP 2020 too; says so where they differ
   a64patch litmus --json MP.litmus               with the execution that shows it, or a cycle that forbids it
+The third column is `CMODX: possible` where some execution, whatever its final state, has a fetch that is CONSTRAINED
+UNPREDICTABLE: it could get two words that may not replace each other by the list of 2023 (Arm ARM B2.2.5). Models that
+differ are named. It is stricter than herd's flag of that name, which asks less.
 For forall, Allowed means that an execution breaks it. Not modelled: faults and their handlers, page tables, tags,
 accesses of mixed size, shareability domains (NSH barriers order nothing), IC IALLU, cache maintenance by set and way.
 Unknown: nothing was found, but a loop was left too early (--visits N follows it further), or a thread left the memory.
@@ -45,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a line for each file, even if others fail. Returns the worst exit status."""
     from a64patch.proof.arm_now import ArmNow
     from a64patch.proof.esop2020 import Esop2020
+    from a64patch.proof.fetching import find_unpredictable
     from a64patch.proof.litmus import LARGEST, MOST_VISITS, parse
+    from a64patch.proof.traces import behaviours
 
     models: list[Model] = []
     if arguments.model != "esop":
@@ -60,7 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         name = Path(file).name.removesuffix(".litmus")
         try:
             test = parse(_read(file, LARGEST), file, arguments.visits)
-            results = [(model, test.verdict(model)) for model in models]
+            known = behaviours(test.program)
+            results = [(model, test.verdict(model, known)) for model in models]
+            fetches = [(model, find_unpredictable(test.program, model, known)) for model in models]
         except ScopeError as error:
             status = max(status, _REFUSED)
             facts.append({"file": file, "name": name, "error": failure_of(error, _REFUSED)})
@@ -71,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
             say(str(error))
             continue
         else:
-            facts.append({"file": file, "name": test.name, **_facts(test, results)})
-            line = f"{test.name}\t{_verdict(results)}"
+            facts.append({"file": file, "name": test.name, **_facts(test, results, fetches)})
+            line = f"{test.name}\t{_verdict(results)}\tCMODX: {_cmodx(fetches)}"
             if any(_word(result) == _UNKNOWN for _, result in results):
                 status = max(status, _REFUSED)
         if not arguments.json:
@@ -107,13 +114,27 @@ def _verdict(results: list[tuple[Model, Result]]) -> str:
     return ", ".join(f"{_word(result)} ({model.name})" for model, result in results) + reason
 
 
-def _facts(test: Litmus, results: list[tuple[Model, Result]]) -> dict[str, Any]:
+def _cmodx_word(result: Result) -> str:
+    if result.allowed:
+        return "possible"
+    return "unknown" if result.left_out else "none"
+
+
+def _cmodx(fetches: list[tuple[Model, Result]]) -> str:
+    words = {_cmodx_word(result) for _, result in fetches}
+    if len(words) == 1:
+        return words.pop()
+    return ", ".join(f"{_cmodx_word(result)} ({model.name})" for model, result in fetches)
+
+
+def _facts(test: Litmus, results: list[tuple[Model, Result]], fetches: list[tuple[Model, Result]]) -> dict[str, Any]:
     found = {}
-    for model, result in results:
+    for (model, result), (_, fetch) in zip(results, fetches, strict=True):
         x = result.witness
         found[model.name] = {
             "verdict": _word(result),
             "reason": result.left_out,
+            "cmodx": _cmodx_word(fetch),
             "executions": result.statistics.complete,
             "choices": result.statistics.choices,
             "cut": result.statistics.cut,

@@ -53,6 +53,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "can_stop": (_BOOL, "the target can stop every CPU"),
     "changes": (_list_of(_object("change")), "the words to write, or that were written"),
     "choices": (_COUNT, "how many choices the search has tried"),
+    "cmodx": (_one_of("possible", "none", "unknown"), "whether a fetch of the test is CONSTRAINED UNPREDICTABLE"),
     "compared": (_one_of("by meaning", "by words"), "how the lines of a patch were compared with the target"),
     "counterexample": (
         {"anyOf": [_object("counterexample"), {"type": "null"}]},
@@ -200,7 +201,7 @@ OBJECTS: dict[str, str] = {
     "disassembled": "address word text",
     "test": "file name quantifier models",
     "unanswered-test": "file name error",
-    "answer": "verdict reason executions choices cut witness cycle",
+    "answer": "verdict reason cmodx executions choices cut witness cycle",
     "scenario": "scenario old_text new_text while_changing afterwards lesson",
     "calls": "old_calls torn_calls new_calls",
 }  # fmt: skip

@@ -10,6 +10,9 @@ from __future__ import annotations
 from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model
+from a64patch.proof.program import Program
+from a64patch.proof.search import Query, Result, search
+from a64patch.proof.traces import Behaviours
 
 
 def could_fetch(model: Model, x: Execution, fetch: int) -> list[int]:
@@ -53,3 +56,43 @@ def herd_flags(x: Execution, fetch: int, profile: str = "2023") -> bool:
         and not hotpatch_safe(fetched.value, x.events[write].value, profile)
         for write in x.co.get(fetched.address, [])
     )
+
+
+def find_unpredictable(program: Program, model: Model, known: Behaviours, profile: str = "2023") -> Result:
+    """An execution of the program with a fetch that is CONSTRAINED UNPREDICTABLE, if there is one.
+
+    `known` is `behaviours(program)`. The search is left out where all words that an address may have may replace each
+    other, so a program that modifies no code costs nothing.
+    """
+    words: dict[int, set[int]] = {}
+    for traces in known.traces:
+        for trace in traces:
+            for event in trace.events:
+                if event.kind == "W" and event.address in program.code:
+                    words.setdefault(event.address, {program.code[event.address]}).add(event.value)
+    racy = {
+        address
+        for address, found in words.items()
+        if any(not hotpatch_safe(one, other, profile) for one in found for other in found if one < other)
+    }
+    fetching = {
+        number
+        for number, traces in enumerate(known.traces)
+        if any(event.kind == "F" and event.address in racy for trace in traces for event in trace.events)
+    }
+    # Without such a fetch this finds nothing, and says only whether an execution may have been missed.
+    found = search(program, model, Query(trace=lambda number, trace: False), known)
+    for thread in sorted(fetching):
+        query = Query(
+            trace=lambda number, trace, thread=thread: (  # type: ignore[misc]
+                number != thread or any(event.kind == "F" and event.address in racy for event in trace.events)
+            ),
+            execution=lambda x: any(
+                x.events[fetch].address in racy and is_unpredictable(model, x, fetch, profile) for fetch in x.fetches
+            ),
+            orders=True,
+        )
+        found = search(program, model, query, known)
+        if found:
+            break
+    return found
