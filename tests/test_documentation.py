@@ -24,6 +24,8 @@ import a64patch
 from a64patch import a64
 from a64patch.cli import schema
 from a64patch.cli.main import COMMANDS
+from a64patch.proof.asking import answers
+from a64patch.proof.asking import read as read_protocol
 from a64patch.protocols import PROTOCOLS
 from docs.instructions import PAGE as GENERATED
 from tests.support import ROOT, assemble, link
@@ -191,6 +193,12 @@ def python(block: Block, place: Place) -> None:
     assert place.run(f"'{sys.executable}' snippet.py").splitlines() == shown
 
 
+def protocol_file(block: Block, _: Place) -> None:
+    """The block is a protocol file, and each answer is as it says."""
+    found = list(answers(read_protocol(block.text, "page.protocol")))
+    assert [answer.verdict.value for answer in found] == [answer.ask.expected for answer in found]
+
+
 def scripts(block: Block, _: Place) -> None:
     """The scripts are there. They install packages: nobody compares what that prints."""
     for line in block.text.splitlines():
@@ -354,7 +362,13 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "def test_a_word_that_changes": good_test,
         "def test_encode": Nothing("an example of a bad test"),
     },
-    "docs/proof.md": {f"| {protocol} without |": _OMISSIONS for protocol in PROTOCOLS},
+    "docs/proof.md": {
+        **{f"| {protocol} without |": _OMISSIONS for protocol in PROTOCOLS},
+        "data pointer": protocol_file,
+        "| protocol | source |": Elsewhere(
+            "tests/proof/test_protocol_files.py::test_the_page_lists_each_shipped_protocol"
+        ),
+    },
     "docs/patch-format.md": {
         "Answer 0 for the idle time": Elsewhere("tests/patch/test_docs.py::test_examples_are_canonical_and_true"),
         "patch       = ": Nothing("a grammar; tests/patch/test_asmdiff.py tries what `parse` takes and refuses"),
