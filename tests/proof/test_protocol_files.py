@@ -125,6 +125,59 @@ def test_one_cpu_stands_for_any_number_only_if_it_changes_nothing_for_others() -
     assert verdicts(text.format(many=", any number", tell="nop", more="")) == ["SAFE"]
 
 
+def test_an_answer_is_read_by_gather_only() -> None:
+    """Who adds up answers by their addresses is told something else by each number of CPUs."""
+    text = (
+        "thread cpu, any number\n site key: nop -> isb\n answer\nthread patcher\n{read} write key\n"
+        "ask never patcher: x1 = 2\n"
+    )
+    [answer] = ask(text.format(read=" adr x1, 0x9000\n ldr x1, [x1]\n"))
+    assert answer.reason == "patcher reads the answer of cpu without `gather`: name the number of CPUs"
+    assert verdicts(text.format(read=" gather\n")) == ["SAFE"]
+
+
+def test_a_pass_goes_on_after_a_call_that_executed_the_site_anew() -> None:
+    """The call between the words waits until both are new, and passes them all. Its caller had executed an old one."""
+    text = """
+        data go
+        code traced
+            site pair: nop; bl hook; nop -> isb; bl hook; isb
+            cbnz x7, 0xf000
+            mov x7, #1
+            b back
+        code hook
+            cbnz x6, again
+            mov x6, #1
+            mov x9, x30
+            await go = 1
+            isb
+            b pair
+        back: mov x30, x9
+        again: ret
+        thread cpu
+            b traced
+        thread patcher
+            write pair[0]
+            write pair[2]
+            publish pair
+            store go = 1
+        ask P1 pair
+        ask possible cpu: x7 = 1
+    """
+    assert verdicts(text) == ["UNSAFE", "SAFE"]
+
+
+def test_an_interrupt_may_execute_the_site_anew() -> None:
+    """A stop waits inside the words; the handler passes them all, new. The interrupted pass is torn all the same."""
+    text = (
+        "data done\ncode both\n site pair: nop; nop -> isb; isb\n ret\nthread cpu\n bl both\n"
+        "interrupt cpu\n mov x9, x30\n answer\n await done = 1\n isb\n{again} mov x30, x9\n eret\n"
+        "thread patcher\n kick\n gather\n write pair\n publish pair\n store done = 1\nask P1 pair\n"
+    )
+    assert verdicts(text.format(again="")) == verdicts(text.format(again=" bl both\n")) == ["UNSAFE"]
+    assert verdicts(text.format(again=" bl both\n") + "keep out pair\n") == ["SAFE"]
+
+
 def test_two_patchers_need_the_lock() -> None:
     """Each patcher counts what it has done. Without the lock, one count can be lost."""
     patcher = (

@@ -186,14 +186,14 @@ def _case(file: ProtocolFile, ask: Ask, thread: int) -> Case:
         for index, pair in enumerate(zip(site.old, site.new, strict=True))
         if pair[0] != pair[1]
     }
-    starts = frozenset(site.address for site in sites)
+    spans = tuple(range(site.address, site.address + 4 * len(site.old)) for site in sites)
     mixtures = tuple(
         {sites[0].address + 4 * index: age for index, age in enumerate(mixture)} for mixture in ask.mixtures
     )
     told = done_at(ask.label, ask.times) if ask.kind == STALE else ("start", 0)
     return Case(
         file.title or file.name, file.program.threads[thread].name, file.program, thread, words, {}, told,
-        file.keep_out, starts, mixtures,
+        file.keep_out, spans, mixtures,
     )  # fmt: skip
 
 
@@ -226,4 +226,16 @@ def _no_cutoff(file: ProtocolFile, known: Behaviours) -> str:
                     return f"{name} writes to {place}, so one does not stand for any number: write `thread {name}, 2`"
                 if event.kind == "SGI":
                     return f"{name} interrupts others, so one does not stand for any number: write `thread {name}, 2`"
+    for number, traces in enumerate(known.traces if file.many else ()):
+        name = file.program.threads[number].name
+        for trace in traces:
+            for event in trace.events:
+                if (
+                    event.kind == "R"
+                    and event.address in file.own - file.own_of(number)
+                    and event.pc not in file.gathers
+                ):
+                    return (
+                        f"{name} reads {file.program.name_of(event.address)} without `gather`: name the number of CPUs"
+                    )
     return ""

@@ -93,8 +93,8 @@ class Case:
     interrupt (`irq`, n), knows from the beginning (`start`, 0), or executes an address (`done_at`)."""
     keep_out: frozenset[int]
     """The addresses where the protocol lets no CPU stop."""
-    starts: frozenset[int] = frozenset()
-    """Where a pass through a site begins; empty for the starts of the program's windows."""
+    spans: tuple[range, ...] = ()
+    """The addresses of each site; empty where the sites are the program's windows."""
     mixtures: tuple[Mapping[int, str], ...] = ()
     """Old and new words that one pass may execute together: `old`, `new` or `any` by address."""
 

@@ -9,9 +9,11 @@ Read on: prove.py asks the models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from a64patch.a64.cmodx import hotpatch_safe
+from a64patch.a64.predicates import decode
+from a64patch.a64.row import Flow
 from a64patch.proof.cases import Case
 from a64patch.proof.execution import Execution
 from a64patch.proof.fetching import is_unpredictable
@@ -33,15 +35,34 @@ BROKEN = {
 
 
 def torn(case: Case, trace: Trace) -> bool:
-    """Whether one pass through a site executes old and new words at different addresses.
+    """Whether one pass through a site executes old and new words at different addresses. `Case.mixtures` are allowed.
 
-    The first word of a site begins a new pass. `Case.mixtures` are allowed.
+    - The first word of a site begins a new pass.
+    - A call or an interrupt inside a site may execute the site anew. The pass that it left goes on when it comes back.
     """
-    starts = case.starts or {window.start for window in case.program.windows}
+    spans = case.spans or case.program.windows
+    starts = {span.start for span in spans}
+    interrupted = {event.step: event.pc for event in trace.events if event.kind == "TE" and event.order == "irq"}
     ages: dict[int, set[str]] = {}
-    for address, word in trace.path:
+    left: list[tuple[int, dict[int, set[str]]]] = []
+    """The passes that were left: where each goes on, and what it has executed."""
+    before, last = -1, 0
+    for index, (address, word) in enumerate(trace.path):
+        sequential = address == before + 4
+        if not sequential and _inside(before, spans) and _inside(before + 4, spans) and _flow(last) is Flow.CALL:
+            left.append((before + 4, ages))
+        if index in interrupted and _inside(interrupted[index], spans) and interrupted[index] not in starts:
+            left.append((interrupted[index], ages))
         if address in starts:
             ages = {}
+        elif not sequential and (not _inside(before, spans) or _flow(last) is Flow.RETURN):
+            places = [place for place, _ in left]
+            while address in places:
+                places.pop()
+                back, ages = left.pop()
+                if back == address:
+                    break
+        before, last = address, word
         if address in case.words and word in case.words[address]:
             ages.setdefault(address, set()).add("old" if word == case.words[address][0] else "new")
             if len(ages) > 1 and len(set().union(*ages.values())) > 1 and not any(
@@ -50,6 +71,15 @@ def torn(case: Case, trace: Trace) -> bool:
             ):  # fmt: skip
                 return True
     return False
+
+
+def _inside(address: int, spans: Sequence[range]) -> bool:
+    return any(address in span for span in spans)
+
+
+def _flow(word: int) -> Flow | None:
+    row = decode(word)
+    return row.flow if row else None
 
 
 def stale(case: Case, trace: Trace) -> bool:

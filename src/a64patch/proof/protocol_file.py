@@ -139,8 +139,15 @@ class ProtocolFile:
     many: tuple[int, ...]
     """Numbers of the threads that stand for any number of CPUs."""
     keep_out: frozenset[int]
+    gathers: frozenset[int]
+    """The addresses of the instructions of `gather`."""
     lines: dict[int, int] = field(repr=False)
     """For each instruction's address, the line of the file."""
+
+    def own_of(self, thread: int) -> frozenset[int]:
+        """The part of `own` that belongs to this thread."""
+        start = self.program.threads[thread].registers[26]
+        return frozenset(range(start, start + _STACK, 8))
 
 
 def steps_of(kind: str) -> Sequence[str]:
@@ -190,6 +197,10 @@ class _RawSite:
     old: list[str]
     new: list[str]
     number: int
+
+
+class _Gather(str):
+    """An instruction of `gather`."""
 
 
 @dataclass(frozen=True)
@@ -430,7 +441,7 @@ class _Parser:
             raise self.fail("no thread above can answer: put the thread that kicks last")
         forms = ("adr x16, {cell:#x}", "ldr x16, [x16]", f"cmp x16, #{max(1, block.kicks)}", f"b.ne {END:#x}")
         return [
-            form.format(cell=self._answer(other.name, copy))
+            _Gather(form.format(cell=self._answer(other.name, copy)))
             for other in others
             for copy in range(max(1, other.count))
             for form in forms
@@ -485,12 +496,15 @@ class _Parser:
                         self._put(text)
         code: dict[int, int] = {}
         lines: dict[int, int] = {}
+        gathers: set[int] = set()
         for block in self.blocks:
             if len(block.parts) and block.at > block.address + _BLOCK:
                 raise self.fail(f"{block.kind} {block.name} has more than {_BLOCK} bytes of code")
             for address, number, instruction in block.parts:
                 code[address] = self._word(instruction, address, number)
                 lines[address] = number
+                if isinstance(instruction, _Gather):
+                    gathers.add(address)
         sites = {
             name: Site(
                 name, raw.address,
@@ -539,7 +553,7 @@ class _Parser:
         asks = tuple(self._ask(text, number, sites) for text, number in self.raw_asks)
         return ProtocolFile(
             self.name, self.heads["title"], self.heads["source"], program, sites, asks, frozenset(private), tuple(many),
-            frozenset(kept), lines,
+            frozenset(kept), frozenset(gathers), lines,
         )  # fmt: skip
 
     def _handler(self, kind: str, thread: _Block) -> _Block | None:
