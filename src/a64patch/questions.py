@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
     from a64patch.proof.cases import Site
     from a64patch.proof.model import Model
-    from a64patch.proof.prove import Proof, Question, Verdict
+    from a64patch.proof.prove import Observer, Proof, Question, Verdict
     from a64patch.protocols import Doer, Machine, Method, Step
     from a64patch.targets.base import Target
     from a64patch.targets.section import Change
@@ -168,14 +168,18 @@ def prove(
 
 
 def ask(
-    questions: dict[Question, list[str]], of: Sequence[Model], advance: Callable[[], object] = lambda: None
+    questions: dict[Question, list[str]],
+    of: Sequence[Model],
+    advance: Callable[[], object] = lambda: None,
+    observe: Observer | None = None,
 ) -> list[Asked]:
-    """Prove each question, MOST_QUESTIONS at most, and call `advance` after each."""
+    """Prove each question, MOST_QUESTIONS at most, and call `advance` after each. `observe` is for `proof.prove`."""
     from a64patch.proof.prove import prove
 
     found = []
     for number, (question, places) in enumerate(questions.items()):
-        found.append(Asked(question, tuple(places), prove(question, of) if number < MOST_QUESTIONS else None))
+        proof = prove(question, of, observe=observe) if number < MOST_QUESTIONS else None
+        found.append(Asked(question, tuple(places), proof))
         advance()
     return found
 

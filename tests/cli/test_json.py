@@ -85,6 +85,8 @@ DONE: list[tuple[str, int, list[str]]] = [
     ("check nop nop", 0, []),
     ("prove --old nop --new yield", 0, []),
     ("prove --old nop --new yield --protocol kick --omit isb", 1, []),
+    ("prove --old nop --new yield --protocol nosync --litmus tests", 1, []),
+    ("prove --old nop --new isb --protocol kick --litmus tests", 0, []),
     ("prove fix.patch", 0, []),
     ("prove static-keys.protocol", 0, []),
     ("prove brk-first.protocol", 1, []),

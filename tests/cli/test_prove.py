@@ -39,6 +39,42 @@ def test_safe_is_said_with_every_property(run: Run) -> None:
     assert [line[:10] for line in ran.out.splitlines()[1:4]] == [f"  P{number} holds" for number in (1, 2, 3)]
 
 
+def test_the_searched_programs_become_litmus_tests(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "tests"
+    ran = run(*SAFE, "--protocol", "nosync", "--litmus", folder)
+    assert ran.status == 0
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == ["nosync-P2-other-1.litmus", "nosync-P2-self-2.litmus"]
+    assert f"2 of 2 searched programs are litmus tests in {folder}" in ran.err
+    assert [line.split("\t")[1] for line in run("litmus", *files).out.splitlines()] == ["Forbidden", "Forbidden"]
+    # The same question again writes the same files.
+    assert run(*SAFE, "--protocol", "nosync", "--litmus", folder).status == 0
+
+
+def test_a_program_that_herd_cannot_express_is_named(run: Run, tmp_path: Path) -> None:
+    arguments = (*SAFE, "--protocol", "kick", "--litmus", tmp_path)
+    ran = run(*arguments)
+    assert "kick-P2-other-1 is not written: it needs interrupts between CPUs" in ran.err
+    first, second = json.loads(run(*arguments, "--json").out)[0]["litmus"]
+    assert first == {
+        "name": "kick-P2-other-1", "property": "P2", "file": "",
+        "reason": "it needs interrupts between CPUs, which herd does not have",
+    }  # fmt: skip
+    assert (second["file"], second["reason"]) == (str(tmp_path / "kick-P2-self-2.litmus"), "")
+
+
+def test_a_foreign_file_is_not_overwritten(run: Run, tmp_path: Path) -> None:
+    foreign = tmp_path / "nosync-P2-self-2.litmus"
+    foreign.write_text("mine")
+    ran = run(*SAFE, "--protocol", "nosync", "--litmus", tmp_path)
+    assert ran.status == 2
+    assert one_sentence(ran.err)
+    assert f"{foreign} is there already, with another content" in ran.err
+    assert foreign.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [foreign]
+    assert "cannot write the litmus tests" in run(*SAFE, "--litmus", foreign).err
+
+
 def test_safe_is_said_with_what_it_rests_on(run: Run) -> None:
     """Once, whatever the number of sites, and with no other answer."""
     out = run("prove", "--old", "nop", "--new", "b .+8", "--protocol", "kick", "--profile", "2023").out

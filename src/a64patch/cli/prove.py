@@ -6,16 +6,20 @@ Read on: proving.py, ../proof/prove.py.
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from a64patch.cli import patching, proving
+from a64patch.cli.output import say
 from a64patch.cli.targets import add_target_arguments
 from a64patch.cli.text import print_json
-from a64patch.errors import RequestError, TargetError
+from a64patch.errors import RequestError, ScopeError, TargetError
 
 if TYPE_CHECKING:
+    from a64patch.proof.herd import Recorder
     from a64patch.proof.prove import Question
-    from a64patch.questions import Setting
+    from a64patch.questions import Asked, Setting
 
 EPILOG = """\
 Asked under Arm's memory model of instruction fetch, as it is now and as of ESOP 2020; SAFE when both forbid
@@ -30,6 +34,7 @@ examples:
   a64patch prove --old 'nop; nop' --new 'adr x0, .; b .+8' --protocol nosync
   a64patch prove fix.patch ./program
   a64patch prove static-keys.protocol
+  a64patch prove --old nop --new 'b .+8' --protocol nosync --litmus tests && herd7 -variant ifetch tests/*.litmus
 A FILE.protocol has threads, sites and questions of your own; docs/proof.md shows the form and lists the shipped ones.
 Without TARGET the words alone decide the method, for a machine that can kick and stop. Distinct sites are asked once.
 Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, 8-byte stores to code, effects of the
@@ -59,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", choices=("arm", "esop", "both"), default="both", help="whose axioms (default: both must agree)"
     )
     parser.add_argument("--dot", metavar="FILE", help="write the first counterexample as a graph for Graphviz")
+    parser.add_argument(
+        "--litmus", metavar="DIR", help="write the searched programs as tests for `herd7 -variant ifetch`"
+    )
     parser.add_argument("-R", "--reverse", action="store_true", help="swap old and new of PATCH")
     parser.add_argument("--fuzz", action="store_true", help="on another build, as in apply")
 
@@ -66,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a verdict for each distinct site. Returns exit status 0 only if all are SAFE."""
     from a64patch.cli import asking
+    from a64patch.proof.herd import Recorder
     from a64patch.proof.prove import Verdict, models
     from a64patch.proof.timeline import dot
     from a64patch.questions import Setting
@@ -78,10 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     of = models(arguments.model)
     questions, steps = _questions(arguments, setting)
-    asked = proving.ask(questions, of)
+    recorder = Recorder() if arguments.litmus else None
+    asked = proving.ask(questions, of, recorder)
+    exported = _export(arguments.litmus, recorder) if recorder else {}
     proofs = [each.proof for each in asked]
     if arguments.json:
-        print_json([proving.facts(each, of) for each in asked])
+        print_json([proving.facts(each, of) | _exports(exported, each) for each in asked])
     else:
         if steps:
             print(proving.doers(steps))
@@ -96,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(line)
         if not asked:
             print("nothing is to be done, so there is nothing to prove")
+        _say_exports(arguments.litmus, exported)
     if arguments.dot:
         found = next((proof.counterexample for proof in proofs if proof and proof.counterexample), None)
         _write(arguments.dot, dot(found) if found else "digraph execution {}\n")
@@ -123,6 +135,52 @@ def _questions(
         questions = of_plan(plan, target, setting)
         steps = proving.steps_on(target, next(iter(questions)).protocol) if questions and plan.cpus else []
         return questions, steps
+
+
+def _export(folder: str, recorder: Recorder) -> dict[Question, list[dict[str, str]]]:
+    """Write a file for each searched program that herd has a form for; for all, the facts of the JSON object `export`.
+
+    A file with another content is never overwritten: then no file is written, and TargetError names it.
+    """
+    facts: dict[Question, list[dict[str, str]]] = {}
+    texts: dict[Path, str] = {}
+    for question, tests in recorder.tests.items():
+        for test in tests:
+            file = Path(folder, f"{test.name}.litmus")
+            fact = {"name": test.name, "property": test.property, "file": "", "reason": ""}
+            try:
+                texts[file] = test.text()
+                fact["file"] = str(file)
+            except ScopeError as error:
+                fact["reason"] = str(error)
+            facts.setdefault(question, []).append(fact)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        present = {file for file in texts if os.path.lexists(file)}
+        foreign = [file for file in sorted(present) if not file.is_file() or file.read_bytes() != texts[file].encode()]
+        for file in texts.keys() - present if not foreign else ():
+            with file.open("x", encoding="utf-8", newline="\n") as stream:
+                stream.write(texts[file])
+    except OSError as error:
+        raise TargetError(f"cannot write the litmus tests to {folder}: {error.strerror}") from error
+    if foreign:
+        raise TargetError(f"{foreign[0]} is there already, with another content: name another folder")
+    return facts
+
+
+def _exports(exported: dict[Question, list[dict[str, str]]], asked: Asked) -> dict[str, object]:
+    return {"litmus": exported[asked.question]} if asked.question in exported else {}
+
+
+def _say_exports(folder: str, exported: dict[Question, list[dict[str, str]]]) -> None:
+    """On stderr: how many tests were written, and each program that was not, with the reason."""
+    facts = [fact for each in exported.values() for fact in each]
+    written = sum(bool(fact["file"]) for fact in facts)
+    if facts:
+        say(f"{written} of {len(facts)} searched programs are litmus tests in {folder}")
+    for fact in facts:
+        if fact["reason"]:
+            say(f"{fact['name']} is not written: {fact['reason']}")
 
 
 def _write(path: str, text: str) -> None:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
     from a64patch.proof.model import Model
-    from a64patch.proof.prove import Proof, Question
+    from a64patch.proof.prove import Observer, Proof, Question
     from a64patch.questions import Asked
     from a64patch.targets.base import Target
 
 
-def ask(questions: dict[Question, list[str]], of: Sequence[Model]) -> list[Asked]:
-    """The proofs of the questions, with progress on a terminal."""
+def ask(questions: dict[Question, list[str]], of: Sequence[Model], observe: Observer | None = None) -> list[Asked]:
+    """The proofs of the questions, with progress on a terminal. `observe` is for `proof.prove`."""
     from a64patch import questions as asking
 
     with _progress(min(len(questions), asking.MOST_QUESTIONS)) as advance:
-        return asking.ask(questions, of, advance)
+        return asking.ask(questions, of, advance, observe)
 
 
 def of_plan(plan: Plan, target: Target) -> list[Asked]:

@@ -90,6 +90,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "kernel": (_TEXT, "what Linux does with the word"),
     "kind": (_TEXT, "what the target is, such as `ELF file`"),
     "lesson": (_TEXT, "a sentence"),
+    "litmus": (_list_of(_object("export")), "the searched programs; `file` is empty for one that herd has no form for"),
     "location": (_TEXT, "the target, as TARGET takes it"),
     "may_race": (_BOOL, "the word may change while CPUs execute it"),
     "method": (_TEXT | {"type": ["string", "null"]}, "nosync, kick or stop; null when nothing is to be done"),
@@ -191,9 +192,10 @@ OBJECTS: dict[str, str] = {
     "canonical": "patch warnings",
     "check": "old_words new_words profile safe reason",
     "proof": "places replacements protocol omitted executors idc dic broadcast unanswered profile verdict assumptions"
-    " broken reason searches seconds counterexample would_forbid?",
+    " broken reason searches seconds counterexample would_forbid? litmus?",
     "protocol-answer": "file subject source question profile verdict expected assumptions broken reason searches"
     " seconds counterexample",
+    "export": "name property file reason",
     "replacement": "old_words new_words",
     "counterexample": "property model timeline",
     "step": "step cpu act by",

@@ -80,6 +80,10 @@ class Question:
         return f"{sites} by {self.protocol}{without}, {cpus}"
 
 
+Observer = Callable[[Question, Case, str, Model, bool], None]
+"""Question, case, property, model, and whether a counterexample was found."""
+
+
 @dataclass(frozen=True)
 class Counterexample:
     """An execution that a model allows and that breaks a property."""
@@ -128,12 +132,13 @@ def models(which: str = "both") -> tuple[Model, ...]:
 
 def prove(
     question: Question, of: Sequence[Model] | None = None, properties: Sequence[str] = tuple(PROPERTIES),
-    *, hasty: bool = False,
+    *, hasty: bool = False, observe: Observer | None = None,
 ) -> Proof:  # fmt: skip
     """The answer under these models (both when None). Deterministic.
 
     With `hasty`, a search of one site ends at its first counterexample: the verdict is the same, but `Proof.broken` has
-    one property only.
+    one property only. `observe` is called after each search for a counterexample: question, case, property, model, and
+    whether one was found.
 
     For any number of CPUs, each site is asked about alone, since P1 is about the words of one site. RequestError for a
     senseless question. When the models do not cover the question, or it is too large, the answer is UNKNOWN, unless a
@@ -141,7 +146,7 @@ def prove(
     """
     started = time.perf_counter()
     proof = Proof(question)
-    prover = _Prover(proof, models() if of is None else of, hasty)
+    prover = _Prover(proof, models() if of is None else of, hasty, observe)
     if question.unanswered:
         prover.unknown(f"nobody answers for {', '.join(question.unanswered)} on this target")
     try:
@@ -218,8 +223,9 @@ class _Asked:
 class _Prover:
     """Builds and searches the programs of one question, and keeps the results in `proof`."""
 
-    def __init__(self, proof: Proof, of: Sequence[Model], hasty: bool = False) -> None:
+    def __init__(self, proof: Proof, of: Sequence[Model], hasty: bool = False, observe: Observer | None = None) -> None:
         self.proof = proof
+        self.observe = observe
         self.hasty = hasty
         """Stop at the first counterexample, and look for it before all else."""
         self.of = of
@@ -357,6 +363,8 @@ class _Prover:
         result = search(case.program, model, query(case, name, model, self.question.profile), asked.behaviours)
         if result.left_out:
             note(f"the site has a loop: {result.left_out}")
+        if self.observe and name != TOLD:
+            self.observe(self.question, case, name, model, result.allowed)
         return result if result.allowed else None
 
     def _may(self, form: _Form, name: str, model: Model) -> bool:
