@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_our_reader_gives_the_answer_of_the_proof(seed: int) -> None:
         (build("nosync", (RACE,), executors=2), "several CPUs execute"),
         (build("brk", (RACE,), executors=0), "exception vector"),
         (build("nosync", (Site(RACE.old * 2, RACE.new * 2),), line=TOGETHER), "share a cache line"),
-        (build("nosync", (Site(RACE.old, tuple(assemble("ret"))),)), "more than one way"),
+        (build("nosync", (Site(RACE.old, tuple(assemble("ret"))),)), "goes each way"),
         (build("nosync", (Site(RACE.old, tuple(assemble("b .")),),)), "loop"),
         (build("nosync", (Site(tuple(assemble("b .+12; nop")), tuple(assemble("b .+16; nop"))),)), "both words jump"),
         (build("nosync", (Site(RACE.old * 3, RACE.new * 3),), line=APART, free=2), "only two of its words"),
@@ -123,6 +124,31 @@ def test_our_reader_gives_the_answer_of_the_proof(seed: int) -> None:
 def test_what_herd_has_no_form_for_is_refused_with_the_reason(case: Case, reason: str) -> None:
     with pytest.raises(ScopeError, match=reason):
         text(case, "P1", "test", {"arm": False}, PROFILE)
+
+
+def with_executor(source: str) -> Case:
+    """The race, with other instructions of the watched CPU in front of the site."""
+    case = build("nosync", (RACE,))
+    start = 0x2800
+    words = assemble(f"movz x3, #0x8000; {source}; b 0x4000", start)
+    code = {**case.program.code, **{start + 4 * number: word for number, word in enumerate(words)}}
+    patcher, watched = case.program.threads
+    return replace(case, program=replace(case.program, code=code, threads=(patcher, replace(watched, entry=start))))
+
+
+def test_a_register_is_a_constant_from_its_last_move_on() -> None:
+    written = text(with_executor("ldr w4, [x3]; str w4, [x3]; movz w4, #2; str w4, [x3]"), "P3", "test", {}, PROFILE)
+    rows = [row.split("|")[1].strip(" ;") for row in written.splitlines() if "|" in row]
+    assert rows[1:4] == ["LDR W4,[X10]", "STR W4,[X10]", "STR W11,[X10]"]
+    assert " 1:X11=2;" in written
+
+
+@pytest.mark.parametrize(
+    "source", ["movz w4, #1; cbz w4, .+4", "ldr w4, [x3]; cbz w4, .+8; movz w5, #1", "ldr w4, [x3]; ldar w5, [x3]"]
+)
+def test_an_instruction_that_is_not_covered_is_refused(source: str) -> None:
+    with pytest.raises(ScopeError, match="not written as a part of a test"):
+        text(with_executor(source), "P3", "test", {}, PROFILE)
 
 
 def test_names_are_unique_and_safe() -> None:

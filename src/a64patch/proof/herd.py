@@ -196,7 +196,7 @@ class _Writer:
         window = self.program.windows[0]
         op = Operation("nop") if self.program.falls_through else flow(word)
         if op.kind in ("either", "anywhere"):
-            raise ScopeError(f"`{_spelled(word)}` goes more than one way, whatever the registers, in a proof only")
+            raise ScopeError(f"in a proof {instruction(word)} goes each way, whatever the registers hold")
         target = address + op.offset if op.kind == "jump" else address + 4
         if target not in window:
             return window.stop
@@ -352,29 +352,34 @@ class _Column:
         writer = self.writer
         known = self.known
         if op.kind == "alu" and op.compute and not op.flags and all(self._is_known(each) for each in op.sources):
+            self.loaded.discard(op.target)
             known[op.target] = op.compute(*(known.get(each, 0) for each in op.sources)) & MASK64
             return []
         if op.kind == "sgi":
             return []
         if op.kind in ("dc", "ic"):
-            operation_ = "DC CVAU" if op.kind == "dc" else "IC IVAU"
-            return [f"{operation_},X{writer.address(self.number, self._value(op.base))}"]
+            name = "DC CVAU" if op.kind == "dc" else "IC IVAU"
+            return [f"{name},X{writer.address(self.number, self._value(op.base))}"]
         if op.kind in ("load", "store") and op.index < 0 and not op.writeback and not op.order and not op.exclusive:
             address = self._value(op.base) + op.offset
             base = writer.address(self.number, address)
             size = "W" if op.size == 4 else "X"
             if op.kind == "store":
-                register = (
-                    writer.stored(self.number, address, known.get(op.data, 0)) if self._is_known(op.data) else op.data
-                )
+                register = op.data
+                if self._is_known(register):
+                    register = writer.stored(self.number, address, known.get(register, 0))
                 return [f"STR {size}{register},[X{base}]"]
             self._loaded(op.data, address)
             return [f"LDR {size}{op.data},[X{base}]"]
-        if op.kind == "jump" and op.test is not None and not op.link:
-            return [f"{_spelled(word).split(' ')[0].upper()} W{op.data},{self._label(pc + op.offset)}"]
+        if op.kind == "jump" and op.test is not None and not self._is_known(op.data):
+            name, tested, *more = _spelled(word).upper().replace(",", "").split()
+            target = pc + op.offset
+            # A constant that only one way sets would be wrong as an initial value.
+            if len(more) == 1 and (target == pc + 4 or target not in writer.program.code):
+                return [f"{name} {tested},{self._label(target)}"]
         if op.kind in ("barrier", "isb", "nop"):
             return [_spelled(word).upper()]
-        raise ScopeError(f"`{_spelled(word)}` has no form in herd's tests here")
+        raise ScopeError(f"{instruction(word)} is not written as a part of a test")
 
     def _loaded(self, register: int, address: int) -> None:
         self.loaded.add(register)
