@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in _OTHERS:
         if getattr(arguments, name, None):
             raise RequestError(f"{name} says nothing about a protocol file: the file has all that is asked")
+    if arguments.litmus:
+        raise RequestError("the programs of a protocol file are not written as litmus tests: leave --litmus out")
     files = _read(arguments.patch)
     found = list(answers(files, models(arguments.model), arguments.profile))
     if arguments.json:
