@@ -153,7 +153,7 @@ def _branches(stem: str, f: dict[str, int], word: int) -> Operation | None:
         return Operation("jump", offset=signed(f["imm14"], 14) * 4, data=f["rt"], test=lambda v: v >> bit & 1 == wants)
     if stem in ("br", "blr", "ret"):
         return Operation("indirect", base=f["rn"], link=stem == "blr")
-    if stem in ("svc", "brk"):
+    if stem in ("svc", "brk", "udf"):
         return Operation("exception", name=stem)
     if stem == "eret":
         return Operation("eret")

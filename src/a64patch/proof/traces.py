@@ -235,7 +235,10 @@ class _Runner:
         if vector is None:
             state.end = why
             return
-        state.events.append(Event("TE", pc, word, order=why, step=len(state.path)))
+        entry = Event("TE", pc, word, order=why, step=len(state.path))
+        if why != "irq":  # An instruction's exception depends on the branches before; an interrupt comes at any time.
+            entry.ctrl, entry.pick_ctrl = state.ctrl, state.pick_ctrl
+        state.events.append(entry)
         state.elr.append((back, state.masked))
         state.put(ELR, back)
         state.masked = True
@@ -626,6 +629,8 @@ class Behaviours:
     cut: int
     left_out: str
     """A clause about the first path that was given up; empty when there is none."""
+    accesses: frozenset[tuple[int, int]] = frozenset()
+    """Address and size in bytes of each access to data."""
 
 
 def behaviours(program: Program) -> Behaviours:
@@ -671,8 +676,9 @@ def behaviours(program: Program) -> Behaviours:
         if most > interrupts:
             interrupts = most
             stale |= {number for number in range(count) if program.threads[number].irq_vector is not None}
-    _refuse_mixed_sizes(program, domains, set().union(*accesses))
-    return Behaviours(runs, sum(cuts), next(filter(None, left_out), ""))
+    accessed = frozenset[tuple[int, int]]().union(*accesses)
+    _refuse_mixed_sizes(program, domains, accessed)
+    return Behaviours(runs, sum(cuts), next(filter(None, left_out), ""), accessed)
 
 
 def _stored(trace: Trace) -> int:
@@ -687,7 +693,7 @@ def _stores(traces: list[Trace]) -> Iterator[Event]:
     return (event for trace in traces for event in trace.events if event.kind == "W")
 
 
-def _refuse_mixed_sizes(program: Program, domains: Domains, accesses: set[tuple[int, int]]) -> None:
+def _refuse_mixed_sizes(program: Program, domains: Domains, accesses: frozenset[tuple[int, int]]) -> None:
     """ScopeError for accesses of a location with different sizes: in the model a location is one value.
 
     Accesses with 4 and with 8 bytes are fine while all values have 4 bytes: then the other half is always 0.
