@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -11,7 +12,7 @@ from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.litmus import Litmus, parse
 from a64patch.proof.model import Model
 from a64patch.proof.traces import Behaviours, behaviours
-from tests.proof.catalogue import DATA, PAPER, PATCHING, Case
+from tests.proof.catalogue import DATA, FETCH, PAPER, PATCHING, TO_SELF, Case
 
 ARM, ESOP = ArmNow(), Esop2020()
 ALL = (*PAPER, *PATCHING, *DATA)
@@ -36,6 +37,22 @@ def test_the_sixteen_tests_of_the_paper(case: Case) -> None:
 @pytest.mark.parametrize("case", [*PATCHING, *DATA], ids=lambda case: case.name)
 def test_what_a_patcher_depends_on(case: Case) -> None:
     assert (allowed(case, ARM), allowed(case, ESOP)) == (case.arm, case.esop)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in (*PAPER, *PATCHING) if "IC IVAU" in case.text], ids=lambda case: case.name
+)
+def test_an_ic_on_every_line_does_what_an_ic_of_the_line_does(case: Case) -> None:
+    test = parse(re.sub(r"IC IVAU,X\d", "IC IALLUIS", case.text), case.name)
+    assert (test.verdict(ARM).allowed, test.verdict(ESOP).allowed) == (case.arm, case.esop)
+
+
+@pytest.mark.parametrize("ctr", ["", "IDC"])
+@pytest.mark.parametrize(("maintenance", "expected"), [("IC IVAU,X3", True), ("IC IALLUIS", False)])
+def test_only_an_ic_on_every_line_reaches_another_line(maintenance: str, expected: bool, ctr: str) -> None:
+    text = f"STR W0,[X1]; DC CVAU,X1; DSB ISH; {maintenance}; DSB ISH; ISB; {FETCH}"
+    case = Case("SM+ic", expected, expected, TO_SELF + " 0:X3=x;", (text,), "0:X9=1", ctr)
+    assert (allowed(case, ARM), allowed(case, ESOP)) == (expected, expected)
 
 
 RELEASED = """AArch64 {name}

@@ -178,10 +178,10 @@ class ArmNow(Model):
             for stores in x.writes.values():
                 for write in stores:
                     if missed >> write & 1 or complete:
-                        pairs += [(write, dc) for dc in x.dcs if x.line(dc) == x.line(write)]
+                        pairs += [(write, dc) for dc in x.dcs if x.same_line(dc, write)]
         for fetch in x.fetches:
             if x.missed[fetch] or complete or x.earlier(fetch, "F"):
-                pairs += [(ic, fetch) for ic in invalidations if x.line(ic) == x.line(fetch)]
+                pairs += [(ic, fetch) for ic in invalidations if x.same_line(ic, fetch)]
         return pairs
 
     def order_edges(self, x: Execution, first: int, second: int) -> Iterator[Named]:

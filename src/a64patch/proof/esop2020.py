@@ -136,18 +136,24 @@ class Esop2020(Model):
             missed |= x.missed[fetch]
         if not missed and not complete:
             return []
-        lines = {x.line(fetch) for fetch in x.fetches}
+        lines = {x.program.line_of(x.events[fetch].address) for fetch in x.fetches}
         publishers = x.ics if x.program.idc else x.dcs
         pairs = [
             (write, one)
             for stores in x.writes.values()
             for write in stores
-            if missed >> write & 1 or (complete and x.line(write) in lines)
+            if missed >> write & 1 or (complete and x.program.line_of(x.events[write].address) in lines)
             for one in publishers
-            if x.line(one) == x.line(write)
+            if x.same_line(one, write)
         ]
         if not x.program.idc and not x.program.dic:
-            pairs += [(dc, ic) for dc in x.dcs if x.line(dc) in lines for ic in x.ics if x.line(dc) == x.line(ic)]
+            pairs += [
+                (dc, ic)
+                for dc in x.dcs
+                if x.program.line_of(x.events[dc].address) in lines
+                for ic in x.ics
+                if x.same_line(dc, ic)
+            ]
         return pairs
 
     def order_edges(self, x: Execution, first: int, second: int) -> Iterator[Named]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from a64patch.proof.program import Program
 from a64patch.proof.relations import bits
-from a64patch.proof.traces import Event, Trace
+from a64patch.proof.traces import EVERYWHERE, Event, Trace
 
 
 class Execution:
@@ -90,9 +90,10 @@ class Execution:
             if self.events[other].kind == kind and (not same_location or self.events[other].address == event.address)
         ]
 
-    def line(self, index: int) -> int:
-        """The cache line of an event's address."""
-        return self.program.line_of(self.events[index].address)
+    def same_line(self, one: int, other: int) -> bool:
+        """Whether the addresses of two events are in one cache line. An IC on every line is in each."""
+        first, second = self.events[one].address, self.events[other].address
+        return EVERYWHERE in (first, second) or self.program.line_of(first) == self.program.line_of(second)
 
     def value_at_end(self, address: int) -> int:
         """The final value of the location."""
