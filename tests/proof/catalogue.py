@@ -263,3 +263,59 @@ DATA = (
          condition="0:X4=1 /\\ 1:X4=1"),
 )  # fmt: skip
 """Data alone: what the models share with every other Arm model."""
+
+RAISED = "STR W2,[X1]; DMB ISH; STR W2,[X3]"
+"""P0 of MP: x, then y."""
+ANSWERED = "LDR W4,[X1]; DMB ISH; STR W2,[X3]"
+"""P0 of LB: x, then y."""
+MP_SEEN = "1:X4=1 /\\ 1:X5=0"
+LB_SEEN = "0:X4=1 /\\ 1:X4=1"
+AND_Z = XY + " 1:X7=z; 1:X8=2;"
+LOAD_AFTER = "EOR W6,W4,W4; LDR W5,[X1,W6,UXTW]"
+STORE_AFTER = "EOR W6,W4,W4; STR W2,[X1,W6,UXTW]"
+PAIR = "uint32_t p[2]; 0:X1=p; 0:X3=p[1]; 0:X2=1; 1:X1=p; 1:X3=p[1];"
+"""Two neighbouring data; X3 points to the second one."""
+
+ATOMICS = (
+    both("two CAS that succeed", FORBIDDEN, XY, "CAS W4,W2,[X1]", "CAS W4,W2,[X1]", condition="0:X4=0 /\\ 1:X4=0"),
+    both("two CASP that succeed", FORBIDDEN, "uint64_t x; " + XY, "CASP W4,W5,W2,W3,[X1]", "CASP W4,W5,W2,W3,[X1]",
+         condition="0:X4=0 /\\ 0:X5=0 /\\ 1:X4=0 /\\ 1:X5=0"),
+    both("CAS that fails stores nothing", FORBIDDEN, XY + " y=7;", "CAS W4,W2,[X3]", "NOP", condition="y=1"),
+    both("CAS that fails loads", ALLOWED, XY + " y=7;", "CAS W4,W2,[X3]", "NOP", condition="y=7 /\\ 0:X4=7"),
+    # The comparison fails: the loaded value goes to the register, as data.
+    both("MP+dmb+cas-no-addr", FORBIDDEN, XY, RAISED, f"MOV W4,#2; CAS W4,WZR,[X3]; {LOAD_AFTER}", condition=MP_SEEN),
+    # It succeeds: the register may stay as it was. Arm's model keeps a pick dependency, which orders later stores.
+    both("MP+dmb+cas-ok-addr", ALLOWED, XY, RAISED, f"MOV W4,#1; CAS W4,W2,[X3]; {LOAD_AFTER}", condition=MP_SEEN),
+    Case("LB+dmb+cas-ok-addr", FORBIDDEN, ALLOWED, XY, (ANSWERED, f"MOV W4,#1; CAS W4,W2,[X3]; {STORE_AFTER}"),
+         LB_SEEN),
+    # Or the register gets the loaded value, and does not depend on what it was.
+    both("LB+dmb+cas-ok-compared", ALLOWED, AND_Z, ANSWERED,
+         "LDR W4,[X3]; EOR W9,W4,W4; CAS W9,W8,[X7]; EOR W6,W9,W9; STR W2,[X1,W6,UXTW]", condition=LB_SEEN),
+    # The comparison picks the store.
+    Case("LB+dmb+cas-compared-store", FORBIDDEN, ALLOWED, XY,
+         (ANSWERED, "LDR W4,[X3]; EOR W9,W4,W4; CAS W9,W2,[X1]"), LB_SEEN),
+    both("LB+dmb+cas-data", FORBIDDEN, XY, ANSWERED, "LDR W4,[X3]; EOR W9,W4,W4; ADD W9,W9,#1; CAS WZR,W9,[X1]",
+         condition=LB_SEEN),
+    both("MP+dmb+casa", FORBIDDEN, XY, RAISED, "MOV W4,#1; CASA W4,W2,[X3]; LDR W5,[X1]", condition=MP_SEEN),
+    both("MP+dmb+caspa", FORBIDDEN, "uint64_t y; uint64_t 1:X5; " + XY, "STR W2,[X1]; DMB ISH; STR X2,[X3]",
+         "CASPA W4,W5,W2,W3,[X3]; LDR W5,[X1]", condition=MP_SEEN),
+    both("MP+dmb+casa-noret", ALLOWED, XY + " y=1;", "MOV W5,#0; STR W2,[X1]; DMB ISH; STR W5,[X3]",
+         "MOV W4,#3; CASA WZR,W4,[X3]; LDR W5,[X1]", condition="y=3 /\\ 1:X5=0"),
+    both("MP+dmb+cas-dmbld", FORBIDDEN, XY, RAISED, "MOV W4,#1; CAS W4,W2,[X3]; DMB LD; LDR W5,[X1]",
+         condition=MP_SEEN),
+    both("MP+casl+dmb", FORBIDDEN, XY, "STR W2,[X1]; CASL WZR,W2,[X3]", "LDR W4,[X3]; DMB ISH; LDR W5,[X1]",
+         condition=MP_SEEN),
+    both("MP+cas+dmb", ALLOWED, XY, "STR W2,[X1]; CAS WZR,W2,[X3]", "LDR W4,[X3]; DMB ISH; LDR W5,[X1]",
+         condition=MP_SEEN),
+    both("MP+ldumaxl+ldsminab", FORBIDDEN, "uint8_t y; " + XY, "STR W2,[X1]; LDUMAXLB W2,W4,[X3]",
+         "LDSMINAB W2,W4,[X3]; LDR W5,[X1]", condition=MP_SEEN),
+    both("MP+stlurh+ldapurh", FORBIDDEN, "uint16_t y; " + XY, "STR W2,[X1]; STLURH W2,[X3]",
+         "LDAPURH W4,[X3]; LDR W5,[X1]", condition=MP_SEEN),
+    both("MP+strh+ldrh", ALLOWED, "uint16_t y; " + XY, "STR W2,[X1]; STRH W2,[X3]", "LDRH W4,[X3]; LDR W5,[X1]",
+         condition=MP_SEEN),
+    both("STP+dmb", ALLOWED, PAIR, "STP W2,W2,[X1]", "LDR W4,[X3]; DMB ISH; LDR W5,[X1]", condition=MP_SEEN),
+    both("STILP+dmb", FORBIDDEN, PAIR, "STILP W2,W2,[X1]", "LDR W4,[X3]; DMB ISH; LDR W5,[X1]", condition=MP_SEEN),
+    both("dmb+LDP", ALLOWED, PAIR, "STR W2,[X3]; DMB ISH; STR W2,[X1]", "LDP W4,W5,[X1]", condition=MP_SEEN),
+    both("dmb+LDIAPP", FORBIDDEN, PAIR, "STR W2,[X3]; DMB ISH; STR W2,[X1]", "LDIAPP W4,W5,[X1]", condition=MP_SEEN),
+)  # fmt: skip
+"""Compare and swap, pairs of registers and narrow accesses; for CAS by herd's catalogue of its dependencies."""

@@ -12,6 +12,7 @@ from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.litmus import Litmus, parse
 from a64patch.proof.model import Model
 from a64patch.proof.traces import Behaviours, behaviours
+from tests.proof.catalogue import ATOMICS as COMPARED
 from tests.proof.catalogue import DATA, FETCH, PAPER, PATCHING, TO_SELF, Case
 
 ARM, ESOP = ArmNow(), Esop2020()
@@ -34,7 +35,7 @@ def test_the_sixteen_tests_of_the_paper(case: Case) -> None:
     assert (allowed(case, ARM), allowed(case, ESOP)) == (case.arm, case.esop)
 
 
-@pytest.mark.parametrize("case", [*PATCHING, *DATA], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*PATCHING, *DATA, *COMPARED], ids=lambda case: case.name)
 def test_what_a_patcher_depends_on(case: Case) -> None:
     assert (allowed(case, ARM), allowed(case, ESOP)) == (case.arm, case.esop)
 
