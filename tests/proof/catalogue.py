@@ -291,6 +291,11 @@ ATOMICS = (
     # Or the register gets the loaded value, and does not depend on what it was.
     both("LB+dmb+cas-ok-compared", ALLOWED, AND_Z, ANSWERED,
          "LDR W4,[X3]; EOR W9,W4,W4; CAS W9,W8,[X7]; EOR W6,W9,W9; STR W2,[X1,W6,UXTW]", condition=LB_SEEN),
+    # What the register was depends on another load: each of the two cases has a dependency, on one load only.
+    both("MP+dmb+cas-ok-other-addr", ALLOWED, XY + " 1:X7=z;", RAISED,
+         f"LDR W9,[X7]; ADD W4,W9,#1; CAS W4,W2,[X3]; {LOAD_AFTER}", condition=MP_SEEN),
+    both("MP+dmb+cas-ok-both-addr", FORBIDDEN, XY + " 0:X7=z; 1:X7=z;", f"{RAISED}; STR W2,[X7]",
+         f"LDR W9,[X3]; EOR W4,W9,W9; ADD W4,W4,#1; CAS W4,W2,[X7]; {LOAD_AFTER}", condition=f"1:X9=1 /\\ {MP_SEEN}"),
     # The comparison picks the store.
     Case("LB+dmb+cas-compared-store", FORBIDDEN, ALLOWED, XY,
          (ANSWERED, "LDR W4,[X3]; EOR W9,W4,W4; CAS W9,W2,[X1]"), LB_SEEN),
