@@ -486,7 +486,7 @@ class _Runner:
     ) -> None:
         """Do one load, and the store of an atomic. `number` is 1 for the second register of a pair."""
         index = len(state.events)
-        # A load after a store of the same thread to the location inherits the loads that picked the stored value (lmrs).
+        # A load after a store of the same thread to the location inherits the loads that picked the value (lmrs).
         # It needs no data dependencies of the store: the models order the load itself after those.
         data, pick = 1 << index, 0
         for earlier in reversed(state.events):
