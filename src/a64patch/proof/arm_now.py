@@ -90,7 +90,9 @@ def bob(t: ThreadOrder) -> Edges:
 
     [M]; po; [dmb.full]; po; [M]  |  [M]; po; [dmb.full]; po; [DC]  |  [DC]; po; [dmb.full]; po; [M|DC]
     | [R & returns]; po; [dmb.ld]; po; [M]  |  [W]; po; [dmb.st]; po; [W]
-    | [L]; po; [A]  |  [A|Q]; po; [M]  |  [M]; po; [L]  |  [A]; rmw; [L]; po; [M]
+    | [L]; po; [A]  |  [A|Q]; po; [M]  |  [M]; po; [L]  |  [A]; amo; [L]; po; [M]
+
+    amo is rmw of one instruction: LDAXR and STLXR are no full barrier.
     """
     yield from t.through(t.M | t.DC, t.barrier("DMB", "sy"), t.M | t.DC)
     yield from t.through(t.loads, t.barrier("DMB", "ld"), t.M)
@@ -99,7 +101,8 @@ def bob(t: ThreadOrder) -> Edges:
     yield from t.ordered(t.A | t.Q, t.M)
     yield from t.ordered(t.M, t.L)
     for read, write in t.rmw():
-        if t.A >> read & 1 and t.L & write:
+        amo = t.events[read].step == t.events[write.bit_length() - 1].step
+        if amo and t.A >> read & 1 and t.L & write:
             yield from t.ordered(write, t.M)
 
 
