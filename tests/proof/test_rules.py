@@ -12,11 +12,15 @@ from a64patch.proof.arm_now import ArmNow
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.litmus import parse
 from a64patch.proof.semantics import MASK64, holds, operation, signed
-from tests.proof.catalogue import ALLOWED, FORBIDDEN, PICK, XY, Case, both
+from tests.proof.catalogue import ALLOWED, FETCH, FORBIDDEN, PICK, SAW_CTRL, SECOND, STALE, TO_1, XY, Case, both, sync
 
 MP = "1:X4=1 /\\ 1:X5=0"
 FLAG = "STR W2,[X1]; DMB ISH; STR W2,[X3]"
 """P0 stores x, then y."""
+MAINTAINER = TO_1 + " 1:X1=P1:f; 1:X3=x; 1:X2=1;"
+FLAG_CODE = "STR W0,[X1]; DMB ISH; STR W2,[X3]"
+"""P0 patches, then raises the flag; P1 maintains the caches."""
+CLEANED = "STR W0,[X1]; DC CVAU,X1; DMB ISH; STR W2,[X3]"
 
 RULES = (
     # No store of another thread comes between the two; a store of the same thread may (Arm ARM B2.3, atomicity;
@@ -58,8 +62,78 @@ RULES = (
           ("swpa", ALLOWED, "SWPA W2,W6,[X7]"), ("ldaxr-stlxr", ALLOWED, "LDAXR W5,[X7]; STLXR W6,W2,[X7]"))),
 )  # fmt: skip
 
+ZERO = "EOR W6,W4,W4"
+"""A zero that depends on W4."""
+PICKED = "LDR W4,[X3]; CMP W4,#0; CSEL {0},{1},{1},EQ"
+"""A register that is picked by what was loaded."""
+LB = "0:X4=1 /\\ 1:X4=1"
+LB_0 = "LDR W4,[X1]; DMB ISH; STR W2,[X3]"
+"""P0 loads x, then stores y."""
+LEFT = "DSB ISH; IC IVAU,X1; DSB ISH; ISB"
+"""The maintenance that is left after a DC."""
 
-@pytest.mark.parametrize("case", RULES, ids=lambda case: case.name)
+EACH_TERM = (
+    # Order by loads, stores, acquires and releases. Beside a test is its name in herd's catalogue where it is there.
+    both("MP+dmb+addr-isb", FORBIDDEN, XY + " 1:X7=z;", FLAG,
+         f"LDR W4,[X3]; {ZERO}; LDR W8,[X7,W6,UXTW]; ISB; LDR W5,[X1]", condition=MP),
+    both("LB+dmb+addr-po", FORBIDDEN, XY + " 1:X7=z;", LB_0, f"LDR W4,[X3]; {ZERO}; LDR W8,[X7,W6,UXTW]; STR W2,[X1]",
+         condition=LB),
+    both("MP+dmb+addr-po", ALLOWED, XY + " 1:X7=z;", FLAG, f"LDR W4,[X3]; {ZERO}; LDR W8,[X7,W6,UXTW]; LDR W5,[X1]",
+         condition=MP),
+    both("MP+dmb+addr-lrs-addr", FORBIDDEN, XY + " 1:X7=z;", FLAG,
+         f"LDR W4,[X3]; {ZERO}; STR W2,[X7,W6,UXTW]; LDR W8,[X7]; EOR W8,W8,W8; LDR W5,[X1,W8,UXTW]", condition=MP),
+    both("LB+dmb+dmbld", FORBIDDEN, XY, LB_0, "LDR W4,[X3]; DMB ISHLD; STR W2,[X1]", condition=LB),
+    both("SB+dmbsts", ALLOWED, XY, "STR W2,[X1]; DMB ISHST; LDR W4,[X3]", "STR W2,[X3]; DMB ISHST; LDR W4,[X1]",
+         condition="0:X4=0 /\\ 1:X4=0"),
+    both("SB+dmb+rel-acqpc", ALLOWED, XY, "STR W2,[X1]; DMB ISH; LDR W4,[X3]", "STLR W2,[X3]; LDAPR W4,[X1]",
+         condition="0:X4=0 /\\ 1:X4=0"),
+    both("MP+rel+acqpc", FORBIDDEN, XY, "STR W2,[X1]; STLR W2,[X3]", "LDAPR W4,[X3]; LDR W5,[X1]", condition=MP),
+    both("MP+rel+swp-acqpc", FORBIDDEN, XY + " 1:X7=5;", "STR W2,[X1]; STLR W2,[X3]",
+         "SWP W7,W4,[X3]; LDAPR W6,[X3]; LDR W5,[X1]", condition=MP + " /\\ 1:X6=5"),
+    # Picks: the older model has none (T9B, T8+BIS, T10B).
+    Case("MP+dmb+pickctrl-isb", FORBIDDEN, ALLOWED, XY,
+         (FLAG, f"{PICKED.format('W6', 'W2')}; CBZ W6,l; l: ISB; LDR W5,[X1]"), MP),
+    Case("LB+dmb+pickaddr", FORBIDDEN, ALLOWED, XY, (LB_0, f"{PICKED.format('X6', 'X1')}; STR W2,[X6]"), LB),
+    Case("LB+dmb+pickctrl", FORBIDDEN, ALLOWED, XY,
+         (LB_0, f"{PICKED.format('W6', 'W2')}; CBZ W6,l; l: STR W2,[X1]"), LB),
+    Case("LB+dmb+pickaddr-po", FORBIDDEN, ALLOWED, XY + " 1:X7=z;",
+         (LB_0, f"{PICKED.format('X6', 'X7')}; LDR W8,[X6]; STR W2,[X1]"), LB),
+    # What comes before a DC (MP.RF+dmb+dmb-dc-dsb-ic-dsb-isb) and, in today's model, also by control or pick
+    # (MP.RF+dmb.st+pickaddr-cachesyncisb).
+    both("MP.RF+dmb+dmb-dc", FORBIDDEN, MAINTAINER, FLAG_CODE, f"LDR W4,[X3]; DMB ISH; DC CVAU,X1; {LEFT}; {FETCH}",
+         condition=STALE),
+    both("MP.RF+dmb+dc", ALLOWED, MAINTAINER, FLAG_CODE, f"LDR W4,[X3]; DC CVAU,X1; {LEFT}; {FETCH}", condition=STALE),
+    both("MP.RF+dmb+addr-dc", FORBIDDEN, MAINTAINER, FLAG_CODE,
+         f"LDR W4,[X3]; EOR X6,X4,X4; ADD X6,X6,X1; DC CVAU,X6; {LEFT}; {FETCH}", condition=STALE),
+    Case("MP.RF+dmb+ctrl-dc", FORBIDDEN, ALLOWED, MAINTAINER,
+         (FLAG_CODE, f"{SAW_CTRL} DC CVAU,X1; {LEFT}; {FETCH}"), STALE),
+    Case("MP.RF+dmb+pickaddr-dc", FORBIDDEN, ALLOWED, MAINTAINER,
+         (FLAG_CODE, f"{PICKED.format('X6', 'X1')}; DC CVAU,X6; {LEFT}; {FETCH}"), STALE),
+    Case("MP.RF+dmb+pickctrl-dc", FORBIDDEN, ALLOWED, MAINTAINER,
+         (FLAG_CODE, f"{PICKED.format('W6', 'W2')}; CBZ W6,l; l: DC CVAU,X1; {LEFT}; {FETCH}"), STALE),
+    # What comes before an IC (MP.RF+dc.cvau-dmb.ish+ctrl-ic.ivau-dsb.ish-isb, …+pickctrl-ic.ivau-isb).
+    Case("MP.RF+dc-dmb+ctrl-ic", FORBIDDEN, ALLOWED, MAINTAINER,
+         (CLEANED, f"{SAW_CTRL} IC IVAU,X1; DSB ISH; ISB; {FETCH}"), STALE),
+    Case("MP.RF+dc-dmb+pickctrl-ic", FORBIDDEN, ALLOWED, MAINTAINER,
+         (CLEANED, f"{PICKED.format('W6', 'W2')}; CBZ W6,l; l: IC IVAU,X1; DSB ISH; ISB; {FETCH}"), STALE),
+    both("MP.RF+dc-dmb+dmb-ic", ALLOWED, MAINTAINER, CLEANED,
+         f"LDR W4,[X3]; DMB ISH; IC IVAU,X1; DSB ISH; ISB; {FETCH}", condition=STALE),
+    both("MP.RF+dc-dsb-ic-dsb+dsbld-isb", FORBIDDEN, MAINTAINER, f"STR W0,[X1]; {sync('X1')}; STR W2,[X3]",
+         f"LDR W4,[X3]; DSB ISHLD; ISB; {FETCH}", condition=STALE),
+    # A later store to the line comes after a DC (aarch64.cat, po-scl-ob).
+    Case("CoRF+dc+dsb-ic-dsb-isb", FORBIDDEN, ALLOWED, MAINTAINER + ' 0:X5=instr:"B .+12";',
+         ("STR W0,[X1]; DC CVAU,X1; STR W5,[X1]", f"LDR W4,[X1]; {LEFT}; {FETCH}; NOP"),
+         '1:X4=instr:"B .+12" /\\ 1:X9=1'),
+    # A completed IC comes before what is fetched after an ISB (W+RWC.F.FF+cachesyncisb+ctrlisb+cachesyncisb).
+    both("W+RWC.F.FF+cachesync-isb+cachesync", FORBIDDEN,
+         '0:X0=instr:"B .+8"; 0:X1=P1:f; 2:X0=instr:"B .+8"; 2:X1=P0:v; 2:X3=P1:g;',
+         f"STR W0,[X1]; {sync('X1')}; ISB; MOV W8,#2; v: NOP; MOV W8,#1", f"{SECOND}; {FETCH}",
+         f"STR W0,[X1]; {sync('X1')}; STR W0,[X3]", condition="0:X8=1 /\\ 1:X10=2 /\\ 1:X9=1"),
+)  # fmt: skip
+"""A test for each term of a relation that no other test asks about."""
+
+
+@pytest.mark.parametrize("case", [*RULES, *EACH_TERM], ids=lambda case: case.name)
 def test_a_rule(case: Case) -> None:
     test = parse(case.text, case.name)
     assert [test.verdict(model).allowed for model in (ArmNow(), Esop2020())] == [case.arm, case.esop]
