@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from a64patch.a64.assembler import assemble
+from a64patch.errors import ScopeError
 from a64patch.proof.arm_now import ArmNow
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.model import Model
@@ -259,8 +260,11 @@ def test_whatever_the_simulator_executes_the_models_allow(ctr: str, seed: int) -
     for _ in range(rounds(60, 8)):
         one = sample(random, *CTR[ctr])
         outcomes = outcomes_of(one, 8)
-        for model in MODELS:
-            assert forbidden_by(one, one.program, outcomes, model) == [], (model.name, one)
+        try:
+            for model in MODELS:
+                assert forbidden_by(one, one.program, outcomes, model) == [], (model.name, one)
+        except ScopeError:
+            continue  # about one in a thousand has too many paths
         seen.update(word for threads, _ in outcomes for passes, _ in threads for _, word in passes)
     # The programs do patch what others execute.
     assert seen[OLD] > 40
