@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from a64patch.a64.assembler import assemble
 from a64patch.cli.asking import SHIPPED, shipped
 from a64patch.errors import A64PatchError, FormatError
 from a64patch.proof.asking import Answer, answers, read
-from a64patch.proof.prove import Verdict
+from a64patch.proof.cases import Site
+from a64patch.proof.prove import Question, Verdict, prove
 from docs.protocols import row
-from tests.support import ROOT
+from tests.support import ROOT, rounds
 
 WRITE_ONCE = """
 thread cpu, any number
@@ -225,6 +227,89 @@ def test_a_word_that_is_not_modelled_is_unknown() -> None:
     [answer] = ask("thread cpu\n site key: nop -> 04a0e3e0\nthread p\n write key\nask P3\n")
     assert answer.verdict is Verdict.UNKNOWN
     assert "04a0e3e0" in answer.reason
+
+
+FORMS = {
+    "nosync": """
+        thread cpu
+            load x4, done
+            cbz x4, early
+            isb
+        told: b go
+        early: isb
+        go: {site}
+        thread patcher
+            {write}
+            {publish}
+            store done = 1
+        ask P1 text
+        ask P2 text after told
+        ask P3
+        """,
+    "kick": """
+        thread cpu
+            {site}
+        interrupt cpu
+        told: eret
+        thread patcher
+            {write}
+            {publish}
+            kick
+        ask P1 text
+        ask P2 text after told
+        ask P3
+        """,
+    "stop": """
+        thread cpu
+            {site}
+        interrupt cpu
+            answer
+            await done = 1
+            isb
+        told: eret
+        thread patcher
+            kick
+            gather
+            {write}
+            {publish}
+            store done = 1
+        keep out text
+        ask P1 text
+        ask P2 text after told
+        ask P3
+        """,
+}
+PUBLISH = {"dc": "dc text", "dsb-dc": "dsb ish", "ic": "ic text", "dsb-ic": "dsb ish", "isb": "isb"}
+WORDS = ("nop", "isb", "b .+4", "add x9, x9, #1", "sub x9, x9, #1", "movz w8, #1", "yield")
+
+
+@pytest.mark.parametrize("protocol", FORMS)
+def test_our_own_protocols_written_as_files_have_the_same_answers(protocol: str) -> None:
+    """Random words, with and without a step of the maintenance: as `prove` answers for one other CPU."""
+    chance = random.Random(protocol)
+    told_apart = set()
+    for _ in range(rounds(60, 6)):
+        count = chance.randint(1, 2)
+        old, new = (chance.choices(WORDS, k=count) for _ in range(2))
+        if all(one == other for one, other in zip(old, new, strict=True)):
+            continue
+        omit = frozenset({chance.choice(["", "", "dc", "dsb-dc", "ic", "dsb-ic"])} - {""})
+        publish = "\n".join(text for step, text in PUBLISH.items() if step not in omit)
+        # As there, the first changed word is written first, and a word that stays is not written.
+        write = "\n".join(f"write text[{n}]" for n in range(count) if old[n] != new[n])
+        lines = [n for n in range(count) if old[n] != new[n]]
+        if len(lines) < count:
+            publish = publish.replace("text", f"text[{lines[0]}]")
+        text = "data done\n" + FORMS[protocol].format(
+            site=f"site text: {'; '.join(old)} -> {'; '.join(new)}", write=write, publish=publish
+        )
+        found = {answer.ask.kind: answer.broken for answer in ask(text) if answer.broken}
+        site = Site(tuple(assemble("; ".join(old))), tuple(assemble("; ".join(new))), comes_back=False)
+        proof = prove(Question(protocol, (site,), omit=omit, executors=1))
+        mine = {name: sorted(models) for name, models in proof.broken.items()}
+        assert found == mine, text
+        told_apart.add(tuple(sorted(found)))
+    assert len(told_apart) > 1
 
 
 WRONG = [

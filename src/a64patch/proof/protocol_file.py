@@ -287,8 +287,9 @@ class _Parser:
             self.keep_out.append((line[9:].strip(), self.number))
         elif not self.blocks:
             raise self.fail(f"{line[:40]!r} stands before the first thread")
-        elif word == "site":
-            self._site(operand)
+        elif found := re.fullmatch(rf"((?:{_NAME}\s*:\s*)*)site\s+(.*)", line, re.ASCII):
+            self._code(found[1])
+            self._site(found[2])
         else:
             self._code(line)
 
