@@ -37,8 +37,9 @@ examples:
   a64patch prove --old nop --new 'b .+8' --protocol nosync --litmus tests && herd7 -variant ifetch tests/*.litmus
 A FILE.protocol has threads, sites and questions of your own; docs/proof.md shows the form and lists the shipped ones.
 Without TARGET the words alone decide the method, for a machine that can kick and stop. Distinct sites are asked once.
-Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, 8-byte stores to code, effects of the
-patched words on the protocol's own data, errata, chips that break the model, and the time until the new code is seen.
+Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, stores to code of other sizes than 4
+bytes, effects of the patched words on the protocol's own data, errata, chips that break the model, and the time until
+the new code is seen.
 Exit status 0: all SAFE; 1: UNSAFE, or UNKNOWN; 2: wrong usage or unreadable input."""
 
 
