@@ -261,6 +261,7 @@ def test_arrays_and_cells_of_a_type(condition: str, verdict: bool) -> None:
     [
         ("x[2]={1,-1}", "x[0]", "the number of elements"),
         ("x[2]={1,-1}", "x[2]={1}", "expected ','"),
+        ("int x[2]={1,-1}", "[x][2]", "expected `;`"),
         ("0:X2=x[1]", "0:X2=x[2]", "x has the elements 0 to 1"),
     ],
 )

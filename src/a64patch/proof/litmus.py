@@ -493,7 +493,7 @@ class _Parser:
                 address = self._location(end)
                 if size:
                     self.sizes[address] = size
-                if self._take(end, "["):
+                if text in self.data and self._take(end, "["):
                     self._array(end, text, size or 4, values)
                 elif self._take(end, "="):
                     values[address] = self._fitting(address, self._value(end))
