@@ -140,6 +140,19 @@ def test_only_the_watched_cpu_must_break_the_property() -> None:
     assert [ask(number, whole) for number in (0, 1, 2)] == [True, False, True]
 
 
+def test_behind_the_guard_of_each_site_a_cpu_goes_on_with_the_code_behind_that_site() -> None:
+    sites = [Site((NOP,), (B,)), Site((NOP, NOP, NOP), (NOP, B, B), head=1)]
+    case = build("brk", sites, executors=0, omit=frozenset({"head.dc"}))
+    behind = {SITE: SITE + 4, SITE + 0x104: SITE + 0x10C}
+    met = set()
+    for one in traces.behaviours(case.program).traces[0]:
+        for place, (address, word) in enumerate(one.path):
+            if word == GUARD:
+                met.add(address)
+                assert next(each for each, _ in one.path[place + 1 :] if each >= SITE) == behind[address]
+    assert met == set(behind)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("protocol", ["kick", "brk"])
 def test_each_word_of_a_site_is_asked_about(protocol: str, place: int) -> None:

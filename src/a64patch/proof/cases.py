@@ -300,9 +300,12 @@ def build(
         others = [step for step in present if step.cpu == OTHER]
         put(_EXECUTOR, [step for step in others if not step.interrupted], f"b {entry:#x}")
         put(_INTERRUPT, [step for step in others if step.interrupted], "eret")
-    first = placed[0][1]
-    skip = 4 * (len(first.old) - first.head)
-    put(_BREAKPOINT, [], f"mrs x9, elr_el1; add x9, x9, #{skip}; msr elr_el1, x9; eret")
+    ends = "; ".join(
+        f"movz x10, #{address + 4 * site.head:#x}; movz x11, #{address + 4 * len(site.old):#x}; cmp x9, x10;"
+        " csel x9, x11, x9, eq"
+        for address, site in placed
+    )
+    put(_BREAKPOINT, [], f"mrs x9, elr_el1; {ends}; msr elr_el1, x9; eret")
     words: dict[int, tuple[int, int]] = {}
     names = {_FLAG: "flag"}
     names |= {_answer(number): f"answer{number + 1}" for number in range(executors)}
