@@ -18,6 +18,7 @@ TWO = Site(tuple(assemble("nop; nop")), tuple(assemble("b .+4; b .+4")))
 QUESTIONS = {
     "torn": ("kick", TWO, "", "P1"),
     "stale": ("kick", RACE, "dsb-ic", "P2"),
+    "guarded": ("brk", RACE, "head.ic", "P2"),
     "unpredictable": ("kick", ADD, "", "P3"),
 }
 
@@ -61,13 +62,28 @@ def test_a_dsb_comes_behind_all_that_it_waits_for(name: str) -> None:
     assert [step for step in dict.fromkeys(steps) if step in wanted] == wanted
 
 
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_fetch_missed_the_last_store_before_it(name: str) -> None:
+    lines = sentences(name)
+    for number, line in enumerate(lines):
+        if found := re.search(r"fetches the .* word of (site\S*), .* although line (\d+) wrote", line):
+            stores = [each for each, other in enumerate(lines[:number], 1) if f" to {found[1]}  " in other]
+            assert int(found[2]) == stores[-1]
+
+
+def test_a_cpu_meets_the_guard_and_not_an_interrupt() -> None:
+    lines = sentences("guarded")
+    assert any(line.endswith("meets the BRK at site") for line in lines)
+    assert "executed the guarding d4200080 `brk #4`" in " ".join(tell(counterexample("guarded"))).replace("#0x4", "#4")
+
+
 def test_an_ic_without_a_dsb_only_begins() -> None:
     assert any("begins to invalidate" in line and "[ic]" in line for line in sentences("stale"))
     assert not any("begins to invalidate" in line for line in sentences("torn"))
 
 
 def test_the_end_names_the_words_that_are_wrong() -> None:
-    torn, stale, unpredictable = (" ".join(tell(counterexample(name))).split("   ")[-1] for name in QUESTIONS)
+    torn, stale, _, unpredictable = (" ".join(tell(counterexample(name))).split("   ")[-1] for name in QUESTIONS)
     assert "the old d503201f `nop`" in torn
     assert "the new 14000001 `b .+4`" in torn
     assert "before it executed the old d503201f `nop` at site" in stale
