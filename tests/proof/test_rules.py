@@ -11,6 +11,9 @@ from a64patch.a64.assembler import assemble
 from a64patch.proof.arm_now import ArmNow
 from a64patch.proof.esop2020 import Esop2020
 from a64patch.proof.litmus import parse
+from a64patch.proof.model import Model
+from a64patch.proof.program import Program, Thread
+from a64patch.proof.search import Query, search
 from a64patch.proof.semantics import MASK64, holds, operation, signed
 from tests.proof.catalogue import ALLOWED, FETCH, FORBIDDEN, PICK, SAW_CTRL, SECOND, STALE, TO_1, XY, Case, both, sync
 
@@ -159,3 +162,16 @@ def test_a_condition_holds_for_the_numbers_that_it_is_named_for(condition: str) 
     for one, other in product(edge, edge):
         _, nzcv = compare.flags(one, other)
         assert holds(branch.condition, nzcv) is CONDITIONS[condition](one, other), (hex(one), hex(other))
+
+
+@pytest.mark.parametrize("model", [ArmNow(), Esop2020()], ids=lambda model: model.name)
+@pytest.mark.parametrize("first", ["nop", "msr icc_sgi1r_el1, x2"])
+def test_a_fetch_comes_before_a_later_sgi(model: Model, first: str) -> None:
+    """[F]; po; [SGI]: a word that the interrupt handler stores is not executed before the interrupt is sent."""
+    new = assemble("b .+4")[0]
+    second = "nop" if first != "nop" else "msr icc_sgi1r_el1, x2"
+    texts = {0x1000: f"{first}; nop; {second}", 0x2000: "nop", 0x3000: "str w0, [x1]; eret"}
+    code = {start + 4 * n: word for start, text in texts.items() for n, word in enumerate(assemble(text, start))}
+    program = Program((Thread(0x1000), Thread(0x2000, {0: new, 1: 0x1004}, irq_vector=0x3000)), code)
+    found = search(program, model, Query(trace=lambda number, trace: number == 1 or (0x1004, new) in trace.path))
+    assert found.allowed is (first != "nop")
