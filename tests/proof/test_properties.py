@@ -177,3 +177,11 @@ def test_a_site_that_is_too_large_to_ask_about_is_not_called_safe(monkeypatch: p
     proof = prove(Question("nosync", (site,)), [ArmNow()], ["P1"])
     assert (proof.verdict, proof.broken) == (Verdict.UNKNOWN, {})
     assert "too many words" in proof.reason
+
+
+def test_a_cpu_comes_back_to_changed_words_of_a_site_that_allows_it() -> None:
+    site = Site((NOP, NOP, NOP), (NOP, B, B))
+    assert build("kick", [site], returns=1).program.entries == (SITE + 4, SITE + 8)
+    assert build("kick", [site], returns=1).program.outside == SITE + 12
+    assert build("kick", [site], returns=0).program.outside == -1
+    assert build("kick", [Site(site.old, site.new, comes_back=False)], returns=1).program.outside == -1
