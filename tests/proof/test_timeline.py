@@ -22,6 +22,9 @@ QUESTIONS = {
     "unpredictable": ("kick", ADD, "", "P3"),
 }
 
+TOLD_BY_INTERRUPT = ("stale", "guarded")
+"""A CPU is wrong here only after its interrupt. The others are told without one: the shortest path is shown."""
+
 
 @cache
 def counterexample(name: str) -> Counterexample:
@@ -50,11 +53,11 @@ def test_a_line_refers_to_earlier_lines_that_did_what_it_says(name: str) -> None
             for found in re.findall(pattern, line):
                 assert int(found) < number
                 assert did in lines[int(found) - 1]
-    assert any("takes the interrupt of line" in line for line in lines)
+    assert any("takes the interrupt of line" in line for line in lines) == (name in TOLD_BY_INTERRUPT)
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_dsb_comes_behind_all_that_it_waits_for(name: str) -> None:
+def test_the_patchers_steps_are_told_in_their_order(name: str) -> None:
     patcher = [line.split("patcher  ")[1].strip() for line in sentences(name) if " patcher " in line]
     steps = [found[1] for line in patcher if (found := re.search(r"\[([\w.-]+)\]$", line))]
     # The patcher's own steps are told in its program order.
@@ -101,4 +104,5 @@ def test_an_arrow_goes_from_the_writer_to_the_reader_and_from_the_sgi_to_the_int
         assert x.events[int(one)].kind in first
         assert x.events[int(other)].kind in second
         seen.add(label)
-    assert seen >= {"misses", "interrupt"}
+    assert "misses" in seen
+    assert ("interrupt" in seen) == (name in TOLD_BY_INTERRUPT)
