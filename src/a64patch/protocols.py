@@ -37,6 +37,7 @@ class Act(Enum):
     INVALIDATE_OWN = "IC IALLU: all lines, in this CPU's cache only"
     FINISH = "DSB ISH: wait until its stores and its maintenance are done"
     FINISH_STORES = "DSB ISHST: wait until its stores are done"
+    ORDER = "DMB, or a DSB of another kind"
     SYNCHRONISE = "ISB"
     INTERRUPT = "SGI to every other CPU"
     ENTER = "take the interrupt: exception entry is a context synchronisation event"
@@ -91,6 +92,8 @@ class Step(NamedTuple):
     """A machine with this property does not need the step."""
     phase: str = ""
     """GUARD, TAIL or HEAD where words are written in turn; empty where all are written at once."""
+    text: str = ""
+    """The instruction, in place of the usual one for `act`. A step of Act.ORDER has one."""
 
     def needed_on(self, machine: Machine) -> bool:
         """Whether a machine with these properties needs the step."""

@@ -193,17 +193,22 @@ def build_kernel(
     seed: int = 1,
     text: bytes = b"",
     irregular: bool = False,
+    also: tuple[bytes, Sequence[Named]] = (b"", ()),
 ) -> Kernel:
     """An Image of that many functions. Not `relocated`: as GNU ld leaves it, with a relocation for the base.
 
     `irregular`: half of the functions have no name and are never called, so that no move maps the others onto others.
+    `also`: text behind the functions, and its symbols.
     """
     symbols = name_symbols(functions, LINKED + TEXT_AT, seed)
     if irregular:
         called = sorted(random.Random(seed).sample(range(functions), functions // 2))
         text = call_each_other(functions, seed, called)
         symbols = [symbols[0], *(symbols[1 + number] for number in called), symbols[-1]]
-    text = text or call_each_other(functions, seed)
+    more, named = also
+    end = symbols[-1][0] + len(more)
+    symbols = [*symbols[:-1], *named, (end, *symbols[-1][1:])]
+    text = (text or call_each_other(functions, seed)) + more
     data = bytearray(TEXT_AT) + text
     data += bytes(-len(data) % 4096) + BANNER
     data += bytes(-len(data) % 64)

@@ -17,7 +17,7 @@ from a64patch.proof.properties import PROPERTIES, query
 from a64patch.proof.prove import Counterexample, Question, Verdict, models, prove, remedies
 from a64patch.proof.search import search
 from a64patch.proof.timeline import dot, tell
-from a64patch.protocols import PROTOCOLS
+from a64patch.protocols import KICK, NOSYNC, PROTOCOLS, Act
 from docs.omissions import NOTHING, SAMPLES, rows, table
 from tests.support import ROOT
 
@@ -430,3 +430,22 @@ def test_what_is_no_question(question: Callable[[], object]) -> None:
 
 def test_properties_have_names() -> None:
     assert list(PROPERTIES) == ["P1", "P2", "P3"]
+
+
+# Steps of another origin
+
+
+def test_steps_of_another_origin_take_the_place_of_the_known_ones() -> None:
+    barred = NOSYNC._replace(
+        steps=tuple(step._replace(text="dmb ish") if step.act is Act.FINISH else step for step in NOSYNC.steps)
+    )
+    proof = prove(Question("nosync", (RACE,), custom=barred))
+    assert proof.verdict is Verdict.UNSAFE
+    assert remedies(proof) == ["protocol nosync", "protocol kick", "protocol stop", "protocol brk"]
+    assert prove(Question("nosync", (RACE,), custom=NOSYNC)).verdict is Verdict.SAFE
+    assert prove(Question("kick", (RACE,), custom=KICK.without("isb"))).verdict is Verdict.UNSAFE
+
+
+def test_steps_that_are_not_known_are_unknown_even_if_others_would_be_safe() -> None:
+    proof = prove(Question("nosync", (RACE,), unread="nobody could read them"))
+    assert (proof.verdict, proof.reason, proof.searches) == (Verdict.UNKNOWN, "nobody could read them", 0)

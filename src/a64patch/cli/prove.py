@@ -33,10 +33,14 @@ examples:
   a64patch prove --old nop --new 'b .+8' --protocol kick --omit dsb-ic --dot race.dot
   a64patch prove --old 'nop; nop' --new 'adr x0, .; b .+8' --protocol nosync
   a64patch prove fix.patch ./program
+  a64patch prove --kernel ./Image
   a64patch prove static-keys.protocol
   a64patch prove --old nop --new 'b .+8' --protocol nosync --litmus tests && herd7 -variant ifetch tests/*.litmus
 A FILE.protocol has threads, sites and questions of your own; docs/proof.md shows the form and lists the shipped ones.
 Without TARGET the words alone decide the method, for a machine that can kick and stop. Distinct sites are asked once.
+--kernel reads the functions of a raw arm64 Image that patch its text, and proves nosync and kick for nop -> b .+8, stop
+for nop; nop -> adr x0, .; b .+8, or all for --old and --new; for each IDC and DIC, or those given. Instructions that
+are not recognised are UNKNOWN. DIC=1 with IDC=0 is always UNKNOWN, and counts for the exit status only if asked for.
 Not covered: shareability (NSH), set/way and IC IALLU, other memory than Normal, stores to code of other sizes than 4
 bytes, effects of the patched words on the protocol's own data, errata, chips that break the model, and the time until
 the new code is seen.
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "patch", metavar="PATCH", nargs="?", help="an assembly diff, or - for standard input; or FILE.protocol"
     )
     add_target_arguments(parser, optional=True)
+    parser.add_argument("--kernel", metavar="IMAGE", help="prove the protocols that a Linux Image itself executes")
     parser.add_argument("--old", metavar="ASM", help="instead of PATCH: 'ASM; ASM' or words of 8 hex digits")
     parser.add_argument("--new", metavar="ASM", help="as many instructions")
     parser.add_argument(
@@ -77,7 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
     from a64patch.cli import asking
     from a64patch.proof.herd import Recorder
     from a64patch.proof.prove import Verdict, models
-    from a64patch.proof.timeline import dot
     from a64patch.questions import Setting
 
     if arguments.patch is not None and arguments.patch.endswith(asking.SUFFIX):
@@ -87,6 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.executors,
     )  # fmt: skip
     of = models(arguments.model)
+    if arguments.kernel is not None:
+        from a64patch.cli import kernel_proof
+
+        return kernel_proof.run(arguments, setting, of)
     questions, steps = _questions(arguments, setting)
     recorder = Recorder() if arguments.litmus else None
     asked = proving.ask(questions, of, recorder)
@@ -110,8 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("nothing is to be done, so there is nothing to prove")
         _say_exports(arguments.litmus, exported)
     if arguments.dot:
-        found = next((proof.counterexample for proof in proofs if proof and proof.counterexample), None)
-        _write(arguments.dot, dot(found) if found else "digraph execution {}\n")
+        proving.write_dot(arguments.dot, asked)
     return int(any(each.verdict is not Verdict.SAFE for each in asked))
 
 
@@ -182,11 +189,3 @@ def _say_exports(folder: str, exported: dict[Question, list[dict[str, str]]]) ->
     for fact in facts:
         if fact["reason"]:
             say(f"{fact['name']} is not written: {fact['reason']}")
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise TargetError(f"cannot write {path}: {error.strerror}") from error

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from a64patch.errors import TargetError
+
 if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
     from a64patch.proof.model import Model
@@ -136,7 +138,7 @@ def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
     yield from (f"  {line}".rstrip() for line in tell(found))
     question = proof.question
     machine = machine_of(question.idc, question.dic, question.broadcast)
-    known = {step.name: step for step in steps(question.protocol, question.sites, machine)}
+    known = {step.name: step for step in steps(question.followed, question.sites, machine)}
     helpful = remedies(proof, of)
     for name in helpful:
         step = known.get(name)
@@ -147,6 +149,18 @@ def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
         yield f"  [{name}] on the {step.cpu} would forbid it: {f'`{text}` ' if text else 'it '}{step.what}."
     if not helpful:
         yield "  No single step, and no other protocol here, would forbid it."
+
+
+def write_dot(path: str, asked: Sequence[Asked]) -> None:
+    """Write the first counterexample as a graph; without one, an empty graph. TargetError when this fails."""
+    from a64patch.proof.timeline import dot
+
+    found = next((each.proof.counterexample for each in asked if each.proof and each.proof.counterexample), None)
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(dot(found) if found else "digraph execution {}\n")
+    except OSError as error:
+        raise TargetError(f"cannot write {path}: {error.strerror}") from error
 
 
 def facts(asked: Asked, of: Sequence[Model] | None = None) -> dict[str, Any]:

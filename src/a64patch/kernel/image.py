@@ -82,6 +82,11 @@ class KernelImage(FileTarget):
         """All names in the file with nm's letter for each, ascending by address; empty when there are none."""
         return list(self._layout.symbols)
 
+    def whole(self) -> tuple[int, bytes]:
+        """The address of the file's first byte, and the bytes of the file as it was opened."""
+        self._require_open()
+        return self._layout.start, bytes(self._original)
+
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes as last written, even if not published. MappingError when one of them is not in the file."""
         self._require_open()

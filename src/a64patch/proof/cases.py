@@ -173,6 +173,8 @@ def _texts(shape: _Shape, steps: Sequence[Step]) -> Iterator[tuple[Step, str]]:
 def _text(shape: _Shape, step: Step, interrupts: int) -> str:
     """The instructions of a step. `interrupts` is how many interrupts were sent before its end."""
     act = step.act
+    if step.text:
+        return step.text
     if act is Act.STORE:
         return "; ".join(
             f"movz x1, #{address:#x}; movz w0, #{word & 0xFFFF:#x}; movk w0, #{word >> 16:#x}, lsl #16; str w0, [x1]"
@@ -209,7 +211,7 @@ def machine_of(idc: bool, dic: bool, broadcast: bool = True) -> Machine:
     return frozenset(name for name, has in ((IDC, idc), (DIC, dic), (BROADCAST, broadcast)) if has)
 
 
-def steps(protocol: str, sites: Sequence[Site], machine: Machine = USUAL) -> list[Step]:
+def steps(protocol: str | Protocol, sites: Sequence[Site], machine: Machine = USUAL) -> list[Step]:
     """The steps of a protocol over these sites; RequestError for an unknown protocol."""
     return _Shape(_protocol(protocol), _placed(sites), 0, machine, TOGETHER).steps()
 
@@ -225,7 +227,7 @@ def omittable(protocol: str, sites: Sequence[Site], machine: Machine = USUAL) ->
 
 
 def build(
-    protocol: str,
+    protocol: str | Protocol,
     sites: Sequence[Site],
     *,
     executors: int = 1,
@@ -243,6 +245,7 @@ def build(
 ) -> Case:
     """The protocol over these sites. Each executor passes all sites in order, once, and may come back into any site.
 
+    - `protocol`: a key of PROTOCOLS, or steps of another origin.
     - `executors`: the number of other CPUs. With 0, the patching CPU itself passes the sites afterwards.
     - `idc`, `dic`: the machine's CTR_EL0 bits.
     - `written_for`: the (idc, dic) for which the steps of cache maintenance were chosen; None for the machine's own.
@@ -267,6 +270,7 @@ def build(
     chosen = machine_of(*((idc, dic) if written_for is None else written_for), broadcast)
     placed = _placed(sites)
     shape = _Shape(_protocol(protocol), placed, executors, chosen, line)
+    protocol = shape.protocol.name
     known = [step.name for step in shape.protocol.on(chosen) if not step.essential]
     unknown = sorted(omit - set(known))
     if unknown:
@@ -372,7 +376,9 @@ def _placed(sites: Sequence[Site]) -> list[tuple[int, Site]]:
     return [(_SITES + _SITE_STEP * number, site) for number, site in enumerate(sites)]
 
 
-def _protocol(name: str) -> Protocol:
+def _protocol(name: str | Protocol) -> Protocol:
+    if isinstance(name, Protocol):
+        return name
     if name not in PROTOCOLS:
         raise RequestError(f"there is no protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -26,7 +26,7 @@ from a64patch.proof.properties import PROPERTIES, TOLD, TORN, UNPREDICTABLE, may
 from a64patch.proof.search import Result, search
 from a64patch.proof.semantics import flow
 from a64patch.proof.traces import Behaviours, behaviours
-from a64patch.protocols import PROTOCOLS
+from a64patch.protocols import PROTOCOLS, Protocol
 
 ASSUMPTIONS = (
     "no sleeping or preempted task, NMI or SDEI handler is inside a site of several words: a stop looks at CPUs only;",
@@ -68,6 +68,15 @@ class Question:
     """The number of other CPUs, asked about without reduction; None asks about any number of other CPUs."""
     unanswered: tuple[str, ...] = ()
     """Steps that the target may do or not: nobody answers for them."""
+    custom: Protocol | None = None
+    """Steps in place of those of PROTOCOLS[protocol]. `protocol` is the kind of protocol that they are."""
+    unread: str = ""
+    """Why the steps are not known, in a sentence: then the answer is UNKNOWN."""
+
+    @property
+    def followed(self) -> str | Protocol:
+        """The protocol as `cases.build` takes it."""
+        return self.custom or self.protocol
 
     def __repr__(self) -> str:
         return shown(self, str(self))
@@ -146,6 +155,9 @@ def prove(
     """
     started = time.perf_counter()
     proof = Proof(question)
+    if question.unread:
+        proof.verdict, proof.reason = Verdict.UNKNOWN, question.unread
+        return proof
     prover = _Prover(proof, models() if of is None else of, hasty, observe)
     if question.unanswered:
         prover.unknown(f"nobody answers for {', '.join(question.unanswered)} on this target")
@@ -180,7 +192,11 @@ def remedies(proof: Proof, of: Sequence[Model] | None = None) -> list[str]:
         return helpful
     if steps and _holds(replace(question, omit=frozenset()), of, wanted):
         return [" and ".join(steps)]
-    others = [replace(question, protocol=name, omit=frozenset()) for name in PROTOCOLS if name != question.protocol]
+    others = [
+        replace(question, protocol=name, custom=None, omit=frozenset())
+        for name in PROTOCOLS
+        if name != question.protocol or question.custom
+    ]
     return [f"protocol {other.protocol}" for other in others if _holds(other, of, wanted)]
 
 
@@ -339,7 +355,7 @@ class _Prover:
             question = self.question
             found = _Asked(
                 build(
-                    question.protocol, form.sites, executors=form.executors, idc=question.idc, dic=question.dic,
+                    question.followed, form.sites, executors=form.executors, idc=question.idc, dic=question.dic,
                     broadcast=question.broadcast, written_for=question.written_for, line=form.line, omit=question.omit,
                     falls_through=form.falls_through, free=form.free, enter=form.enter, returns=form.returns,
                     simple=form.simple,
