@@ -82,6 +82,9 @@ OPENERS: tuple[Opener, ...] = (
     _compressed(b"BZh", "bunzip2"),
     Opener("EFI zboot image", magic=((0, b"MZ"), (4, b"zimg")),
            refusal="is an EFI program that holds a compressed kernel: take the Image it was made of"),
+    # as Ubuntu packs its kernels: a loader in front, the kernel in a section
+    Opener("EFI program", magic=((0, b"MZ"),),
+           refusal="is an EFI program: its section .linux is the kernel (objcopy --dump-section .linux=NEW FILE)"),
 )  # fmt: skip
 """The first kind that knows a text or a file opens it. A file that none knows goes to the first kind, which refuses."""
 

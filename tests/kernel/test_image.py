@@ -163,6 +163,8 @@ def test_open_target_picks(tmp_path: Path) -> None:
         open_target(save(tmp_path / "Image.gz", gzip.compress(data)))
     with pytest.raises(FormatError, match="compressed kernel"):
         open_target(save(tmp_path / "vmlinuz.efi", b"MZ\0\0zimg" + bytes(100)))
+    with pytest.raises(FormatError, match=r"its section \.linux is the kernel"):
+        open_target(save(tmp_path / "vmlinuz", b"MZ" + bytes(100)))
     with pytest.raises(RequestError, match="no option remote"):
         open_target(tmp_path / "Image", remote=True)
     with pytest.raises(TargetError):

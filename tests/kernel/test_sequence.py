@@ -234,6 +234,20 @@ def test_a_stop_of_another_kind_is_unknown_and_never_safe(tmp_path: Path, change
     assert proof(found, "nosync").verdict is Verdict.SAFE
 
 
+def test_a_shadow_call_stack_is_memory_of_the_task_alone(tmp_path: Path) -> None:
+    """As Ubuntu's kernels are built: X18 points to it. A store by X18 of anything else is not known."""
+    push, pop = "str x30, [x18], #8", "ldr x30, [x18, #-8]!"
+    entry, end = "    stp x29, x30, [sp, #-32]!\n    str x19, [sp, #16]\n", "    ldp x29, x30, [sp], #32\n    ret\n"
+    whole = kernel(
+        tmp_path, (entry, f"    {push}\n{entry}"), (end, f"    ldp x29, x30, [sp], #32\n    {pop}\n    ret\n")
+    )
+    assert proof(whole, "nosync").verdict is Verdict.SAFE
+    assert "X18 points to the task's own stack of return addresses" in read(whole).assumed
+    assert "X18" not in " ".join(read(kernel(tmp_path)).assumed)
+    other = kernel(tmp_path, (entry, f"    str x19, [x18], #8\n{entry}"))
+    assert "`str x19, [x18], #8`" in reason(other, "nosync")
+
+
 def test_another_variable_than_the_number_of_cpus_is_unknown(tmp_path: Path) -> None:
     text = TEXT.replace("__num_online_cpus", "nr_cpu_ids").replace("nr_cpu_ids:", "__num_online_cpus: nr_cpu_ids:")
     found = renamed(kernel(tmp_path, text=text), lambda name: name != "__num_online_cpus")

@@ -46,6 +46,9 @@ _MOST_ROUNDS = 2
 _CHUNK = 1 << 20
 
 _MRS_SP_EL0 = 0xD5384100
+_SHADOW_PUSH, _SHADOW_POP = 0xF800865E, 0xF85F8E5E
+"""`str x30, [x18], #8` and `ldr x30, [x18, #-8]!`: with CONFIG_SHADOW_CALL_STACK, X18 points to the task's own stack of
+return addresses (arch/arm64/include/asm/scs.h)."""
 _NOP = gen_nop()
 
 
@@ -231,6 +234,7 @@ class Reader:
         self.steps = 0
         """Instructions that were walked so far."""
         self.online: set[int] = set()
+        self.shadow = False
 
     # What was met, for people
 
@@ -248,9 +252,12 @@ class Reader:
         return found
 
     def notes_assumed(self) -> list[str]:
-        """The variable that stands for the number of CPUs, if the file does not name it."""
+        """Which variable is the number of CPUs, if the file does not name it; and what X18 is, if it is used."""
         unnamed = [at for at in sorted(self.online) if not self.kernel.names_at(at)]
-        return [f"the word at {at:#x}, which the file does not name, is {_ONLINE}" for at in unnamed]
+        return [
+            *(f"the word at {at:#x}, which the file does not name, is {_ONLINE}" for at in unnamed),
+            *(["X18 points to the task's own stack of return addresses"] if self.shadow else []),
+        ]
 
     def notes_left_out(self) -> list[str]:
         """The alternatives that were not applied."""
@@ -507,6 +514,9 @@ class Reader:
         effects = effects_of(word)
         assert effects is not None
         assert effects.memory is not None
+        if word in (_SHADOW_PUSH, _SHADOW_POP):
+            self.shadow = True
+            return self._set(state, {30: self._fresh(state)}) if word == _SHADOW_POP else state
         name, _, form = row.name.partition(".")
         plain, _, mode = name.partition("_")
         place = self._get(state, f["rn"], stack=True) if "rn" in f else Value("literal")
