@@ -124,3 +124,12 @@ def test_the_relations_of_interrupts_are_needed(model: type[Model], name: str) -
                    memory=(DATA,))  # fmt: skip
     assert not search(told, model(), question)
     assert search(told, broken, question)
+
+
+def test_eret_restores_the_flags() -> None:
+    """A handler that compares changes no condition of the code that it interrupts: SPSR_EL1 has its flags."""
+    code = program((PATCHER, SGI), (EXECUTOR, "cmp x3, x3; b.ne .+8; mov x9, #1; nop"), (HANDLER, "cmp x3, #0; eret"))
+    for model in MODELS:
+        wrong = Query(trace=lambda number, trace: number != 1 or trace.register(9) == 0)
+        assert not search(code, model, wrong)
+        assert search(code, model, Query(trace=lambda number, trace: number != 1 or trace.register(9) == 1))

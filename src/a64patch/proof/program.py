@@ -24,8 +24,9 @@ class Thread:
 
     - SVC, BRK and UDF continue at `sync_vector`, an address in bytes. Without `sync_vector` they end the thread.
     - An interrupt continues at `irq_vector`, an address in bytes. Without `irq_vector` no interrupt reaches this CPU.
-    - Interrupts are unmasked at the start. Each exception entry masks them, and ERET restores the mask. MSR DAIFSet
-      and DAIFClr with bit 1 mask and unmask them.
+    - Interrupts are unmasked at the start. Each exception entry masks them. MSR DAIFSet and DAIFClr with bit 1 mask and
+      unmask them.
+    - ERET restores the mask and the flags of the exception entry (SPSR_EL1).
     """
 
     entry: int

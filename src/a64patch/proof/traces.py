@@ -91,8 +91,8 @@ class _State:
     """The state of a thread between two instructions."""
 
     __slots__ = (
-        "ctrl", "elr", "end", "events", "flags", "guesses", "interrupts", "masked", "monitor", "path", "pc",
-        "pick_ctrl", "registers", "skip_interrupt", "visits",
+        "ctrl", "end", "events", "flags", "guesses", "interrupts", "masked", "monitor", "path", "pc",
+        "pick_ctrl", "registers", "saved", "skip_interrupt", "visits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -108,7 +108,8 @@ class _State:
         self.pick_ctrl = 0
         self.monitor = -1
         self.masked = False
-        self.elr: list[tuple[int, bool]] = []
+        self.saved: list[tuple[bool, tuple[int, int, int]]] = []
+        """SPSR_EL1 of each exception that is handled: the mask, and the flags with their dependencies."""
         self.interrupts = 0
         self.skip_interrupt = False
         self.end = ""
@@ -126,7 +127,7 @@ class _State:
         other.pick_ctrl = self.pick_ctrl
         other.monitor = self.monitor
         other.masked = self.masked
-        other.elr = self.elr.copy()
+        other.saved = self.saved.copy()
         other.interrupts = self.interrupts
         other.skip_interrupt = self.skip_interrupt
         other.end = self.end
@@ -239,7 +240,7 @@ class _Runner:
         if why != "irq":  # An instruction's exception depends on the branches before; an interrupt comes at any time.
             entry.ctrl, entry.pick_ctrl = state.ctrl, state.pick_ctrl
         state.events.append(entry)
-        state.elr.append((back, state.masked))
+        state.saved.append((state.masked, state.flags))
         state.put(ELR, back)
         state.masked = True
         state.pc = vector
@@ -298,10 +299,10 @@ class _Runner:
             back = pc + 4 if op.name == "svc" else pc
             self._enter(state, op.name, pc, back, word, self.thread.sync_vector)
         elif kind == "eret":
-            if not state.elr:
+            if not state.saved:
                 raise ScopeError(f"an ERET at {self.program.name_of(pc)} outside an exception is not in this model")
             self._event(state, "ERET", pc, word)
-            state.masked = state.elr.pop()[1]
+            state.masked, state.flags = state.saved.pop()
             value, data, pick = state.get(ELR)
             state.ctrl |= data
             state.pick_ctrl |= pick
