@@ -180,6 +180,38 @@ def test_an_interrupt_may_execute_the_site_anew() -> None:
     assert verdicts(text.format(again=" bl both\n") + "keep out pair\n") == ["SAFE"]
 
 
+def test_gather_waits_for_the_kicks_that_were_sent() -> None:
+    """A kick behind a branch: a CPU that did not send it waits for one answer only, and goes on."""
+    text = (
+        "data c\nthread cpu, any number\n site pair: nop; nop -> isb; isb\nthread q\n store c = 1\n"
+        "thread p\n load x1, c\n cbz x1, skip\n kick\nskip: kick\n gather\n cbnz x1, 0xf000\n mov x9, #1\n"
+        " write pair\nask never p: x9 = 1\nask P1 pair\n"
+    )
+    assert verdicts(text) == ["UNSAFE", "UNSAFE"]
+
+
+def test_gather_goes_on_when_a_cpu_has_answered_others_too() -> None:
+    """The second patcher kicks once, after the CPU has answered two kicks of the first one."""
+    text = (
+        "data first\nthread cpu, any number\n site key: nop -> b on\non: nop\n"
+        "thread p1\n kick\n kick\n gather\n release first = 1\n"
+        "thread p2\n acquire x1, first\n cbz x1, 0xf000\n kick\n gather\n mov x9, #1\n write key\n"
+        "ask possible p2: x9 = 1\n"
+    )
+    assert verdicts(text) == ["SAFE"]
+
+
+def test_gather_leaves_nothing_of_an_answer() -> None:
+    """With any number of CPUs, nothing may depend on how often one of them has answered."""
+    text = "thread cpu, any number\n answer\n answer\nthread p\n gather\n mov x8, x16\nask never p: x8 != 0\n"
+    assert verdicts(text) == ["SAFE"]
+
+
+def test_gather_is_of_a_thread() -> None:
+    with pytest.raises(FormatError, match=r":3: code f is of no thread"):
+        read("thread cpu\ncode f\n gather\nask P3\n", "test.protocol")
+
+
 def test_two_patchers_need_the_lock() -> None:
     """Each patcher counts what it has done. Without the lock, one count can be lost."""
     patcher = (

@@ -10,19 +10,22 @@ Directives, of which the second and third are needed:
     title: TEXT                 source: TEXT                machine: idc dic
     data NAME [= VALUE]         a cell of 8 bytes; VALUE is a number or a label
     thread NAME[, any number]   the program of a CPU; with `, 3`, three CPUs have it
-    interrupt NAME              the interrupt handler of that thread; without one it is `answer; eret`
+    interrupt NAME              the interrupt handler of that thread; without one it is `answer; eret`, and a thread
+                                that kicks is not interrupted
     trap NAME                   where SVC and BRK of that thread go; without one they end the thread
     code NAME                   code that threads branch to, with the label NAME
     site NAME: ASM; … -> ASM; … words of the code at this place, as they are, and as they become
     keep out NAME               no CPU takes an interrupt strictly inside the site
     ask …                       see Ask
 
-Steps, each in place of the instructions that it is made of (`steps_of`), with X16, X17, X26 and X27 as scratch:
+Steps, each in place of the instructions that it is made of (`steps_of`). They need X16, X17, X26, X27, X28 and the flags:
 
     write SITE, write SITE[2], write SITE[0] = ASM      publish SITE    dc SITE    ic SITE
     store CELL = VALUE          release CELL = VALUE        load REGISTER, CELL         acquire REGISTER, CELL
     await CELL = VALUE          lock CELL                   unlock CELL
-    kick, gather, answer        interrupt all other CPUs; wait until each has answered each kick, or once; answer
+    kick, answer                interrupt all other CPUs; answer
+    gather                      wait until each CPU of the other threads above has answered as often as this CPU has
+                                kicked, and at least once; without those that kick and have no `interrupt`
     membarrier                  membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE): kick and gather
 """
 
@@ -163,10 +166,17 @@ _FORMS: dict[str, tuple[str, ...]] = {
     "await": ("adr x17, {cell}", "ldr x16, [x17]", "cmp x16, #{value}", "b.ne {end}"),
     "lock": ("adr x17, {cell}", "mov x16, #1", "swpa x16, x16, [x17]", "cbnz x16, {end}"),
     "unlock": ("adr x17, {cell}", "stlr xzr, [x17]"),
-    "kick": ("dsb ishst", "msr icc_sgi1r_el1, x16"),
+    "kick": ("add x28, x28, #1", "dsb ishst", "msr icc_sgi1r_el1, xzr"),
+    "gather": ("adr x16, {cell}", "ldr x16, [x16]", "cbz x16, {end}", "cmp x16, x28", "b.lo {end}"),
+    "gathered": ("subs x16, xzr, xzr",),
     "answer": ("add x27, x27, #1", "str x27, [x26]"),
 }
-"""By name. A wait is one look: a CPU that does not see what it waits for ends, as each longer wait only adds looks."""
+"""By name. A wait is one look: a CPU that does not see what it waits for ends, as each longer wait only adds looks.
+
+X28 counts the kicks of a CPU while it runs: a kick may be in a loop, or behind a branch. Others may kick too, so more
+answers than X28 are enough.
+`gathered` ends a `gather`: with any number of CPUs, no later step may depend on an answer.
+"""
 
 
 def parse(text: str, name: str, line: int = _ALIGN) -> ProtocolFile:
@@ -233,7 +243,7 @@ class _Block:
     parts: list[tuple[int, int, str | _NewWord]] = field(default_factory=list)
     """Address, line, and text of each instruction."""
     at: int = 0
-    kicks: int = 0
+    kicks: bool = False
 
 
 class _Parser:
@@ -374,7 +384,7 @@ class _Parser:
         if word in ("publish", "dc", "ic") and _PART.fullmatch(operand):
             return self._maintain(word, operand)
         if word in ("kick", "membarrier"):
-            block.kicks += 1
+            block.kicks = True
             return [*_FORMS["kick"], *(self._gather() if word == "membarrier" else ())]
         if word == "gather":
             return self._gather()
@@ -435,18 +445,24 @@ class _Parser:
         return frozenset({BROADCAST, *words})
 
     def _gather(self) -> list[str]:
-        """Wait until each other CPU has answered each kick of this thread so far; without a kick, once."""
+        """Wait until each other CPU has answered as often as this CPU has kicked, and at least once."""
         block = self.blocks[-1]
-        others = [other for other in self.blocks if other.kind == "thread" and other is not block]
+        if block.kind == "code":
+            raise self.fail(f"code {block.name} is of no thread: only a thread and its handlers can gather answers")
+        others = [
+            other for other in self.blocks
+            if other.kind == "thread" and other.name != block.name
+            and (not other.kicks or self._handler("interrupt", other))
+        ]  # fmt: skip
         if not others:
-            raise self.fail("no thread above can answer: put the thread that kicks last")
-        forms = ("adr x16, {cell:#x}", "ldr x16, [x16]", f"cmp x16, #{max(1, block.kicks)}", f"b.ne {END:#x}")
-        return [
-            _Gather(form.format(cell=self._answer(other.name, copy)))
+            raise self.fail("no thread above can answer: put the thread that gathers last")
+        looks = [
+            _Gather(form.format(cell=f"{self._answer(other.name, copy):#x}", end=f"{END:#x}"))
             for other in others
             for copy in range(max(1, other.count))
-            for form in forms
+            for form in _FORMS["gather"]
         ]
+        return [*looks, *_FORMS["gathered"]]
 
     def _answer(self, thread: str, copy: int) -> int:
         """The address of the cell in which a CPU answers."""
@@ -488,13 +504,12 @@ class _Parser:
     def _finish(self, threads: list[_Block]) -> ProtocolFile:
         machine = self._machine()
         kicked = any(block.kicks for block in self.blocks)
-        if kicked:
-            for block in threads:
-                if not block.kicks and not self._handler("interrupt", block):
-                    self.blocks.append(_Block("interrupt", block.name, 1, _CODE + _BLOCK * len(self.blocks)))
-                    self.blocks[-1].at = self.blocks[-1].address
-                    for text in (*_FORMS["answer"], "eret"):
-                        self._put(text)
+        for block in threads:
+            if kicked and not block.kicks and not self._handler("interrupt", block):
+                self.blocks.append(_Block("interrupt", block.name, 1, _CODE + _BLOCK * len(self.blocks)))
+                self.blocks[-1].at = self.blocks[-1].address
+                for text in (*_FORMS["answer"], "eret"):
+                    self._put(text)
         code: dict[int, int] = {}
         lines: dict[int, int] = {}
         gathers: set[int] = set()
