@@ -116,6 +116,53 @@ def test_a_site_that_no_watched_thread_executes_proves_nothing() -> None:
     ]
 
 
+UNREACHED = (
+    "no execution reaches the store to pair in line {}, under arm: a CPU waits for ever, or the line is never executed"
+)
+NOTHING_ASKED = [
+    (  # Nobody answers, so nothing is ever patched.
+        "thread cpu\n site pair: nop; nop -> isb; isb\nthread p\n gather\n write pair\nask P1 pair\n",
+        UNREACHED.format(5),
+    ),
+    (  # The first word is patched. The second waits for a value that nobody stores.
+        "data go\nthread cpu\n site pair: nop; nop -> isb; isb\nthread p\n write pair[0]\n await go = 1\n"
+        " write pair[1]\nask never cpu: x16 = 1\n",
+        UNREACHED.format(7),
+    ),
+    (  # No CPU may be interrupted where it would have to be, so the patcher waits for ever.
+        "thread cpu\n site pair: nop; nop -> isb; isb\ninterrupt cpu\n cbz x0, 0xf000\n answer\n eret\n"
+        "thread p\n kick\n gather\n write pair\nask P1 pair\n",
+        UNREACHED.format(10),
+    ),
+    (  # The only CPU with the words ends before they are new.
+        "thread cpu\n site pair: nop; nop -> isb; isb\n answer\nthread p\n gather\n write pair\nask P1 pair\nask P3\n",
+        "cpu never executes a new word of pair, under arm, so nothing was asked",
+    ),
+    (  # The CPU was told, and then does not execute the words again.
+        "data done\nthread cpu\n site key: nop -> isb\n acquire x1, done\n cbz x1, 0xf000\ntold: nop\n"
+        "thread p\n write key\n store done = 1\nask P2 key of cpu after told\n",
+        "cpu never executes key after told, under arm",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason"), NOTHING_ASKED, ids=["gather", "await", "interrupt", "before", "told"])
+def test_a_question_that_no_execution_comes_to_is_unknown(text: str, reason: str) -> None:
+    answer = ask(text)[0]
+    assert (answer.verdict, answer.reason) == (Verdict.UNKNOWN, reason)
+
+
+def test_a_word_that_was_not_followed_to_is_no_answer_about_racing() -> None:
+    """Both known words of the first site may race. The loop in front of the other store was not followed to its end."""
+    text = (
+        "data c\nthread q\n store c = 1\nthread cpu\n site key: nop -> b on\non: nop\n"
+        " site other: add x0, x0, #1 -> add x0, x0, #2\nthread p\n write key\n load x1, c\n cbz x1, 0xf000\n"
+        "again: load x1, c\n add x2, x2, #1\n cmp x2, #6\n b.ne again\n write other\nask P3 of cpu\n"
+    )
+    [answer] = ask(text)
+    assert (answer.verdict, answer.reason) == (Verdict.UNKNOWN, "p was not followed further than again")
+
+
 def test_one_cpu_stands_for_any_number_only_if_it_changes_nothing_for_others() -> None:
     """A CPU that tells another one: with one CPU nobody can be told, so that one does not stand for two."""
     text = "data seen\nthread cpu{many}\n site key: nop -> b on\n mov x0, #1\non: {tell}\n{more}" \

@@ -7,7 +7,7 @@ of CPUs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from a64patch.a64.cmodx import hotpatch_safe
@@ -63,10 +63,11 @@ def answers(
     SAFE needs each model (both when `of` is None), each size of a line, and each watched thread.
     """
     known: dict[int, Behaviours] = {}
+    unreached: dict[tuple[int, str], set[int]] = {}
     for number, ask in enumerate(files[0].asks):
         started = time.perf_counter()
         answer = Answer(ask)
-        asker = _Asker(answer, of or models(), profile, known)
+        asker = _Asker(answer, of or models(), profile, known, unreached)
         for file in files:
             try:
                 asker.ask(file, file.asks[number])
@@ -90,11 +91,15 @@ def assumptions(file: ProtocolFile, found: Sequence[Answer], profile: str) -> li
 
 
 class _Asker:
-    def __init__(self, answer: Answer, of: Sequence[Model], profile: str, known: dict[int, Behaviours]) -> None:
+    def __init__(
+        self, answer: Answer, of: Sequence[Model], profile: str, known: dict[int, Behaviours],
+        unreached: dict[tuple[int, str], set[int]],
+    ) -> None:  # fmt: skip
         self.answer = answer
         self.of = of
         self.profile = profile
         self.known = known
+        self.unreached = unreached
 
     def unknown(self, why: str) -> None:
         """Note the first reason why there is no complete answer."""
@@ -107,14 +112,70 @@ class _Asker:
         if why := _no_cutoff(file, known):
             self.unknown(why)
         if ask.kind in (NEVER, POSSIBLE):
+            watched = []
             self._condition(file, ask, known)
-            return
+        else:
+            watched = self._properties(file, ask, known)
+        if ask.kind != POSSIBLE and not self.answer.broken:
+            self._patched(file, ask, known)
+            if watched and ask.kind != STALE:
+                self._executed(file, ask, watched, known)
+
+    def _properties(self, file: ProtocolFile, ask: Ask, known: Behaviours) -> list[int]:
+        """Ask about each watched thread. Returns the threads that the question is about."""
         watched = [thread for thread in ask.threads if self._meets(file, ask, known.traces[thread])]
         if not watched:
             where = f" the site {ask.site}" if ask.site else " code that is patched"
             self.unknown(f"no thread that is watched executes{where}, so nothing was asked")
         for thread in watched:
             self._property(file, ask, thread, known)
+        return watched
+
+    def _executed(self, file: ProtocolFile, ask: Ask, watched: Sequence[int], known: Behaviours) -> None:
+        """Note when no watched thread ever executes a word that was patched: then nothing was asked."""
+        for model in self.of:
+            for thread in watched:
+                case = _case(file, ask, thread)
+                if self._search(case, model, _does(case, thread, _executes_new), known) is not None:
+                    break
+            else:
+                names = " or ".join(file.program.threads[thread].name for thread in watched)
+                place = ask.site or "any site"
+                self.unknown(f"{names} never executes a new word of {place}, under {model.name}, so nothing was asked")
+
+    def _patched(self, file: ProtocolFile, ask: Ask, known: Behaviours) -> None:
+        """Note when no execution reaches a store to the site, or without a site to any: what follows was not asked."""
+        stores = {address: site for address, site in file.writes.items() if ask.site in ("", site)}
+        for site in file.sites.values():
+            inside = range(site.address, site.address + 4 * len(site.old))
+            stores |= {event.pc: site.name for traces in known.traces for trace in traces for event in trace.events
+                       if event.kind == "W" and event.address in inside and ask.site in ("", site.name)}  # fmt: skip
+        for model in self.of:
+            left = self._unreached(file, model, known)
+            for address in sorted(left & stores.keys()):
+                self.unknown(
+                    f"no execution reaches the store to {stores[address]} in line {file.lines[address]}, under"
+                    f" {model.name}: a CPU waits for ever, or the line is never executed"
+                )
+
+    def _unreached(self, file: ProtocolFile, model: Model, known: Behaviours) -> set[int]:
+        """The addresses of the stores to code that no execution reaches."""
+        key = (id(file.program), model.name)
+        if key in self.unreached:
+            return self.unreached[key]
+        left = set(file.writes) | {event.pc for traces in known.traces for trace in traces for event in trace.events
+                                   if event.kind == "W" and event.address in file.program.code}  # fmt: skip
+        case = _case(file, file.asks[0], 0)
+        for number, traces in enumerate(known.traces):
+            # First all stores of a thread at once: few protocols have stores that exclude each other.
+            mine = left.intersection(address for trace in traces for address, _ in trace.path)
+            for group in [mine, *({address} for address in sorted(mine))]:
+                if group & left:
+                    found = self._search(case, model, _does(case, number, _executes(group)), known)
+                    if found:
+                        left.difference_update(address for trace in found.traces for address, _ in trace.path)
+        self.unreached[key] = left
+        return left
 
     def _meets(self, file: ProtocolFile, ask: Ask, traces: Sequence[Trace]) -> bool:
         """Whether the question is about this thread: it executes words of the site, or for P3 any patched word."""
@@ -126,11 +187,17 @@ class _Asker:
 
     def _property(self, file: ProtocolFile, ask: Ask, thread: int, known: Behaviours) -> None:
         case = _case(file, ask, thread)
+        name = file.program.threads[thread].name
         for model in self.of:
             if ask.kind == STALE and self._search(case, model, query(case, TOLD, model, self.profile), known) is None:
-                name = file.program.threads[thread].name
                 self.unknown(f"{name} never reaches {file.program.name_of(ask.label)}, under {model.name}")
+            elif ask.kind == STALE and self._search(case, model, _does(case, thread, _comes_after), known) is None:
+                self.unknown(
+                    f"{name} never executes {ask.site} after {file.program.name_of(ask.label)}, under {model.name}"
+                )
             if ask.kind == UNPREDICTABLE and _may_race(file.program, known, self.profile):
+                # The search finds nothing. It says whether an execution may have been missed.
+                self._search(case, model, Query(trace=lambda number, trace: False), known)
                 continue
             found = self._search(case, model, query(case, ask.kind, model, self.profile), known)
             if found is not None:
@@ -170,6 +237,25 @@ def condition(case: Case, equations: Sequence[Equation]) -> Query:
         return all((x.value_at_end(one.place) == one.value) == one.equal for one in others)
 
     return Query(trace=accept, memory=memory, execution=ends if others else None)
+
+
+def _does(case: Case, thread: int, what: Callable[[Case, Trace], bool]) -> Query:
+    """The query for executions that the protocol allows, and in which the thread's trace has this property."""
+    return Query(trace=lambda number, trace: case.possible(trace) and (number != thread or what(case, trace)))
+
+
+def _executes_new(case: Case, trace: Trace) -> bool:
+    return any(address in case.words and word != case.words[address][0] for address, word in trace.path)
+
+
+def _comes_after(case: Case, trace: Trace) -> bool:
+    """Whether the CPU executes a word of the site after it was told."""
+    done = case.done(trace)
+    return done is not None and any(address in case.words for address, _ in trace.path[done:])
+
+
+def _executes(places: set[int]) -> Callable[[Case, Trace], bool]:
+    return lambda case, trace: places <= {address for address, _ in trace.path}
 
 
 def _holds(one: Equation, trace: Trace) -> bool:

@@ -18,7 +18,7 @@ Directives, of which the second and third are needed:
     keep out NAME               no CPU takes an interrupt strictly inside the site
     ask …                       see Ask
 
-Steps, each in place of the instructions that it is made of (`steps_of`). They need X16, X17, X26, X27, X28 and the flags:
+Steps, each in place of its instructions (`steps_of`), which need X16, X17, X26, X27, X28 and the flags:
 
     write SITE, write SITE[2], write SITE[0] = ASM      publish SITE    dc SITE    ic SITE
     store CELL = VALUE          release CELL = VALUE        load REGISTER, CELL         acquire REGISTER, CELL
@@ -144,6 +144,8 @@ class ProtocolFile:
     keep_out: frozenset[int]
     gathers: frozenset[int]
     """The addresses of the instructions of `gather`."""
+    writes: dict[int, str]
+    """The name of the site by the address of each store of a `write`."""
     lines: dict[int, int] = field(repr=False)
     """For each instruction's address, the line of the file."""
 
@@ -213,6 +215,17 @@ class _Gather(str):
     """An instruction of `gather`."""
 
 
+class _Store(str):
+    """The store of a `write`; `site` is the name of the site."""
+
+    def __new__(cls, text: str, site: str) -> _Store:
+        made = super().__new__(cls, text)
+        made.site = site
+        return made
+
+    site: str
+
+
 @dataclass(frozen=True)
 class _NewWord:
     """An instruction with half of a site's new word, or of the word of `text`, as an immediate."""
@@ -228,7 +241,7 @@ def _write(site: str, index: int, text: str) -> list[str | _NewWord]:
     return [
         f"adr x17, {site}+{4 * index}",
         *(_NewWord(form, site, index, text) for form in (low, high)),
-        "str w16, [x17]",
+        _Store("str w16, [x17]", site),
     ]
 
 
@@ -513,6 +526,7 @@ class _Parser:
         code: dict[int, int] = {}
         lines: dict[int, int] = {}
         gathers: set[int] = set()
+        writes: dict[int, str] = {}
         for block in self.blocks:
             if len(block.parts) and block.at > block.address + _BLOCK:
                 raise self.fail(f"{block.kind} {block.name} has more than {_BLOCK} bytes of code")
@@ -521,6 +535,8 @@ class _Parser:
                 lines[address] = number
                 if isinstance(instruction, _Gather):
                     gathers.add(address)
+                elif isinstance(instruction, _Store):
+                    writes[address] = instruction.site
         sites = {
             name: Site(
                 name, raw.address,
@@ -569,7 +585,7 @@ class _Parser:
         asks = tuple(self._ask(text, number, sites) for text, number in self.raw_asks)
         return ProtocolFile(
             self.name, self.heads["title"], self.heads["source"], program, sites, asks, frozenset(private), tuple(many),
-            frozenset(kept), frozenset(gathers), lines,
+            frozenset(kept), frozenset(gathers), writes, lines,
         )  # fmt: skip
 
     def _handler(self, kind: str, thread: _Block) -> _Block | None:
