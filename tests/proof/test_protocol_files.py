@@ -126,7 +126,7 @@ NOTHING_ASKED = [
     ),
     (  # The first word is patched. The second waits for a value that nobody stores.
         "data go\nthread cpu\n site pair: nop; nop -> isb; isb\nthread p\n write pair[0]\n await go = 1\n"
-        " write pair[1]\nask never cpu: x16 = 1\n",
+        " write pair[1]\nask never p: x16 = 1\n",
         UNREACHED.format(7),
     ),
     (  # No CPU may be interrupted where it would have to be, so the patcher waits for ever.
@@ -165,13 +165,57 @@ def test_a_word_that_was_not_followed_to_is_no_answer_about_racing() -> None:
 
 def test_one_cpu_stands_for_any_number_only_if_it_changes_nothing_for_others() -> None:
     """A CPU that tells another one: with one CPU nobody can be told, so that one does not stand for two."""
-    text = "data seen\nthread cpu{many}\n site key: nop -> b on\n mov x0, #1\non: {tell}\n{more}" \
+    text = "data seen\nthread cpu{many}\n mov x1, #0\n site key: nop -> b on\n mov x0, #1\non: {tell}\n{more}" \
            "thread patcher\n write key\nask never cpu: x0 = 1 and cpu: x1 = 1\n"  # fmt: skip
     tell, more = "store seen = 1", ""
     [answer] = ask(text.format(many=", any number", tell=tell, more=more))
     assert answer.reason == "cpu writes to seen, so one does not stand for any number: write `thread cpu, 2`"
     assert verdicts(text.format(many=", 2", tell=tell, more=more)) == ["SAFE"]
     assert verdicts(text.format(many=", any number", tell="nop", more="")) == ["SAFE"]
+
+
+@pytest.mark.parametrize("many", ["any number", "2"])
+def test_no_cpu_tells_copies_apart_by_their_own_memory(many: str) -> None:
+    """The first CPU reads in its own memory that it must not go on. The others would."""
+    text = (
+        f"data seen\nthread cpu, {many}\n acquire x5, seen\n cbz x5, 0xf000\n ldr x1, [x26]\n cbnz x1, 0xf000\n"
+        " site key: add x0, x0, #1 -> mov x0, #7\nthread p\n mov x2, #1\n adr x1, 0x9000\n str x2, [x1]\n"
+        " release seen = 1\n write key\nask P3\n"
+    )
+    assert re.match("p writes the answer of cpu1? without `gather`: use a `data` cell", ask(text)[0].reason)
+    assert verdicts(text.replace(" str x2, [x1]\n", "")) == ["UNSAFE"]
+
+
+def test_a_copy_writes_to_no_memory_of_others() -> None:
+    """Two CPUs add to the patcher's memory, so that it counts them. One CPU never lets it count two."""
+    text = (
+        "thread cpu, any number\n adr x1, 0x9040\n mov x2, #1\n stadd x2, [x1]\n site key: nop -> isb\n"
+        "thread p\n ldr x2, [x26]\n write key\nask never p: x2 = 2\n"
+    )
+    assert ask(text)[0].verdict is Verdict.UNKNOWN
+
+
+def test_a_word_that_stays_may_be_stored_to() -> None:
+    """The second word is the same before and after, but the patcher stores another one there."""
+    text = (
+        "data done\ncode f\n site key: nop; nop -> b .+4; nop\n ret\nthread cpu\n bl key\n acquire x1, done\n"
+        " cbz x1, 0xf000\n isb\ntold: bl key\nthread p\n write key[0]\n write key[1]{other}\n publish key\n"
+        " store done = 1\nask P2 key of cpu after told\n"
+    )
+    assert verdicts(text.format(other="")) == ["SAFE"]
+    assert verdicts(text.format(other=" = mov x3, #3")) == ["UNSAFE"]
+
+
+def test_a_condition_on_what_nobody_writes_is_unknown() -> None:
+    text = "data flag\nthread cpu\n site key: mov x1, #1 -> mov x1, #2\nthread p\n write key\n"
+    asked = "ask never cpu: x11 = 2\nask never flag = 1\nask never cpu: x1 = 3\nask never flag = 0\n"
+    found = [(answer.verdict.value, answer.reason) for answer in ask(text + asked)]
+    assert found == [
+        ("UNKNOWN", "cpu never writes x11, so nothing was asked"),
+        ("UNKNOWN", "no thread stores to flag, so nothing was asked"),
+        ("SAFE", ""),
+        ("UNSAFE", ""),
+    ]
 
 
 def test_an_answer_is_read_by_gather_only() -> None:
@@ -181,8 +225,8 @@ def test_an_answer_is_read_by_gather_only() -> None:
         "ask never patcher: x1 = 2\n"
     )
     [answer] = ask(text.format(read=" adr x1, 0x9000\n ldr x1, [x1]\n"))
-    assert answer.reason == "patcher reads the answer of cpu without `gather`: name the number of CPUs"
-    assert verdicts(text.format(read=" gather\n")) == ["SAFE"]
+    assert answer.reason == "patcher reads the answer of cpu without `gather`: use a `data` cell"
+    assert verdicts(text.format(read=" gather\n mov x1, #1\n")) == ["SAFE"]
 
 
 def test_a_pass_goes_on_after_a_call_that_executed_the_site_anew() -> None:
@@ -399,6 +443,9 @@ WRONG = [
     ("thread cpu\nthread cpu\n", "thread cpu occurs twice"),
     ("thread cpu\na: nop\na: nop\nask P3\n", "the name a occurs twice"),
     ("thread cpu\n site a: nop -> nop; nop\nask P3\n", "1 old and 2 new instructions"),
+    ("thread cpu\n site a: nop; isb -> nop; isb\nask P3\n", "the old and the new words of the site a are equal"),
+    ("thread cpu\n nop\ninterrupt cpu\n answer\nask P3\n", "behind the interrupt cpu is no code: end it with `eret`"),
+    ("thread cpu\n nop\ninterrupt cpu\nask P3\n", "behind the interrupt cpu is no code: end it with `eret`"),
     ("thread cpu\n site a: nop\nask P3\n", "expected `site NAME"),
     ("thread cpu\n write a\nask P3\n", "there is no site 'a' above"),
     ("thread cpu\n site a: nop -> isb\n write a[1]\nask P3\n", "lies behind the site's 1 words"),

@@ -109,7 +109,7 @@ class _Asker:
         if id(file.program) not in self.known:
             self.known[id(file.program)] = behaviours(file.program)
         known = self.known[id(file.program)]
-        if why := _no_cutoff(file, known):
+        if why := _not_general(file, known):
             self.unknown(why)
         if ask.kind in (NEVER, POSSIBLE):
             watched = []
@@ -211,6 +211,8 @@ class _Asker:
                 self._broken(NEVER, model, case, found)
             elif ask.kind == POSSIBLE and found is None and not self.answer.reason:
                 self.answer.broken = sorted({*self.answer.broken, model.name})
+        if ask.kind == NEVER and not self.answer.broken and (why := _never_written(file, ask.equations, known)):
+            self.unknown(why)
 
     def _search(self, case: Case, model: Model, what: Query, known: Behaviours) -> Execution | None:
         self.answer.searches += 1
@@ -270,7 +272,7 @@ def _case(file: ProtocolFile, ask: Ask, thread: int) -> Case:
         site.address + 4 * index: pair
         for site in sites
         for index, pair in enumerate(zip(site.old, site.new, strict=True))
-        if pair[0] != pair[1]
+        if pair[0] != pair[1] or ask.kind == STALE  # Another word than both may be stored to a word that stays.
     }
     spans = tuple(range(site.address, site.address + 4 * len(site.old)) for site in sites)
     mixtures = tuple(
@@ -297,31 +299,39 @@ def _may_race(program: Program, known: Behaviours, profile: str) -> bool:
     )  # fmt: skip
 
 
-def _no_cutoff(file: ProtocolFile, known: Behaviours) -> str:
-    """Why one CPU does not stand for any number of CPUs; empty when it does, or when no thread claims it.
+def _not_general(file: ProtocolFile, known: Behaviours) -> str:
+    """Why the searched CPUs do not stand for all CPUs with their programs; empty when they do.
 
-    A CPU stands for any number where it changes nothing for other CPUs but its own answer: then all but one can be
-    deleted from an execution (docs/proof.md).
+    - The first copy of a thread is watched for all copies. So no CPU may tell copies apart by their own memory.
+    - A CPU stands for any number where it changes nothing for other CPUs but its own answer: then all but one can be
+      deleted from an execution (docs/proof.md).
     """
-    for number in file.many:
+    for number, traces in enumerate(known.traces):
         name = file.program.threads[number].name
-        for trace in known.traces[number]:
-            for event in trace.events:
-                if event.kind == "W" and event.address not in file.own:
-                    place = file.program.name_of(event.address)
-                    return f"{name} writes to {place}, so one does not stand for any number: write `thread {name}, 2`"
-                if event.kind == "SGI":
-                    return f"{name} interrupts others, so one does not stand for any number: write `thread {name}, 2`"
-    for number, traces in enumerate(known.traces if file.many else ()):
-        name = file.program.threads[number].name
-        for trace in traces:
-            for event in trace.events:
-                if (
-                    event.kind == "R"
-                    and event.address in file.own - file.own_of(number)
-                    and event.pc not in file.gathers
-                ):
-                    return (
-                        f"{name} reads {file.program.name_of(event.address)} without `gather`: name the number of CPUs"
-                    )
+        mine = file.own_of(number)
+        others = file.own - mine
+        for event in (event for trace in traces for event in trace.events):
+            place = file.program.name_of(event.address)
+            if event.kind in ("R", "W") and event.address in others and event.pc not in file.gathers:
+                return (
+                    f"{name} {'reads' if event.kind == 'R' else 'writes'} {place} without `gather`: use a `data` cell"
+                )
+            if number in file.many and event.kind == "W" and event.address not in mine:
+                return f"{name} writes to {place}, so one does not stand for any number: write `thread {name}, 2`"
+            if number in file.many and event.kind == "SGI":
+                return f"{name} interrupts others, so one does not stand for any number: write `thread {name}, 2`"
+    return ""
+
+
+def _never_written(file: ProtocolFile, equations: Sequence[Equation], known: Behaviours) -> str:
+    """A clause about a register or cell of the condition that no thread ever writes; empty without one."""
+    for one in equations:
+        if one.thread < 0:
+            stored = any(event.kind == "W" and event.address == one.place
+                         for traces in known.traces for trace in traces for event in trace.events)  # fmt: skip
+            if not stored:
+                return f"no thread stores to {file.program.name_of(one.place)}, so nothing was asked"
+        elif not one.reached and not any(one.place in trace.registers for trace in known.traces[one.thread]):
+            name = file.program.threads[one.thread].name
+            return f"{name} never writes x{one.place}, so nothing was asked"
     return ""

@@ -36,6 +36,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a64patch.a64.assembler import assemble_one
+from a64patch.a64.predicates import decode
+from a64patch.a64.row import Flow
 from a64patch.errors import AssemblyError, FormatError
 from a64patch.proof.program import Program, Thread
 from a64patch.protocols import BROADCAST, DIC, IDC, Act, publication
@@ -257,6 +259,8 @@ class _Block:
     """Address, line, and text of each instruction."""
     at: int = 0
     kicks: bool = False
+    number: int = 0
+    """The line where it begins."""
 
 
 class _Parser:
@@ -348,7 +352,7 @@ class _Parser:
         address = _CODE + _BLOCK * len(self.blocks)
         if kind == "code":
             self._define(found[1], address)
-        self.blocks.append(_Block(kind, found[1], count, address, at=address))
+        self.blocks.append(_Block(kind, found[1], count, address, at=address, number=self.number))
 
     def _put(self, text: str | _NewWord) -> None:
         self.words += 1
@@ -537,6 +541,10 @@ class _Parser:
                     gathers.add(address)
                 elif isinstance(instruction, _Store):
                     writes[address] = instruction.site
+            last = decode(code[block.parts[-1][0]]) if block.parts else None
+            if block.kind == "interrupt" and (last is None or last.flow in (Flow.NEXT, Flow.CALL)):
+                number = block.parts[-1][1] if block.parts else block.number
+                raise self.fail(f"behind the interrupt {block.name} is no code: end it with `eret`", number)
         sites = {
             name: Site(
                 name, raw.address,
@@ -545,6 +553,11 @@ class _Parser:
             )
             for name, raw in self.raw_sites.items()
         }  # fmt: skip
+        for site in sites.values():
+            if site.old == site.new:
+                raise self.fail(
+                    f"the old and the new words of the site {site.name} are equal", self.raw_sites[site.name].number
+                )
         memory = {self.places[name]: self._value(value, number) for name, (value, number) in self.cells.items()}
         names = {address: name for name, address in self.places.items()}
         for site in sites.values():
