@@ -11,6 +11,7 @@ import pytest
 from a64patch.a64.assembler import assemble
 from a64patch.cli.asking import SHIPPED, shipped
 from a64patch.errors import A64PatchError, FormatError
+from a64patch.proof import asking
 from a64patch.proof.asking import Answer, answers, read
 from a64patch.proof.cases import Site
 from a64patch.proof.prove import Question, Verdict, prove
@@ -344,6 +345,20 @@ def test_a_loop_that_was_not_followed_to_its_end_is_unknown() -> None:
     [answer] = ask(text + " store x = 1\nask never cpu: x1 = 0\n")
     assert answer.verdict is Verdict.UNKNOWN
     assert "not followed further" in answer.reason
+
+
+def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = WRITE_ONCE.format(interrupt=BACK, publish="publish key")
+    assert verdicts(text) == ["SAFE"]
+    monkeypatch.setattr(asking, "MOST_STEPS", 50)
+    [answer] = ask(text)
+    assert answer.verdict is Verdict.UNKNOWN
+    assert answer.reason.startswith("the search was given up, since it takes too long")
+
+
+def test_a_thread_with_too_many_paths_is_named() -> None:
+    text = f"thread cpu\n site s: {'; '.join(['nop'] * 16)} -> {'; '.join(['isb'] * 16)}\nthread p\n write s\nask P3\n"
+    assert ask(text)[0].reason.startswith("cpu has more than 20000 paths")
 
 
 def test_a_word_that_is_not_modelled_is_unknown() -> None:

@@ -23,6 +23,8 @@ from a64patch.proof.search import Query, search
 from a64patch.proof.traces import Behaviours, Trace, behaviours
 
 NEVER, POSSIBLE = "never", "possible"
+MOST_STEPS = 2_000_000
+"""The most steps of the searches for one question (search.Statistics): less than a minute."""
 ASSUMPTIONS = (
     "the file has all that CPUs do with these words and cells, and the threads are interrupted where it says;",
     "caches and CPUs keep to the model and to issue {profile} of the manual's list;",
@@ -100,6 +102,7 @@ class _Asker:
         self.profile = profile
         self.known = known
         self.unreached = unreached
+        self.left = MOST_STEPS
 
     def unknown(self, why: str) -> None:
         """Note the first reason why there is no complete answer."""
@@ -216,7 +219,12 @@ class _Asker:
 
     def _search(self, case: Case, model: Model, what: Query, known: Behaviours) -> Execution | None:
         self.answer.searches += 1
-        result = search(case.program, model, what, known)
+        try:
+            result = search(case.program, model, what, known, self.left)
+        except ScopeError:
+            self.left = 0
+            raise
+        self.left -= result.statistics.steps
         if result.left_out:
             self.unknown(result.left_out)
         return result.witness

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from a64patch.errors import ScopeError
 from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model, Named
 from a64patch.proof.program import Program
@@ -59,6 +60,8 @@ class Statistics:
     """The number of traces of each thread."""
     combinations: int = 0
     """Choices of one trace for each thread in which all satisfy the query and some trace stores each value read."""
+    steps: int = 0
+    """How often the search looked at a trace or added edges to the order. Its time grows with this number."""
     choices: int = 0
     cycles: int = 0
     """Choices that were given up because the order had a cycle."""
@@ -85,29 +88,33 @@ class Result:
         return self.allowed
 
 
-def search(program: Program, model: Model, query: Query, known: Behaviours | None = None) -> Result:
+def search(
+    program: Program, model: Model, query: Query, known: Behaviours | None = None, most: int | None = None
+) -> Result:
     """The first consistent execution that satisfies the query, if there is one.
 
     `known` is `behaviours(program)`, for callers that ask several questions. ScopeError when the model does not cover
-    the program.
+    the program, and after `most` steps (Statistics.steps; about 100000 take a second).
     """
     known = known or behaviours(program)
-    run = _Search(program, model, query)
+    run = _Search(program, model, query, most)
     run.statistics.traces = tuple(len(traces) for traces in known.traces)
     run.statistics.cut = known.cut
     witness = next(run.executions(known), None)
     if witness is not None:
         return Result(True, witness, run.statistics)
-    return Result(False, None, run.statistics, run.explain(), known.left_out or _escape(program, model, known))
+    return Result(False, None, run.statistics, run.explain(), known.left_out or _escape(run, known))
 
 
-def _escape(program: Program, model: Model, known: Behaviours) -> str:
+def _escape(run: _Search, known: Behaviours) -> str:
     """A clause about a thread that some execution ends by an access to other memory; empty when no execution does."""
+    program = run.program
     for number, traces in enumerate(known.traces):
         ends = sorted({trace.end for trace in traces if trace.end.startswith(ACCESS)})
         for end in ends:
             query = Query(trace=lambda which, trace, number=number, end=end: which != number or trace.end == end)  # type: ignore[misc]
-            if next(_Search(program, model, query).executions(known), None) is not None:
+            other = _Search(program, run.model, query, run.most)
+            if next(other.executions(known), None) is not None:
                 return (
                     f"{program.threads[number].name or f'thread {number}'} may end by an {end}, which is not modelled"
                 )
@@ -120,7 +127,8 @@ def executions(program: Program, model: Model, query: Query, known: Behaviours |
 
 
 class _Search:
-    def __init__(self, program: Program, model: Model, query: Query) -> None:
+    def __init__(self, program: Program, model: Model, query: Query, most: int | None = None) -> None:
+        self.most = most
         self.program = program
         self.model = model
         self.query = query
@@ -145,7 +153,7 @@ class _Search:
             range(count), key=lambda one: (len(candidates[one]) == len(known.traces[one]), len(candidates[one]), one)
         )
         places = sorted(range(count), key=order.__getitem__)
-        tree = _Tree(self.program, [candidates[number] for number in order])
+        tree = _Tree(self.program, [candidates[number] for number in order], self._count)
         for chosen in tree.combinations(lambda part, later: self._possible(part, order, later)):
             self.statistics.combinations += 1
             self.free = frozenset()
@@ -211,8 +219,17 @@ class _Search:
             rows = more
         return rows
 
+    def _count(self) -> None:
+        """Count a step; ScopeError when there were too many."""
+        self.statistics.steps += 1
+        if self.most is not None and self.statistics.steps > self.most:
+            raise ScopeError(
+                "the search was given up, since it takes too long: give it fewer loads, CPUs or interrupts"
+            )
+
     def _add(self, x: Execution, rows: Rows, edges: Iterable[Named], depth: int) -> Rows | None:
         """The order with these edges added; None when it has a cycle."""
+        self._count()
         without = self.model.without
         for edge in edges:
             if edge[0] in without:
@@ -424,7 +441,9 @@ class _Later:
 class _Tree:
     """The ways to choose one trace for each thread in which some trace stores each value that is read."""
 
-    def __init__(self, program: Program, candidates: list[list[Trace]]) -> None:
+    def __init__(self, program: Program, candidates: list[list[Trace]], count: Callable[[], None]) -> None:
+        """`count` is called for each trace that is looked at."""
+        self.count = count
         self.options = [[(trace, *_values(program, trace.events)) for trace in traces] for traces in candidates]
         later = [_Later(frozenset(), frozenset(), False, 1)]
         for options in reversed(self.options):
@@ -454,6 +473,7 @@ class _Tree:
                 return
             later = self.later[number + 1]
             for trace, needs, gives in self.options[number]:
+                self.count()
                 all_given = given | gives
                 missing = (needed | needs) - all_given
                 if missing <= later.values:

@@ -172,9 +172,8 @@ class _Runner:
             if self._advance(state):
                 traces.append(_finished(state))
                 if len(traces) > MOST_TRACES:
-                    raise ScopeError(
-                        f"thread {self.number} has more than {MOST_TRACES} paths: give it fewer loads or interrupts"
-                    )
+                    name = self.thread.name or f"thread {self.number}"
+                    raise ScopeError(f"{name} has more than {MOST_TRACES} paths: give it fewer loads or interrupts")
         return traces
 
     def _advance(self, state: _State) -> bool:
