@@ -304,6 +304,21 @@ def test_gather_is_of_a_thread() -> None:
         read("thread cpu\ncode f\n gather\nask P3\n", "test.protocol")
 
 
+def test_a_handler_changes_nothing_of_the_step_that_it_interrupts() -> None:
+    """A CPU that is interrupted inside `load` or `write` goes on with its own address and its own word."""
+    text = (
+        "data a = 1\ndata b = 2\nthread cpu\n load x1, a\n mov x2, x1\n site key: nop -> b on\non: nop\n"
+        "interrupt cpu\n load x3, b\n store b = 2\n answer\n eret\nthread q\n kick\n"
+        "ask never cpu: x2 = 2\nask possible cpu: x3 = 2\n"
+    )
+    assert verdicts(text) == ["SAFE", "SAFE"]
+    text = (
+        "data b\nthread cpu\n site key: nop -> b on\non: nop\nthread p\n write key\n"
+        "interrupt p\n store b = 2\n write key[0]\n publish key\n eret\nthread q\n kick\nask P3\n"
+    )
+    assert verdicts(text) == ["SAFE"]
+
+
 def test_two_patchers_need_the_lock() -> None:
     """Each patcher counts what it has done. Without the lock, one count can be lost."""
     patcher = (

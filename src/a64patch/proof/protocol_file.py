@@ -18,7 +18,8 @@ Directives, of which the second and third are needed:
     keep out NAME               no CPU takes an interrupt strictly inside the site
     ask …                       see Ask
 
-Steps, each in place of its instructions (`steps_of`), which need X16, X17, X26, X27, X28 and the flags:
+Steps, each in place of its instructions (`steps_of`), which need X16, X17, X26, X27, X28 and the flags. In an
+interrupt handler X24 and X25 take the place of X16 and X17.
 
     write SITE, write SITE[2], write SITE[0] = ASM      publish SITE    dc SITE    ic SITE
     store CELL = VALUE          release CELL = VALUE        load REGISTER, CELL         acquire REGISTER, CELL
@@ -238,15 +239,6 @@ class _NewWord:
     text: str
 
 
-def _write(site: str, index: int, text: str) -> list[str | _NewWord]:
-    low, high = "movz w16, #{low:#x}", "movk w16, #{high:#x}, lsl #16"
-    return [
-        f"adr x17, {site}+{4 * index}",
-        *(_NewWord(form, site, index, text) for form in (low, high)),
-        _Store("str w16, [x17]", site),
-    ]
-
-
 @dataclass
 class _Block:
     """Code that lies together: a thread, a handler, or a function."""
@@ -397,7 +389,7 @@ class _Parser:
         block = self.blocks[-1]
         if word == "write":
             target, _, text = (part.strip() for part in operand.partition("="))
-            return [instruction for site, index in self._words(target) for instruction in _write(site, index, text)]
+            return [part for site, index in self._words(target) for part in self._write(site, index, text)]
         if word in ("publish", "dc", "ic") and _PART.fullmatch(operand):
             return self._maintain(word, operand)
         if word in ("kick", "membarrier"):
@@ -419,10 +411,26 @@ class _Parser:
             raise self.fail(f"there is no cell {cell[:40]!r} above: say `data {cell[:40]}` before it is used")
         is_name = re.fullmatch(_NAME, value, re.ASCII)
         return [
-            f"adr x16, {value}" if is_name and "mov x16" in form else
-            form.format(cell=cell, value=value, register=register, end=f"{END:#x}")
+            self._mine("adr x16, {value}" if is_name and "mov x16" in form else form).format(
+                cell=cell, value=value, register=register, end=f"{END:#x}"
+            )
             for form in _FORMS[word]
         ]  # fmt: skip
+
+    def _mine(self, form: str) -> str:
+        """The form with this block's scratch registers. A handler must leave those of the interrupted code alone."""
+        if self.blocks[-1].kind != "interrupt":
+            return form
+        return form.replace("x16", "x24").replace("w16", "w24").replace("x17", "x25")
+
+    def _write(self, site: str, index: int, text: str) -> list[str | _NewWord]:
+        """The store of the new word, or of the instruction `text`."""
+        halves = (self._mine("movz w16, #{low:#x}"), self._mine("movk w16, #{high:#x}, lsl #16"))
+        return [
+            self._mine("adr x17, ") + f"{site}+{4 * index}",
+            *(_NewWord(form, site, index, text) for form in halves),
+            _Store(self._mine("str w16, [x17]"), site),
+        ]
 
     def _words(self, target: str) -> list[tuple[str, int]]:
         """Site and index of each word of `SITE` or `SITE[2]`."""
@@ -449,7 +457,7 @@ class _Parser:
                 found.append(fixed[act])
                 continue
             for place in lines.values():
-                found += [f"adr x17, {place}", f"{operations[act]}, x17"]
+                found += [self._mine("adr x17, ") + place, self._mine(f"{operations[act]}, x17")]
         return found
 
     def _machine(self) -> frozenset[str]:
@@ -474,12 +482,12 @@ class _Parser:
         if not others:
             raise self.fail("no thread above can answer: put the thread that gathers last")
         looks = [
-            _Gather(form.format(cell=f"{self._answer(other.name, copy):#x}", end=f"{END:#x}"))
+            _Gather(self._mine(form).format(cell=f"{self._answer(other.name, copy):#x}", end=f"{END:#x}"))
             for other in others
             for copy in range(max(1, other.count))
             for form in _FORMS["gather"]
         ]
-        return [*looks, *_FORMS["gathered"]]
+        return [*looks, *map(self._mine, _FORMS["gathered"])]
 
     def _answer(self, thread: str, copy: int) -> int:
         """The address of the cell in which a CPU answers."""
