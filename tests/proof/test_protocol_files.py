@@ -15,6 +15,7 @@ from a64patch.proof import asking
 from a64patch.proof.asking import Answer, answers, read
 from a64patch.proof.cases import Site
 from a64patch.proof.prove import Question, Verdict, prove
+from a64patch.proof.timeline import tell
 from docs.protocols import row
 from tests.support import ROOT, rounds
 
@@ -317,6 +318,24 @@ def test_a_handler_changes_nothing_of_the_step_that_it_interrupts() -> None:
         "interrupt p\n store b = 2\n write key[0]\n publish key\n eret\nthread q\n kick\nask P3\n"
     )
     assert verdicts(text) == ["SAFE"]
+
+
+def test_a_slot_of_a_literal_pool_and_a_landing_pad() -> None:
+    """The timeline has names for addresses, and calls a word that stays neither old nor new."""
+    text = (
+        "data slot = f1\ncode f1\n mov x0, #1\n ret\ncode f2\n bti c\n site body: nop; ret -> mov x0, #2; ret\n"
+        "thread cpu, any number\n ldr x1, slot\n cbz x1, 0xf000\ncall: blr x1\n"
+        "thread jit\n write body\n publish body\n store slot = f2\n"
+        "ask never cpu: reached f2 and cpu: x0 = 0\nask possible cpu: x0 = 2\nask P2 body of cpu after call\n"
+    )
+    assert verdicts(text) == ["UNSAFE", "SAFE", "UNSAFE"]
+    found = ask(text)[2].counterexample
+    assert found
+    told = "\n".join(tell(found))
+    assert "reads slot = f2, which line" in told
+    assert "the word of body+4, d65f03c0 `ret`" in told
+    isb = text.replace("call: blr", "isb\ncall: blr")
+    assert verdicts(isb)[0] == "SAFE"
 
 
 def test_two_patchers_need_the_lock() -> None:

@@ -32,6 +32,7 @@ ARITHMETIC = (
 ATOMIC = ("add", "set", "clr", "eor", "smax", "smin", "umax", "umin")
 ORDERS = ("", "a", "l", "al")
 SIZES = (("b", "w", 1), ("h", "w", 2), ("", "w", 4), ("", "x", 8))
+NOPS = ("nop", "yield", "bti c", "bti j", "bti jc", "bti", "hint #3")
 MEMORY: tuple[tuple[str, int], ...] = (
     *((f"ld{name}{order}{end} {r}2, {r}4, [x1]", size)
       for name in ATOMIC for order in ORDERS for end, r, size in SIZES
@@ -44,6 +45,7 @@ MEMORY: tuple[tuple[str, int], ...] = (
     *((f"{name}{end} {r}2, [x1]", size) for name in ("ldr", "ldar", "ldapr", "str", "stlr") for end, r, size in SIZES),
     *((f"ldr{end} {r}2, [x1]", size) for end, size in (("sb", 1), ("sh", 2)) for r in "wx"),
     *((f"ldr{end} {r}2, [x1, w0, uxtw]", size) for end, r, size in SIZES),
+    (f"ldr x2, {DATA + 0xC0:#x}", 8), (f"ldr w2, {DATA + 0x80:#x}", 4), (f"ldrsw x2, {DATA + 0x80:#x}", 4),
     ("ldrsw x2, [x1]", 4), ("ldrsw x2, [x1, x0, lsl #2]", 4), ("ldrh w2, [x1, w0, sxtw #1]", 2),
     ("strb w2, [x1, #1]", 1), ("strh w2, [x1, #2]!", 2), ("ldrsh x2, [x1], #2", 2), ("sturb w2, [x1, #1]", 1),
     ("ldapur w2, [x1, #4]", 4), ("ldapursb x2, [x1]", 1), ("stlur x2, [x1, #8]", 8), ("stlurh w2, [x1]", 2),
@@ -96,6 +98,12 @@ def test_arithmetic_agrees_with_the_simulator(text: str) -> None:
         registers = {n: random.choice((*VALUES, random.getrandbits(64))) for n in (2, 3, 4, 5)}
         here, there = run_both(text, registers, {})
         assert here == there, registers
+
+
+@pytest.mark.parametrize("text", NOPS)
+def test_a_hint_does_nothing(text: str) -> None:
+    here, there = run_both(text, {2: 3}, {})
+    assert here == there
 
 
 @pytest.mark.parametrize(("text", "size"), MEMORY, ids=[text for text, _ in MEMORY])

@@ -53,6 +53,7 @@ class Operation:
     alu     `target` := `compute(values of sources)`; with `flags`, NZCV too
     select  `target` := `sources[0]` if `condition`, else `compute` of `sources[1]`
     load, store, atomic    `size` bytes of `data` at `base` + `offset` (or extended `index`), ordered `A`, `Q` or `L`;
+            without `base` at PC + `offset`;
             with `second`, one more access of `size` bytes of this register behind the first
     cas     as atomic, but only if the memory holds `target`; with `pair`, of registers `target` and `target` + 1
     jump    to PC + `offset`; `condition`, `test` or nothing decides; `link` writes X30
@@ -180,7 +181,7 @@ def _system(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation
         return Operation("ic", base=f["rt"])
     if row.name == "ic.ialluis":
         return Operation("ic")
-    if stem in _HINTS:
+    if stem.partition("_")[0] in _HINTS:
         return Operation("nop")
     if stem in ("mrs", "msr_reg"):
         register = (f["o0"] + 2, f["op1"], f["crn"], f["crm"], f["op2"])
@@ -200,6 +201,9 @@ def _system(row: Encoding, stem: str, form: str, f: dict[str, int]) -> Operation
 
 def _memory(row: Encoding, stem: str, form: str, f: dict[str, int], word: int) -> Operation | None:
     plain, _, mode = stem.partition("_")
+    if mode == "lit" and (form or plain == "ldrsw"):
+        size, extends = (4, 64) if plain == "ldrsw" else (8 if form == "x" else 4, 0)
+        return Operation("load", data=f["rt"], offset=signed(f["imm19"], 19) * 4, size=size, extends=extends)
     if mode not in ("", "imm", "reg", "post", "pre"):
         return None
     register = {"w": 4, "x": 8}.get(form, 0)

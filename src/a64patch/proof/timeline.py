@@ -116,12 +116,19 @@ def _fetched(x: Execution, case: Case, index: int, number: dict[int, int]) -> st
 
 def _age(case: Case, event: Event) -> str:
     old, new = case.words.get(event.address, (-1, -1))
+    if old == new:
+        return "the" if event.value == old else "another"
     return "the old" if event.value == old else "the new" if event.value == new else "the guarding"
 
 
 def _source(x: Execution, index: int, number: dict[int, int]) -> str:
     source = x.rf[index]
     return f"which line {number[source]} wrote" if source >= 0 else "its initial value"
+
+
+def _value(x: Execution, value: int) -> str:
+    """A value of data for people: the name of the code at this address, or the number."""
+    return x.program.name_of(value) if value in x.program.code else str(value)
 
 
 def _sentence(x: Execution, case: Case, index: int, number: dict[int, int]) -> str:
@@ -133,7 +140,7 @@ def _sentence(x: Execution, case: Case, index: int, number: dict[int, int]) -> s
         fetched = f"fetches {_age(case, event)} word of {place}, {instruction(event.value)}"
         return f"{fetched}, {_source(x, index, number)}{newer}"
     if event.kind == "R":
-        return f"reads {place} = {event.value}, {_source(x, index, number)}"
+        return f"reads {place} = {_value(x, event.value)}, {_source(x, index, number)}"
     if event.kind == "W" and event.address in case.words:
         return f"writes {instruction(event.value)} to {place}"
     if event.kind == "TE":
@@ -147,7 +154,7 @@ def _sentence(x: Execution, case: Case, index: int, number: dict[int, int]) -> s
     ):
         return f"IC IVAU: begins to invalidate the line of {place}, and no DSB waits until that is done"
     said = {
-        "W": f"writes {event.value} to {place}",
+        "W": f"writes {_value(x, event.value)} to {place}",
         "DC": f"DC CVAU: cleans the line of {place}",
         "IC": f"IC IVAU: invalidates the line of {place} for all CPUs",
         "SGI": "sends an interrupt to every other CPU",

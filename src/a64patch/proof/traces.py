@@ -422,7 +422,7 @@ class _Runner:
             state.pc = pc + op.offset
 
     def _access(self, state: _State, op: Operation, pc: int, word: int) -> bool:
-        base, addr, pick_addr = state.get(op.base)
+        base, addr, pick_addr = state.get(op.base) if op.base >= 0 else (pc, 0, 0)
         address = base + op.offset
         if op.index >= 0:
             assert op.extend
