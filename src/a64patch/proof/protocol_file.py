@@ -41,6 +41,7 @@ from a64patch.a64.predicates import decode
 from a64patch.a64.row import Flow
 from a64patch.errors import AssemblyError, FormatError
 from a64patch.proof.program import Program, Thread
+from a64patch.proof.semantics import MASK64
 from a64patch.protocols import BROADCAST, DIC, IDC, Act, publication
 
 LARGEST = 1 << 16
@@ -196,9 +197,14 @@ class _Names:
         self.places = places
 
     def resolve(self, site: str) -> int:
-        """The address of `NAME` or `NAME+8`; KeyError for an unknown name."""
-        name, _, offset = site.partition("+")
-        return self.places[name.strip()] + int(offset or "0", 0)
+        """The address of `NAME` or `NAME+8`; LookupError for an unknown name."""
+        name, _, offset = (part.strip() for part in site.partition("+"))
+        if name not in self.places:
+            raise LookupError(f"there is no label, site or cell {name[:40]!r}")
+        try:
+            return self.places[name] + int(offset or "0", 0)
+        except ValueError as error:
+            raise LookupError(f"{offset[:40]!r} is no number of bytes") from error
 
     def describe(self, address: int) -> str:
         return f"{address:#x}"
@@ -251,6 +257,8 @@ class _Block:
     """Address, line, and text of each instruction."""
     at: int = 0
     kicks: bool = False
+    gathers: int = 0
+    """The line of its first `gather` or `membarrier`."""
     number: int = 0
     """The line where it begins."""
 
@@ -293,6 +301,8 @@ class _Parser:
         if colon and head in self.heads:
             if self.heads[head]:
                 raise self.fail(f"{head} occurs twice")
+            if head == "machine" and self.blocks:
+                raise self.fail("the machine decides what `publish` is: put this line above the first thread")
             self.heads[head] = rest.strip()
         elif word == "data":
             self._cell(operand)
@@ -387,8 +397,12 @@ class _Parser:
     def _step(self, word: str, operand: str) -> Sequence[str | _NewWord]:
         """The instructions of a step; empty when the word is no step."""
         block = self.blocks[-1]
+        if operand and word in ("kick", "gather", "membarrier", "answer"):
+            raise self.fail(f"`{word}` stands alone, without {operand[:40]!r}")
         if word == "write":
-            target, _, text = (part.strip() for part in operand.partition("="))
+            target, equals, text = (part.strip() for part in operand.partition("="))
+            if equals and not text:
+                raise self.fail("expected `write SITE`, `write SITE[2]` or `write SITE[2] = ASM`")
             return [part for site, index in self._words(target) for part in self._write(site, index, text)]
         if word in ("publish", "dc", "ic") and _PART.fullmatch(operand):
             return self._maintain(word, operand)
@@ -399,15 +413,21 @@ class _Parser:
             return self._gather()
         if word in ("store", "release", "await"):
             cell, _, value = (part.strip() for part in operand.partition("="))
+            if not re.fullmatch(r"-?\w+", value, re.ASCII):
+                raise self.fail(f"expected `{word} CELL = VALUE`")
             return self._fill(word, cell, value=value)
         if word in ("load", "acquire"):
-            register, _, cell = (part.strip() for part in operand.partition(","))
+            register, comma, cell = (part.strip() for part in operand.partition(","))
+            if not comma:
+                raise self.fail(f"expected `{word} REGISTER, CELL`")
             return self._fill(word, cell, register=register)
         return self._fill(word, operand) if word in ("lock", "unlock", "answer") else []
 
     def _fill(self, word: str, cell: str, value: str = "0", register: str = "x16") -> list[str]:
         """The instructions of a step with its operands."""
         if word != "answer" and cell not in self.cells:
+            if not re.fullmatch(_NAME, cell, re.ASCII):
+                raise self.fail(f"`{word}` needs the name of a cell, not {cell[:40]!r}")
             raise self.fail(f"there is no cell {cell[:40]!r} above: say `data {cell[:40]}` before it is used")
         is_name = re.fullmatch(_NAME, value, re.ASCII)
         return [
@@ -474,6 +494,7 @@ class _Parser:
         block = self.blocks[-1]
         if block.kind == "code":
             raise self.fail(f"code {block.name} is of no thread: only a thread and its handlers can gather answers")
+        block.gathers = block.gathers or self.number
         others = [
             other for other in self.blocks
             if other.kind == "thread" and other.name != block.name
@@ -506,9 +527,9 @@ class _Parser:
             value = int(text, 0)
         except ValueError as error:
             raise self.fail(f"{text[:40]!r} is neither a number nor a name of this file", number) from error
-        if not 0 <= value < 1 << 63:
-            raise self.fail(f"{text[:40]} is out of range", number)
-        return value
+        if not -1 << 63 <= value < 1 << 64:
+            raise self.fail(f"{text[:40]} is out of range: a value has 64 bits", number)
+        return value & MASK64
 
     def _word(self, text: str | _NewWord, address: int, number: int) -> int:
         if isinstance(text, _NewWord):
@@ -528,6 +549,11 @@ class _Parser:
 
     def _finish(self, threads: list[_Block]) -> ProtocolFile:
         machine = self._machine()
+        for place, block in enumerate(self.blocks):
+            missed = [other.name for other in self.blocks[place:] if other.kind == "thread" and not other.kicks
+                      and other.name != block.name]  # fmt: skip
+            if block.gathers and missed:
+                raise self.fail(f"nothing waits here for {missed[0]}: put the thread that gathers last", block.gathers)
         kicked = any(block.kicks for block in self.blocks)
         for block in threads:
             if kicked and not block.kicks and not self._handler("interrupt", block):
