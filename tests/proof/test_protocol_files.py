@@ -502,6 +502,7 @@ WRONG = [
     ("thread cpu\n frobnicate x0\nask P3\n", "does not know"),
     ("thread cpu\n b nowhere\nask P3\n", "there is no label, site or cell 'nowhere'"),
     ("thread cpu\na: b a+zz\nask P3\n", "'zz' is no number of bytes"),
+    ("thread a1\n nop\nthread a, 2\n nop\nask P3\n", "two CPUs have the name a1"),
     ("data a\nthread cpu\n store a\nask P3\n", "expected `store CELL = VALUE`"),
     ("data a\nthread cpu\n await a == 1\nask P3\n", "expected `await CELL = VALUE`"),
     ("data a\nthread cpu\n load x1 a\nask P3\n", "expected `load REGISTER, CELL`"),

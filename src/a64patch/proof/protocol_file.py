@@ -618,6 +618,9 @@ class _Parser:
                 )  # fmt: skip
         if len(made) > MOST_THREADS:
             raise self.fail(f"more than {MOST_THREADS} CPUs", 1)
+        called = [thread.name for thread in made]
+        if twice := [name for name in called if called.count(name) > 1]:
+            raise self.fail(f"two CPUs have the name {twice[0]}: a thread has it, and a copy of another thread", 1)
         private = dict.fromkeys((at + part for at in own for part in range(0, _STACK, 8)), 0)
         program = Program(
             tuple(made), code, memory | private, IDC in machine, DIC in machine, line=self.line,
