@@ -338,6 +338,15 @@ def test_a_slot_of_a_literal_pool_and_a_landing_pad() -> None:
     assert verdicts(isb)[0] == "SAFE"
 
 
+def test_a_word_that_nobody_patches_is_told() -> None:
+    """The patcher forgot to write the word, so that no fetch of it is in the execution."""
+    text = WRITE_ONCE.format(interrupt=BACK, publish="publish key").replace("    write key\n", "")
+    [answer] = ask(text)
+    assert answer.verdict is Verdict.UNSAFE
+    assert answer.counterexample
+    assert tell(answer.counterexample)[-1].endswith("the old d503201f `nop` at key, which no CPU writes.")
+
+
 def test_two_patchers_need_the_lock() -> None:
     """Each patcher counts what it has done. Without the lock, one count can be lost."""
     patcher = (

@@ -95,7 +95,13 @@ def _wrong(found: Counterexample, number: dict[int, int]) -> list[str]:
         done = case.done(x.traces[subject])
         late = [index for index in fetches if done is not None and x.events[index].step > done
                 and x.events[index].value != case.words.get(x.events[index].address, (0, -1))[1]]  # fmt: skip
-        return [f"{name} had been told that the patch is done before it executed {_fetched(x, case, late[0], number)}."]
+        if late:
+            executed = _fetched(x, case, late[0], number)
+        else:
+            path = x.traces[subject].path[done or 0 :]
+            place, word = next(one for one in path if one[0] in case.words and one[1] != case.words[one[0]][1])
+            executed = f"the old {instruction(word)} at {x.program.name_of(place)}, which no CPU writes"
+        return [f"{name} had been told that the patch is done before it executed {executed}."]
     words = {}
     for fetch in fetches:
         words[fetch] = sorted({word_of(x, fetch, write) for write in could_fetch(found.model, x, fetch)})
