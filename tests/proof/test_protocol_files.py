@@ -220,6 +220,15 @@ def test_a_condition_on_what_nobody_writes_is_unknown() -> None:
     ]
 
 
+@pytest.mark.parametrize(("way", "where"), [("b 0xf00", "0xf00"), ("br x9", "0x0"), ("load x1, x\n br x1", "0x18")])
+def test_a_branch_to_no_code_is_unknown(way: str, where: str) -> None:
+    """A CPU that leaves the file may do anything. Only 0xf000, and the end of a block, are ends."""
+    text = "data x = 0x18\nthread cpu\n site key: nop -> isb\n{way}\nthread patcher\n write key\nask P1 key\n"
+    [answer] = ask(text.format(way=way))
+    assert answer.reason == f"cpu may end by a branch to {where}, which is not modelled"
+    assert verdicts(text.format(way="b 0xf000")) == verdicts(text.format(way="nop")) == ["SAFE"]
+
+
 def test_an_answer_is_read_by_gather_only() -> None:
     """Who adds up answers by their addresses is told something else by each number of CPUs."""
     text = (

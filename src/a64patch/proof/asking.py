@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.errors import ScopeError
 from a64patch.proof.cases import APART, TOGETHER, Case, done_at
 from a64patch.proof.execution import Execution
+from a64patch.proof.fetching import racy_words
 from a64patch.proof.model import Model
-from a64patch.proof.program import Program
 from a64patch.proof.properties import STALE, TOLD, UNPREDICTABLE, query
 from a64patch.proof.protocol_file import Ask, Equation, ProtocolFile, Site, parse
 from a64patch.proof.prove import Counterexample, Verdict, models
@@ -198,7 +197,7 @@ class _Asker:
                 self.unknown(
                     f"{name} never executes {ask.site} after {file.program.name_of(ask.label)}, under {model.name}"
                 )
-            if ask.kind == UNPREDICTABLE and _may_race(file.program, known, self.profile):
+            if ask.kind == UNPREDICTABLE and not racy_words(file.program, known, self.profile):
                 # The search finds nothing. It says whether an execution may have been missed.
                 self._search(case, model, Query(trace=lambda number, trace: False), known)
                 continue
@@ -290,20 +289,6 @@ def _case(file: ProtocolFile, ask: Ask, thread: int) -> Case:
     return Case(
         file.title or file.name, file.program.threads[thread].name, file.program, thread, words, {}, told,
         file.keep_out, spans, mixtures,
-    )  # fmt: skip
-
-
-def _may_race(program: Program, known: Behaviours, profile: str) -> bool:
-    """Whether all words that each address may have may replace each other under execution: then P3 holds."""
-    words: dict[int, set[int]] = {}
-    for traces in known.traces:
-        for trace in traces:
-            for event in trace.events:
-                if event.kind == "W" and event.address in program.code:
-                    words.setdefault(event.address, {program.code[event.address]}).add(event.value)
-    return all(
-        bool(hotpatch_safe(one, other, profile)) for group in words.values() for one in group for other in group
-        if one != other
     )  # fmt: skip
 
 

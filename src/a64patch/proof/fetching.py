@@ -58,23 +58,28 @@ def herd_flags(x: Execution, fetch: int, profile: str = "2023") -> bool:
     )
 
 
-def find_unpredictable(program: Program, model: Model, known: Behaviours, profile: str = "2023") -> Result:
-    """An execution of the program with a fetch that is CONSTRAINED UNPREDICTABLE, if there is one.
-
-    `known` is `behaviours(program)`. The search is left out where all words that an address may have may replace each
-    other, so a program that modifies no code costs nothing.
-    """
+def racy_words(program: Program, known: Behaviours, profile: str) -> set[int]:
+    """The addresses of the words that may have two values which may not replace each other under execution."""
     words: dict[int, set[int]] = {}
     for traces in known.traces:
         for trace in traces:
             for event in trace.events:
                 if event.kind == "W" and event.address in program.code:
                     words.setdefault(event.address, {program.code[event.address]}).add(event.value)
-    racy = {
+    return {
         address
         for address, found in words.items()
         if any(not hotpatch_safe(one, other, profile) for one in found for other in found if one < other)
     }
+
+
+def find_unpredictable(program: Program, model: Model, known: Behaviours, profile: str = "2023") -> Result:
+    """An execution of the program with a fetch that is CONSTRAINED UNPREDICTABLE, if there is one.
+
+    `known` is `behaviours(program)`. The search is left out where all words that an address may have may replace each
+    other, so a program that modifies no code costs nothing.
+    """
+    racy = racy_words(program, known, profile)
     fetching = {
         number
         for number, traces in enumerate(known.traces)

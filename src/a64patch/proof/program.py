@@ -90,6 +90,8 @@ class Program:
     falls_through: bool = False
     """In a window every word but a guard goes on with the next word. Real words reach the next word less often."""
 
+    ends: frozenset[int] | None = None
+    """The addresses without a word where a thread may end; None for all. To go to another one is not modelled."""
     pinned: frozenset[int] = frozenset()
     """Addresses at which every fetch gets the initial word. This leaves out executions."""
 

@@ -624,7 +624,7 @@ class _Parser:
         private = dict.fromkeys((at + part for at in own for part in range(0, _STACK, 8)), 0)
         program = Program(
             tuple(made), code, memory | private, IDC in machine, DIC in machine, line=self.line,
-            names=names | own,
+            names=names | own, ends=frozenset({END, *(block.at for block in self.blocks)}),
         )  # fmt: skip
         kept = set[int]()
         for name, number in self.keep_out:

@@ -23,7 +23,7 @@ from a64patch.proof.execution import Execution
 from a64patch.proof.model import Model, Named
 from a64patch.proof.program import Program
 from a64patch.proof.relations import ThreadOrder, bits, closed
-from a64patch.proof.traces import ACCESS, Behaviours, Event, Trace, behaviours
+from a64patch.proof.traces import ACCESS, BRANCH, Behaviours, Event, Trace, behaviours
 
 Rows = list[int]
 """For each event, the set of the events ordered after it, and itself."""
@@ -107,17 +107,17 @@ def search(
 
 
 def _escape(run: _Search, known: Behaviours) -> str:
-    """A clause about a thread that some execution ends by an access to other memory; empty when no execution does."""
+    """A clause about a thread that leaves the memory or the code in some execution; empty when none does."""
     program = run.program
     for number, traces in enumerate(known.traces):
-        ends = sorted({trace.end for trace in traces if trace.end.startswith(ACCESS)})
+        ends = sorted({trace.end for trace in traces if trace.end.startswith((ACCESS, BRANCH))})
+        name = program.threads[number].name or f"thread {number}"
         for end in ends:
             query = Query(trace=lambda which, trace, number=number, end=end: which != number or trace.end == end)  # type: ignore[misc]
             other = _Search(program, run.model, query, run.most)
             if next(other.executions(known), None) is not None:
-                return (
-                    f"{program.threads[number].name or f'thread {number}'} may end by an {end}, which is not modelled"
-                )
+                article = "an" if end.startswith(ACCESS) else "a"
+                return f"{name} may end by {article} {end}, which is not modelled"
     return ""
 
 

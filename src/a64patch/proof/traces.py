@@ -31,6 +31,8 @@ EVERYWHERE = -1
 
 ACCESS = "access to "
 """How the end of a trace begins whose last access is outside the program's memory."""
+BRANCH = "branch to "
+"""How it begins where the trace goes to an address that is none of Program.ends."""
 
 CTR_IDC, CTR_DIC = 1 << 28, 1 << 29
 _CTR_LINES = 0x8444C004
@@ -78,7 +80,7 @@ class Trace:
     """Address and word of every executed instruction."""
     registers: Mapping[int, int]
     end: str
-    """`done`, or why the thread ended: `svc`, `brk`, `udf`, `left` (a window), `access to …`."""
+    """`done`, or why the thread ended: `svc`, `brk`, `udf`, `left` (a window), `access to …`, `branch to …`."""
     by_model: dict[object, list[int]] = field(default_factory=dict)
     """The thread's order in each model, kept by `search`."""
 
@@ -193,7 +195,8 @@ class _Runner:
                 self._come_back(state)
                 continue
             if pc not in self.code:
-                state.end = "done"
+                known = self.program.ends is None or pc in self.program.ends
+                state.end = "done" if known else f"{BRANCH}{pc:#x}"
                 break
             # A function that is called from several places is no loop: its return address differs.
             place = (pc, state.get(30)[0])
