@@ -132,7 +132,7 @@ NOTHING_ASKED = [
         UNREACHED.format(7),
     ),
     (  # No CPU may be interrupted where it would have to be, so the patcher waits for ever.
-        "thread cpu\n site pair: nop; nop -> isb; isb\ninterrupt cpu\n cbz x0, 0xf000\n answer\n eret\n"
+        "thread cpu\n site pair: nop; nop -> isb; isb\ninterrupt cpu\n cbz x0, end\n answer\n eret\n"
         "thread p\n kick\n gather\n write pair\nask P1 pair\n",
         UNREACHED.format(10),
     ),
@@ -141,7 +141,7 @@ NOTHING_ASKED = [
         "cpu never executes a new word of pair, under arm, so nothing was asked",
     ),
     (  # The CPU was told, and then does not execute the words again.
-        "data done\nthread cpu\n site key: nop -> isb\n acquire x1, done\n cbz x1, 0xf000\ntold: nop\n"
+        "data done\nthread cpu\n site key: nop -> isb\n acquire x1, done\n cbz x1, end\ntold: nop\n"
         "thread p\n write key\n store done = 1\nask P2 key of cpu after told\n",
         "cpu never executes key after told, under arm",
     ),
@@ -158,7 +158,7 @@ def test_a_word_that_was_not_followed_to_is_no_answer_about_racing() -> None:
     """Both known words of the first site may race. The loop in front of the other store was not followed to its end."""
     text = (
         "data c\nthread q\n store c = 1\nthread cpu\n site key: nop -> b on\non: nop\n"
-        " site other: add x0, x0, #1 -> add x0, x0, #2\nthread p\n write key\n load x1, c\n cbz x1, 0xf000\n"
+        " site other: add x0, x0, #1 -> add x0, x0, #2\nthread p\n write key\n load x1, c\n cbz x1, end\n"
         "again: load x1, c\n add x2, x2, #1\n cmp x2, #6\n b.ne again\n write other\nask P3 of cpu\n"
     )
     [answer] = ask(text)
@@ -180,7 +180,7 @@ def test_one_cpu_stands_for_any_number_only_if_it_changes_nothing_for_others() -
 def test_no_cpu_tells_copies_apart_by_their_own_memory(many: str) -> None:
     """The first CPU reads in its own memory that it must not go on. The others would."""
     text = (
-        f"data seen\nthread cpu, {many}\n acquire x5, seen\n cbz x5, 0xf000\n ldr x1, [x26]\n cbnz x1, 0xf000\n"
+        f"data seen\nthread cpu, {many}\n acquire x5, seen\n cbz x5, end\n ldr x1, [x26]\n cbnz x1, 0xf000\n"
         " site key: add x0, x0, #1 -> mov x0, #7\nthread p\n mov x2, #1\n adr x1, 0x9000\n str x2, [x1]\n"
         " release seen = 1\n write key\nask P3\n"
     )
@@ -201,7 +201,7 @@ def test_a_word_that_stays_may_be_stored_to() -> None:
     """The second word is the same before and after, but the patcher stores another one there."""
     text = (
         "data done\ncode f\n site key: nop; nop -> b .+4; nop\n ret\nthread cpu\n bl key\n acquire x1, done\n"
-        " cbz x1, 0xf000\n isb\ntold: bl key\nthread p\n write key[0]\n write key[1]{other}\n publish key\n"
+        " cbz x1, end\n isb\ntold: bl key\nthread p\n write key[0]\n write key[1]{other}\n publish key\n"
         " store done = 1\nask P2 key of cpu after told\n"
     )
     assert verdicts(text.format(other="")) == ["SAFE"]
@@ -222,11 +222,11 @@ def test_a_condition_on_what_nobody_writes_is_unknown() -> None:
 
 @pytest.mark.parametrize(("way", "where"), [("b 0xf00", "0xf00"), ("br x9", "0x0"), ("load x1, x\n br x1", "0x18")])
 def test_a_branch_to_no_code_is_unknown(way: str, where: str) -> None:
-    """A CPU that leaves the file may do anything. Only 0xf000, and the end of a block, are ends."""
+    """A CPU that leaves the file may do anything. Only `end`, and the end of a block, are ends."""
     text = "data x = 0x18\nthread cpu\n site key: nop -> isb\n{way}\nthread patcher\n write key\nask P1 key\n"
     [answer] = ask(text.format(way=way))
     assert answer.reason == f"cpu may end by a branch to {where}, which is not modelled"
-    assert verdicts(text.format(way="b 0xf000")) == verdicts(text.format(way="nop")) == ["SAFE"]
+    assert verdicts(text.format(way="b end")) == verdicts(text.format(way="nop")) == ["SAFE"]
 
 
 def test_an_answer_is_read_by_gather_only() -> None:
@@ -246,7 +246,7 @@ def test_a_pass_goes_on_after_a_call_that_executed_the_site_anew() -> None:
         data go
         code traced
             site pair: nop; bl hook; nop -> isb; bl hook; isb
-            cbnz x7, 0xf000
+            cbnz x7, end
             mov x7, #1
             b back
         code hook
@@ -286,7 +286,7 @@ def test_gather_waits_for_the_kicks_that_were_sent() -> None:
     """A kick behind a branch: a CPU that did not send it waits for one answer only, and goes on."""
     text = (
         "data c\nthread cpu, any number\n site pair: nop; nop -> isb; isb\nthread q\n store c = 1\n"
-        "thread p\n load x1, c\n cbz x1, skip\n kick\nskip: kick\n gather\n cbnz x1, 0xf000\n mov x9, #1\n"
+        "thread p\n load x1, c\n cbz x1, skip\n kick\nskip: kick\n gather\n cbnz x1, end\n mov x9, #1\n"
         " write pair\nask never p: x9 = 1\nask P1 pair\n"
     )
     assert verdicts(text) == ["UNSAFE", "UNSAFE"]
@@ -297,7 +297,7 @@ def test_gather_goes_on_when_a_cpu_has_answered_others_too() -> None:
     text = (
         "data first\nthread cpu, any number\n site key: nop -> b on\non: nop\n"
         "thread p1\n kick\n kick\n gather\n release first = 1\n"
-        "thread p2\n acquire x1, first\n cbz x1, 0xf000\n kick\n gather\n mov x9, #1\n write key\n"
+        "thread p2\n acquire x1, first\n cbz x1, end\n kick\n gather\n mov x9, #1\n write key\n"
         "ask possible p2: x9 = 1\n"
     )
     assert verdicts(text) == ["SAFE"]
@@ -333,7 +333,7 @@ def test_a_slot_of_a_literal_pool_and_a_landing_pad() -> None:
     """The timeline has names for addresses, and calls a word that stays neither old nor new."""
     text = (
         "data slot = f1\ncode f1\n mov x0, #1\n ret\ncode f2\n bti c\n site body: nop; ret -> mov x0, #2; ret\n"
-        "thread cpu, any number\n ldr x1, slot\n cbz x1, 0xf000\ncall: blr x1\n"
+        "thread cpu, any number\n ldr x1, slot\n cbz x1, end\ncall: blr x1\n"
         "thread jit\n write body\n publish body\n store slot = f2\n"
         "ask never cpu: reached f2 and cpu: x0 = 0\nask possible cpu: x0 = 2\nask P2 body of cpu after call\n"
     )

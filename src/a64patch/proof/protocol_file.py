@@ -18,7 +18,7 @@ Directives, of which the second and third are needed:
     keep out NAME               no CPU takes an interrupt strictly inside the site
     ask …                       see Ask
 
-Steps, each in place of its instructions (`steps_of`), which need X16, X17, X26, X27, X28 and the flags. In an
+Steps, each in place of its instructions (`FORMS`), which need X16, X17, X26, X27, X28 and the flags. In an
 interrupt handler X24 and X25 take the place of X16 and X17.
 
     write SITE, write SITE[2], write SITE[0] = ASM      publish SITE    dc SITE    ic SITE
@@ -50,7 +50,7 @@ MOST_THREADS, MOST_SITES, MOST_WORDS, MOST_ASKS, MOST_CELLS = 8, 16, 16, 64, 64
 """The most CPUs, sites, words of one site, questions, and cells."""
 _MOST_INSTRUCTIONS = 512
 _CODE, _BLOCK, _DATA, _CELL, END = 0x10000, 0x1000, 0x8000, 64, 0xF000
-"""END has no code: a thread that goes there ends."""
+"""END has no code: a thread that goes there ends. Its label is `end`."""
 _STACK = 48
 """Each CPU has memory of its own: 8 bytes for its answer, and 40 bytes of stack behind them. SP points to their end."""
 _ALIGN = 64
@@ -159,12 +159,7 @@ class ProtocolFile:
         return frozenset(range(start, start + _STACK, 8))
 
 
-def steps_of(kind: str) -> Sequence[str]:
-    """The instructions of a step without operands' values, for people and for docs/proof.md."""
-    return _FORMS[kind]
-
-
-_FORMS: dict[str, tuple[str, ...]] = {
+FORMS: dict[str, tuple[str, ...]] = {
     "store": ("adr x17, {cell}", "mov x16, #{value}", "str x16, [x17]"),
     "release": ("adr x17, {cell}", "mov x16, #{value}", "stlr x16, [x17]"),
     "load": ("adr x17, {cell}", "ldr {register}, [x17]"),
@@ -270,7 +265,7 @@ class _Parser:
         self.number = 0
         self.heads = {"title": "", "source": "", "machine": ""}
         self.blocks: list[_Block] = []
-        self.places: dict[str, int] = {}
+        self.places: dict[str, int] = {"end": END}
         self.cells: dict[str, tuple[str, int]] = {}
         self.raw_sites: dict[str, _RawSite] = {}
         self.raw_asks: list[tuple[str, int]] = []
@@ -408,7 +403,7 @@ class _Parser:
             return self._maintain(word, operand)
         if word in ("kick", "membarrier"):
             block.kicks = True
-            return [*_FORMS["kick"], *(self._gather() if word == "membarrier" else ())]
+            return [*FORMS["kick"], *(self._gather() if word == "membarrier" else ())]
         if word == "gather":
             return self._gather()
         if word in ("store", "release", "await"):
@@ -434,7 +429,7 @@ class _Parser:
             self._mine("adr x16, {value}" if is_name and "mov x16" in form else form).format(
                 cell=cell, value=value, register=register, end=f"{END:#x}"
             )
-            for form in _FORMS[word]
+            for form in FORMS[word]
         ]  # fmt: skip
 
     def _mine(self, form: str) -> str:
@@ -506,9 +501,9 @@ class _Parser:
             _Gather(self._mine(form).format(cell=f"{self._answer(other.name, copy):#x}", end=f"{END:#x}"))
             for other in others
             for copy in range(max(1, other.count))
-            for form in _FORMS["gather"]
+            for form in FORMS["gather"]
         ]
-        return [*looks, *map(self._mine, _FORMS["gathered"])]
+        return [*looks, *map(self._mine, FORMS["gathered"])]
 
     def _answer(self, thread: str, copy: int) -> int:
         """The address of the cell in which a CPU answers."""
@@ -559,7 +554,7 @@ class _Parser:
             if kicked and not block.kicks and not self._handler("interrupt", block):
                 self.blocks.append(_Block("interrupt", block.name, 1, _CODE + _BLOCK * len(self.blocks)))
                 self.blocks[-1].at = self.blocks[-1].address
-                for text in (*_FORMS["answer"], "eret"):
+                for text in (*FORMS["answer"], "eret"):
                     self._put(text)
         code: dict[int, int] = {}
         lines: dict[int, int] = {}
