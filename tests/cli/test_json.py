@@ -89,7 +89,7 @@ DONE: list[tuple[str, int, list[str]]] = [
     ("prove --old nop --new isb --protocol kick --litmus tests", 0, []),
     ("prove fix.patch", 0, []),
     ("prove static-keys.protocol", 0, []),
-    ("prove brk-first.protocol", 1, []),
+    ("prove xray-sled.protocol", 1, []),
     ("prove fix.patch program", 0, []),
     ("prove fix.patch program", 0, [APPLY]),
     ("prove nop.patch sim:program?cpus=2 --executors 1", 0, []),
