@@ -98,7 +98,7 @@ def test_an_error_says_where(old: str, new: str, message: str) -> None:
         ("[y]=2", "pte_x=1", "page tables"),
         ("STR W2,[X1]", "IC IALLU", "ic.iallu"),
         ("STR W2,[X1]", "UDF #0", "P0 takes an exception and has no handler"),
-        ("STR W2,[X1]", "DC CIVAC,X1", "dc.civac"),
+        ("STR W2,[X1]", "DC CVAP,X1", "dc.cvap"),
         ("STR W2,[X1]", "LDNP X2,X4,[X1]", "ldnp"),
         ("STR W2,[X1]", "LDXP X2,X4,[X1]", "ldxp"),
         ("STR W2,[X1]", "LDP X2,X2,[X1]", "ldp"),

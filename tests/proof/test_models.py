@@ -48,6 +48,19 @@ def test_an_ic_on_every_line_does_what_an_ic_of_the_line_does(case: Case) -> Non
     assert (test.verdict(ARM).allowed, test.verdict(ESOP).allowed) == (case.arm, case.esop)
 
 
+@pytest.mark.parametrize("operation", ["CVAC", "CIVAC"])
+def test_a_dc_to_the_point_of_coherency_orders_nothing(operation: str) -> None:
+    """Arm's axioms have DC CVAU only: herd7 allows MP.FF+cachesyncstrong+fpo, which has DC CIVAC in its place."""
+    forbidden = [case for case in (*PAPER, *PATCHING) if "DC CVAU" in case.text and not case.arm]
+    assert forbidden
+    for case in forbidden:
+        if "IDC" in case.cache:
+            continue
+        test = parse(case.text.replace("DC CVAU", f"DC {operation}"), case.name)
+        assert test.verdict(ARM).allowed
+        assert test.verdict(ESOP).allowed
+
+
 @pytest.mark.parametrize("ctr", ["", "IDC"])
 @pytest.mark.parametrize(("maintenance", "expected"), [("IC IVAU,X3", True), ("IC IALLUIS", False)])
 def test_only_an_ic_on_every_line_reaches_another_line(maintenance: str, expected: bool, ctr: str) -> None:

@@ -27,8 +27,8 @@ The third column is `CMODX: possible` where some execution, whatever its final s
 UNPREDICTABLE: it could get two words that may not replace each other by the list of 2023 (Arm ARM B2.2.5). Models that
 differ are named. It is stricter than herd's flag of that name, which asks less.
 For forall, Allowed means that an execution breaks it. An instruction or feature that is not modelled is named:
-page tables, tags and their faults, accesses of mixed size, IC IALLU, DC by set and way or to another point than that of
-unification, LDNP, LDXP and STXP, FP and SIMD. Shareability domains are not told apart: NSH barriers order nothing.
+page tables, tags and their faults, accesses of mixed size, IC IALLU, DC by set and way, DC CVAP, LDNP, LDXP and STXP,
+FP and SIMD. DC CVAC and CIVAC order nothing. Shareability domains are not told apart: NSH barriers order nothing.
 Unknown: nothing was found, but a loop was left too early (--visits N follows it further), or a thread left the memory.
 Exit status 0: all answered; 1: a test is Unknown or not covered by the model; 2: a file is unreadable or no test."""
 
