@@ -30,7 +30,7 @@ RULES = (
     # aarch64.cat: empty rmw & (fre; coe)).
     both("own store between exclusives", ALLOWED, XY + " 0:X7=3;", "LDXR W4,[X1]; STR W2,[X1]; STXR W5,W7,[X1]", "NOP",
          condition="0:X4=0 /\\ 0:X5=0 /\\ x=3"),
-    # A Store-Exclusive may fail for any reason, and then stores nothing (Arm ARM B2.17, exclusive access instructions).
+    # A Store-Exclusive may fail for any reason, and then stores nothing (Arm ARM, Synchronization and semaphores).
     both("an exclusive store fails", ALLOWED, XY, "LDXR W4,[X1]; STXR W5,W2,[X1]", "NOP", condition="0:X5=1 /\\ x=0"),
     both("a failed exclusive store stores", FORBIDDEN, XY, "LDXR W4,[X1]; STXR W5,W2,[X1]", "NOP",
          condition="0:X5=1 /\\ x=1"),
