@@ -22,6 +22,6 @@ def test_from_the_command_line(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "x.dot").read_text(encoding="utf-8") == "digraph execution {}\n"
     mine.write_text(mine.read_text(encoding="utf-8").replace("ask P3 -> SAFE", "ask P3 -> UNSAFE"), encoding="utf-8")
     assert "THE FILE EXPECTS UNSAFE" in run("prove", str(mine)).out
-    for words in (["--idc"], ["--old", "nop"], ["program"], ["--litmus", str(tmp_path)]):
+    for words in (["--idc"], ["--old", "nop"], ["program"], ["--litmus", str(tmp_path)], ["--kernel", "Image"]):
         assert run("prove", str(mine), *words).status == 2
     assert "shipped are brk-first.protocol" in run("prove", "missing.protocol").err

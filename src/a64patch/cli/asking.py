@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 SUFFIX = ".protocol"
 SHIPPED = Path(__file__).parent.parent / "proof" / "protocols"
-_OTHERS = ("target", "old", "new", "protocol", "executors", "idc", "dic", "omit", "reverse", "fuzz", "symbols")
+_OTHERS = (
+    "target",
+    "old",
+    "new",
+    "protocol",
+    "executors",
+    "idc",
+    "dic",
+    "omit",
+    "reverse",
+    "fuzz",
+    "symbols",
+    "kernel",
+)
 
 
 def shipped() -> list[str]:
@@ -35,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in _OTHERS:
         if getattr(arguments, name, None):
-            raise RequestError(f"{name} says nothing about a protocol file: the file has all that is asked")
+            option = "TARGET" if name == "target" else f"--{name}"
+            raise RequestError(f"{option} says nothing about a protocol file: the file has all that is asked")
     if arguments.litmus:
         raise RequestError("the programs of a protocol file are not written as litmus tests: leave --litmus out")
     files = _read(arguments.patch)
