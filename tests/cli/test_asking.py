@@ -25,3 +25,13 @@ def test_from_the_command_line(run: Run, tmp_path: Path) -> None:
     for words in (["--idc"], ["--old", "nop"], ["program"], ["--litmus", str(tmp_path)], ["--kernel", "Image"]):
         assert run("prove", str(mine), *words).status == 2
     assert "shipped are brk-first.protocol" in run("prove", "missing.protocol").err
+
+
+def test_an_error_in_the_file_is_said_with_its_line(run: Run, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.protocol"
+    wrong.write_text("thread cpu\n site a: nop -> isb\nthread p\n write b\nask P3\n", encoding="utf-8")
+    ran = run("prove", str(wrong))
+    assert ran.status == 2
+    assert f"{wrong}:4: there is no site 'b' above" in ran.err
+    wrong.write_bytes(b"thread \xff")
+    assert "byte 7 is not UTF-8" in run("prove", str(wrong)).err

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from a64patch.cli import proving
 from a64patch.cli.text import print_json
 from a64patch.errors import FormatError, RequestError, TargetError
 
@@ -44,7 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer the questions of the file `arguments.patch`. Returns exit status 0 only if all are SAFE."""
     from a64patch.proof.asking import answers
     from a64patch.proof.prove import Verdict, models
-    from a64patch.proof.timeline import dot
 
     for name in _OTHERS:
         if getattr(arguments, name, None):
@@ -60,11 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in _lines(files[0], found, arguments.profile):
             print(line)
     if arguments.dot:
-        example = next((answer.counterexample for answer in found if answer.counterexample), None)
-        try:
-            Path(arguments.dot).write_text(dot(example) if example else "digraph execution {}\n", encoding="utf-8")
-        except OSError as error:
-            raise TargetError(f"cannot write {arguments.dot}: {error.strerror}") from error
+        proving.write_dot(arguments.dot, [answer.counterexample for answer in found])
     return int(any(answer.verdict is not Verdict.SAFE for answer in found))
 
 
@@ -78,13 +74,13 @@ def _read(name: str) -> Sequence[ProtocolFile]:
         path = SHIPPED / name
     try:
         with path.open("rb") as stream:
-            content = stream.read(LARGEST + 1)
-        return read(content.decode(), name)
+            text = stream.read(LARGEST + 1).decode()
     except OSError as error:
         hint = f"; shipped are {', '.join(shipped())}" if isinstance(error, FileNotFoundError) else ""
         raise TargetError(f"cannot read {name}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{name} is no protocol: byte {error.start} is not UTF-8") from error
+    return read(text, name)
 
 
 def _lines(file: ProtocolFile, found: Sequence[Answer], profile: str) -> Iterator[str]:

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, setting: Setting, of: Sequence[Model]) ->
         for line in _lines(found, asked, of):
             print(line)
     if arguments.dot:
-        proving.write_dot(arguments.dot, asked)
+        proving.write_dot(arguments.dot, (each.proof.counterexample for each in asked if each.proof))
     alone = setting.dic and not setting.idc
     counted = [each for each in asked if alone or (each.question.idc, each.question.dic) != _UNCOVERED]
     return int(any(each.verdict is not Verdict.SAFE for each in counted))

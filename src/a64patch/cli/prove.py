@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("nothing is to be done, so there is nothing to prove")
         _say_exports(arguments.litmus, exported)
     if arguments.dot:
-        proving.write_dot(arguments.dot, asked)
+        proving.write_dot(arguments.dot, (each.proof.counterexample for each in asked if each.proof))
     return int(any(each.verdict is not Verdict.SAFE for each in asked))
 
 

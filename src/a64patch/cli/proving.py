@@ -6,7 +6,7 @@ Read on: prove.py; ../questions.py asks, ../proof/prove.py answers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from a64patch.errors import TargetError
 if TYPE_CHECKING:
     from a64patch.patch.plan import Plan
     from a64patch.proof.model import Model
-    from a64patch.proof.prove import Observer, Proof, Question
+    from a64patch.proof.prove import Counterexample, Observer, Proof, Question
     from a64patch.questions import Asked
     from a64patch.targets.base import Target
 
@@ -151,11 +151,11 @@ def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
         yield "  No single step, and no other protocol here, would forbid it."
 
 
-def write_dot(path: str, asked: Sequence[Asked]) -> None:
+def write_dot(path: str, examples: Iterable[Counterexample | None]) -> None:
     """Write the first counterexample as a graph; without one, an empty graph. TargetError when this fails."""
     from a64patch.proof.timeline import dot
 
-    found = next((each.proof.counterexample for each in asked if each.proof and each.proof.counterexample), None)
+    found = next(filter(None, examples), None)
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(dot(found) if found else "digraph execution {}\n")

@@ -600,7 +600,9 @@ class _Parser:
             interrupt, trap = self._handler("interrupt", block), self._handler("trap", block)
             for copy in range(max(1, block.count)):
                 answer = self._answer(block.name, copy)
-                own[answer] = f"the answer of {block.name}{copy + 1 if block.count > 1 else ''}"
+                cpu = f"{block.name}{copy + 1 if block.count > 1 else ''}"
+                own |= dict.fromkeys(range(answer + 8, answer + _STACK, 8), f"the stack of {cpu}")
+                own[answer] = f"the answer of {cpu}"
                 self.copies.setdefault(block.name, []).append(len(made))
                 if block.count == ANY:
                     many.append(len(made))
@@ -616,7 +618,7 @@ class _Parser:
         called = [thread.name for thread in made]
         if twice := [name for name in called if called.count(name) > 1]:
             raise self.fail(f"two CPUs have the name {twice[0]}: a thread has it, and a copy of another thread", 1)
-        private = dict.fromkeys((at + part for at in own for part in range(0, _STACK, 8)), 0)
+        private = dict.fromkeys(own, 0)
         program = Program(
             tuple(made), code, memory | private, IDC in machine, DIC in machine, line=self.line,
             names=names | own, ends=frozenset({END, *(block.at for block in self.blocks)}),
