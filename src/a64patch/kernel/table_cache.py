@@ -1,8 +1,8 @@
-"""Decoded kallsyms tables on disk, one file for each build: decoding those of a large kernel takes seconds.
+"""What was decoded of a kernel's own tables, on disk, one file for each build: decoding kallsyms takes seconds.
 
 The files are untrusted input, in the byte order of this machine. This file checks their form; symbols.py compares an
 entry with the machine before use.
-Read on: symbols.py, `_remembered` and `_remember`.
+Read on: symbols.py, `_remembered` and `_remember`; structures.py keeps the places of fields.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MOST_ENTRIES = 8
 
 _MOST_BYTES = 1 << 27
 _MAGIC = b"a64patch kallsyms 1\n"
+_KEPT = b"a64patch kept 1\n"
 _DIGEST_BYTES = 32
 _NUMBERS = struct.Struct("=QQIIHHH")
 """base, base_at, and how many: symbols, bytes of their names, samples, bytes of the build id, bytes of the release."""
@@ -102,7 +103,27 @@ def save(entry: Entry) -> None:
     Atomic: a reader sees the old file or the new one. Mode 0600, in a folder that is made with mode 0700. Does nothing
     for a build id of less than 8 bytes, and where the folder cannot be written.
     """
-    if not _BUILD_ID.fullmatch(entry.build_id) or len(entry.samples) > _MOST_SAMPLES:
+    if len(entry.samples) <= _MOST_SAMPLES:
+        _put(entry.build_id, _SUFFIX, _pack(entry))
+
+
+def keep(build_id: str, kind: str, data: bytes) -> None:
+    """Put other bytes about a build in a file of their own, as `save` puts an entry; `kind` is the file's ending."""
+    _put(build_id, f".{kind}", _KEPT + hashlib.sha256(data).digest() + data)
+
+
+def kept(build_id: str, kind: str) -> bytes:
+    """The bytes that `keep` has put there for this build; empty when there are none, or the file is not sound."""
+    if not _BUILD_ID.fullmatch(build_id):
+        return b""
+    try:
+        return bytes(_content(folder() / f"{build_id}.{kind}", _KEPT))
+    except (OSError, RuntimeError, ValueError):
+        return b""
+
+
+def _put(build_id: str, suffix: str, data: bytes) -> None:
+    if not _BUILD_ID.fullmatch(build_id):
         return
     with suppress(OSError, RuntimeError):
         place = folder()
@@ -110,20 +131,20 @@ def save(entry: Entry) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=place)  # mode 0600
         try:
             with open(descriptor, "wb") as file:
-                file.write(_pack(entry))
-            os.replace(temporary, place / f"{entry.build_id}{_SUFFIX}")
+                file.write(data)
+            os.replace(temporary, place / f"{build_id}{suffix}")
         except BaseException:
             os.unlink(temporary)
             raise
-        for old in _by_use(place)[MOST_ENTRIES:]:
+        for old in _by_use(place, suffix)[MOST_ENTRIES:]:
             old.unlink()
         for left in place.glob(".new-*"):  # by a process that was killed
             if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
                 left.unlink()
 
 
-def _by_use(place: Path) -> list[Path]:
-    return sorted(place.glob(f"*{_SUFFIX}"), key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+def _by_use(place: Path, suffix: str = _SUFFIX) -> list[Path]:
+    return sorted(place.glob(f"*{suffix}"), key=lambda path: path.lstat().st_mtime_ns, reverse=True)
 
 
 def _pack(entry: Entry) -> bytes:
@@ -148,23 +169,25 @@ def _pack(entry: Entry) -> bytes:
 def _load(path: Path) -> Entry | None:
     """The entry in a file; None unless it is sound."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        entry = _unpack(_Cursor(_content(path, _MAGIC)))
+    except (OSError, ValueError, struct.error):
         return None
+    return entry if path.name == f"{entry.build_id}{_SUFFIX}" else None
+
+
+def _content(path: Path, magic: bytes) -> memoryview:
+    """The bytes behind the magic and the digest. ValueError or OSError for another file, and for one with damage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size >= _MOST_BYTES:
-            return None
+            raise ValueError("not a file of ours")
         data = file.read(_MOST_BYTES)
-    start = len(_MAGIC) + _DIGEST_BYTES
+    start = len(magic) + _DIGEST_BYTES
     body = memoryview(data)[start:]
-    if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : start] != hashlib.sha256(body).digest():
-        return None
-    try:
-        entry = _unpack(_Cursor(body))
-    except (ValueError, struct.error):
-        return None
-    return entry if path.name == f"{entry.build_id}{_SUFFIX}" else None
+    if data[: len(magic)] != magic or data[len(magic) : start] != hashlib.sha256(body).digest():
+        raise ValueError("another form, or damaged")
+    return body
 
 
 class _Cursor:
