@@ -1,0 +1,270 @@
+"""The loaded modules of a running kernel, from the kernel's own list: ranges, names, builds, states.
+
+Every field is found by name (structures.py). The list is believed only when it checks out: links, states, names.
+Sources: Linux include/linux/module.h; kernel/module/kallsyms.c for the names of a module.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from enum import Enum
+from typing import NamedTuple
+
+from a64patch.errors import FormatError, SymbolError, TargetError
+from a64patch.kernel import notes
+from a64patch.kernel.pointers import formed_by
+from a64patch.kernel.structures import Structures, View, is_kernel_address, text_of
+from a64patch.oneline import shown
+from a64patch.ranges import Ranges
+from a64patch.targets.base import Target
+from a64patch.targets.symbols import ADDRESS_SPACE, Symbol
+
+MOST_MODULES = 4096
+_MOST_SYMBOLS = 1 << 18
+_MOST_STRINGS = 1 << 24
+_MOST_CODE = 1 << 28
+"""Bytes of one module."""
+_MOST_NOTES = 16
+_LONGEST_NOTE = 4096
+_NAMING_THE_LIST = ("print_modules", "m_start", "m_next", "find_module_all", "modules_open")
+"""Functions that form the address of `modules`, the head of the list (kernel/module/main.c, procfs.c)."""
+_NAME = re.compile(r"[\w.+-]{1,63}")
+_SYMBOL = struct.Struct("<IBBHQQ")
+"""Elf64_Sym: name, info, other, section, value, size."""
+_LIST_HEAD = struct.Struct("<QQ")
+_MAPPING_SYMBOL = re.compile(r"\$[a-z](\..*)?|\.L.*")
+_STT_FUNC = 2
+
+
+class State(Enum):
+    """How far a module is (enum module_state)."""
+
+    LIVE = "live"
+    COMING = "being loaded"
+    GOING = "being unloaded"
+
+
+_STATES = {f"MODULE_STATE_{state.name}": state for state in State}
+
+
+class Loaded(NamedTuple):
+    """One module."""
+
+    name: str
+    at: int
+    """The address of its struct module."""
+    state: State
+    text: Ranges
+    """The code that stays."""
+    init: Ranges
+    """The code that the kernel frees after its init function has run; empty afterwards."""
+    taints: int
+    """The bits of TAINT_* (include/linux/panic.h) that the module brought."""
+    build_id: str = ""
+    """In lower-case hex; empty when the kernel does not keep the module's notes."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.name}, {self.state.value}, text {self.text}")
+
+
+def modules_of(target: Target, structures: Structures) -> list[Loaded]:
+    """The modules in the list of a running kernel, last loaded first, without those that have no place yet.
+
+    The list is read from its head, one module at a time: most kernels have fewer than a hundred. FormatError when it
+    does not check out: a link back that is wrong, an impossible name, more than 4,096 modules. SymbolError when its
+    head is not found.
+    """
+    view = View(target, structures)
+    head = _head(target, view)
+    places = [at for at, _ in _links(view, head)]
+    found = [each for each in _described(view, places) if each is not None]
+    return [each._replace(build_id=build) for each, build in zip(found, _builds(view, found), strict=True)]
+
+
+def symbols_of(target: Target, structures: Structures, modules: Sequence[Loaded]) -> dict[str, list[Symbol]]:
+    """The names that the kernel keeps of each module (struct mod_kallsyms), by the name of the module.
+
+    Left out are mapping symbols, local labels and symbols without a name or an address. A module whose names cannot be
+    read has none.
+    """
+    view = View(target, structures)
+    tables = _pointed(view, modules)
+    found: dict[str, list[Symbol]] = {each.name: [] for each in modules}
+    data = view.read([(symtab, count * _SYMBOL.size) for _, symtab, _, count in tables])
+    sized = []
+    for (module, _, strtab, _), raw in zip(tables, data, strict=True):
+        rows = [*_SYMBOL.iter_unpack(raw)] if raw else []
+        sized.append((module, strtab, rows))
+    ends = view.read(
+        [(strtab + max(row[0] for row in rows), 512) for _, strtab, rows in sized if rows and _sound(rows)]
+    )
+    texts = iter(ends)
+    requests, kept = [], []
+    for module, strtab, rows in sized:
+        if not rows or not _sound(rows):
+            continue
+        last = next(texts)
+        size = max(row[0] for row in rows) + (len((last or b"").partition(b"\0")[0]) + 1)
+        requests.append((strtab, size))
+        kept.append((module, rows))
+    for (module, rows), strings in zip(kept, view.read(requests), strict=True):
+        found[module.name] = list(_named(module, rows, strings or b""))
+    return found
+
+
+def _sound(rows: Iterable[tuple[int, ...]]) -> bool:
+    return max(row[0] for row in rows) < _MOST_STRINGS
+
+
+def _pointed(view: View, modules: Sequence[Loaded]) -> list[tuple[Loaded, int, int, int]]:
+    """Each module with the addresses of its symbols and its strings, and the number of its symbols."""
+    paths = ("mod_kallsyms.symtab", "mod_kallsyms.strtab", "mod_kallsyms.num_symtab")
+    pointers = view.fields([each.at for each in modules], "module.kallsyms")
+    named = [(each, at[0]) for each, at in zip(modules, pointers, strict=True) if at and is_kernel_address(at[0])]
+    tables = view.fields([at for _, at in named], *paths)
+    return [
+        (each, table[0], table[1], table[2])
+        for (each, _), table in zip(named, tables, strict=True)
+        if table and is_kernel_address(table[0]) and 0 < table[2] <= _MOST_SYMBOLS
+    ]
+
+
+def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> Iterator[Symbol]:
+    code = module.text | module.init
+    for name_at, info, _, section, value, size in rows:
+        name = text_of(strings[name_at : name_at + 512])
+        if not name or not value or not section or _MAPPING_SYMBOL.fullmatch(name):
+            continue
+        limit = code.around(value)
+        is_function = limit is not None and info & 15 == _STT_FUNC
+        yield Symbol(name, value, min(size, _MOST_CODE), module.name, is_function, limit[1] if limit else ADDRESS_SPACE)
+
+
+# The list
+
+
+def _head(target: Target, view: View) -> int:
+    """The address of `modules`: by its symbol, else from the functions that form it."""
+    named = target.symbols.named("modules")
+    if len(named) == 1:
+        return named[0].address
+    for function in _NAMING_THE_LIST:
+        try:
+            candidates = formed_by(target, function)
+        except (SymbolError, TargetError):
+            continue
+        for address in candidates:
+            if is_kernel_address(address) and _is_head(view, address):
+                return address
+    raise SymbolError("the list of modules of this kernel was not found")
+
+
+def _is_head(view: View, head: int) -> bool:
+    """Whether the list at this address is one of modules: its first member is a module, and links back."""
+    with suppress(FormatError):
+        [(first, _)] = [each for each, _ in zip(_links(view, head), (0,), strict=False)]
+        return bool(_described(view, [first])[0] is not None)
+    return False
+
+
+def _links(view: View, head: int) -> Iterator[tuple[int, int]]:
+    """Each struct module of the list, and the address of its link. FormatError when the list does not check out."""
+    link = view.structures.field("module.list").offset
+    before, seen = head, set[int]()
+    at, _ = _list_head(view, head)
+    while at != head:
+        if not is_kernel_address(at) or at in seen or len(seen) >= MOST_MODULES:
+            raise FormatError(f"the kernel's list of modules leads to {at:#x}, which is no module")
+        seen.add(at)
+        following, back = _list_head(view, at)
+        if back != before:
+            raise FormatError(f"the kernel's list of modules is broken at {at:#x}: try again")
+        yield at - link, at
+        before, at = at, following
+
+
+def _list_head(view: View, address: int) -> tuple[int, int]:
+    """The two pointers of a struct list_head: next and prev."""
+    [data] = view.read([(address, _LIST_HEAD.size)])
+    if data is None:
+        raise FormatError(f"the kernel's list of modules leads to {address:#x}, which cannot be read")
+    following, back = _LIST_HEAD.unpack(data)
+    return following, back
+
+
+def _described(view: View, places: Sequence[int]) -> list[Loaded | None]:
+    """The module at each place; None for one that has no place in memory yet. FormatError for what is no module."""
+    structures = view.structures
+    states = {structures.constant(name): state for name, state in _STATES.items()}
+    name = structures.field("module.name")
+    names = view.texts([at + name.offset for at in places], name.size)
+    parts = _parts(structures)
+    paths = [path for _, base, size in parts for path in (base, size)]
+    known = view.fields(places, "module.state", "module.taints", *paths)
+    found: list[Loaded | None] = []
+    for at, text, numbers in zip(places, names, known, strict=True):
+        if numbers is None or not _NAME.fullmatch(text):
+            raise FormatError(f"the kernel's list of modules leads to {at:#x}, which is no module")
+        state, taints, *spans = numbers
+        ranges: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        for (is_init, _, _), base, size in zip(parts, spans[::2], spans[1::2], strict=True):
+            if size and (not is_kernel_address(base) or size > _MOST_CODE):
+                raise FormatError(f"module {text} of the kernel's list has impossible code")
+            ranges[is_init].append((base, base + size))
+        settled = states.get(state)
+        found.append(
+            None if settled is None
+            else Loaded(text, at, settled, Ranges.of(ranges[False]), Ranges.of(ranges[True]), taints)
+        )  # fmt: skip
+    return found
+
+
+def _parts(structures: Structures) -> list[tuple[bool, str, str]]:
+    """(whether it is freed after init, path of the base, path of the size) of each range of code."""
+    if structures.has("module.mem"):  # since 6.4
+        return [
+            (is_init, f"module.mem[{index}].base", f"module.mem[{index}].size")
+            for is_init, index in (
+                (False, structures.constant("MOD_TEXT")),
+                (True, structures.constant("MOD_INIT_TEXT")),
+            )
+        ]
+    return [
+        (is_init, f"module.{layout}.base", f"module.{layout}.text_size")
+        for is_init, layout in ((False, "core_layout"), (True, "init_layout"))
+    ]
+
+
+def _builds(view: View, modules: Sequence[Loaded]) -> list[str]:
+    """The build id of each module, from its struct module or from the notes that sysfs shows; empty without one."""
+    structures = view.structures
+    if structures.has("module.build_id"):
+        field = structures.field("module.build_id")
+        data = view.read([(each.at + field.offset, field.size) for each in modules])
+        return [(each or b"").hex().rstrip("0") and (each or b"").hex() for each in data]
+    needed = ("module.notes_attrs", "module_notes_attrs.notes", "module_notes_attrs.attrs", "bin_attribute.private")
+    if not all(map(structures.has, needed)):
+        return [""] * len(modules)
+    pointers = view.fields([each.at for each in modules], "module.notes_attrs")
+    places = [at[0] if at and is_kernel_address(at[0]) else 0 for at in pointers]
+    counts = iter(view.fields([at for at in places if at], "module_notes_attrs.notes"))
+    first = structures.field("module_notes_attrs.attrs").offset
+    step = structures.size("bin_attribute")
+    attributes: list[tuple[int, int]] = []
+    for number, at in enumerate(places):
+        count = next(counts) if at else None
+        attributes += [(number, at + first + step * each) for each in range(min(count[0], _MOST_NOTES) if count else 0)]
+    found = [""] * len(modules)
+    notes_at = view.fields([at for _, at in attributes], "bin_attribute.private", "bin_attribute.size")
+    wanted = [
+        (number, pair[0], pair[1])
+        for (number, _), pair in zip(attributes, notes_at, strict=True)
+        if pair and is_kernel_address(pair[0] & -8) and 0 < pair[1] <= _LONGEST_NOTE
+    ]
+    contents = view.read([(at, size) for _, at, size in wanted])
+    for (number, _, _), content in zip(wanted, contents, strict=True):
+        found[number] = found[number] or notes.build_id_of(content or b"")
+    return found

@@ -1,0 +1,101 @@
+"""The addresses that a function's instructions form: the places of variables that no symbol names.
+
+A kernel without CONFIG_KALLSYMS_ALL names its functions only. A function that uses a variable forms its address by
+ADRP and ADD, by ADR, or by a load or store with a distance (Arm ARM, C6.2). With section anchors (gcc), the first
+address is that of another variable nearby. Whoever uses such an address checks what is there.
+Read on: loaded.py and tasks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from a64patch.a64.effects import effects_of
+from a64patch.a64.predicates import decode
+from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, reference
+from a64patch.a64.row import Encoding, Flow
+from a64patch.a64.words import INSN_SIZE, from_bytes
+from a64patch.errors import SymbolError
+from a64patch.targets.base import Target
+
+_LARGEST_FUNCTION = 1 << 16
+"""Bytes. Of a larger function only the beginning is read."""
+_XZR = 31
+_CALLERS = {f"x{number}" for number in range(19)} | {"x30"}
+"""The registers that a called function may change (AAPCS64, 6.1.1)."""
+
+
+def formed_by(target: Target, function: str) -> list[int]:
+    """The addresses that the words of this function form, each once, in their order.
+
+    SymbolError when the target does not name the function once, or its end is not known; the errors of reading.
+    The words are followed in their order, not along branches: so an address may be one that no way through forms.
+    """
+    symbol = target.symbols.find(function)
+    extent = target.symbols.extent(symbol.address)
+    if extent is None:
+        raise SymbolError(f"the end of {function} is not known, so its instructions cannot be read")
+    start, end = symbol.address, min(extent[1], symbol.address + _LARGEST_FUNCTION)
+    return formed(from_bytes(target.read(start, (end - start) & -INSN_SIZE)), start)
+
+
+def formed(words: Sequence[int], start: int) -> list[int]:
+    """The addresses that these words form; the first word is at `start` (bytes)."""
+    known: dict[str, int] = {}
+    found: dict[int, None] = {}
+    for place, word in enumerate(words):
+        row, does = decode(word), effects_of(word)
+        if row is None or does is None:
+            known.clear()
+            continue
+        results = _results(row, word, start + INSN_SIZE * place, known)
+        if results.formed is not None:
+            found[results.formed % ADDRESS_SPACE] = None
+        for register in does.writes | (_CALLERS if row.flow is Flow.CALL else set()):
+            known.pop(register, None)
+        if results.register and results.value is not None:
+            known[results.register] = results.value % ADDRESS_SPACE
+    return list(found)
+
+
+class _Results(NamedTuple):
+    """What one word makes of known registers."""
+
+    formed: int | None = None
+    """An address that it completes or accesses."""
+    register: str = ""
+    value: int | None = None
+    """The new value of `register`, when it is known."""
+
+
+def _results(row: Encoding, word: int, address: int, known: Mapping[str, int]) -> _Results:
+    f = {name: part.get(word) for name, part in row.fields.items()}
+    name, _, mode = row.name.partition(".")[0].partition("_")
+    refers = reference(row)
+    if refers is not None and refers.kind is ReferenceKind.ADDRESS:
+        target = refers.target(word, address)
+        return _Results(target if name == "adr" else None, f"x{f['rd']}", target)
+    if row.name.startswith("orr.") and f.get("rn") == _XZR and not f.get("imm6"):
+        return _Results(None, f"x{f['rd']}", known.get(f"x{f['rm']}"))
+    base = known.get(f"x{f['rn']}") if "rn" in f else None
+    if base is None:
+        return _Results()
+    if row.name in ("add_imm", "sub_imm"):
+        distance = f["imm12"] << 12 * f["sh"]
+        value = base + distance if name == "add" else base - distance
+        return _Results(value, f"x{f['rd']}", value)
+    does = effects_of(word)
+    if does is None or does.memory is None or not does.memory.size:
+        return _Results()
+    if "imm12" in f:
+        return _Results(base + f["imm12"] * does.memory.size)
+    if "simm9" in f:
+        distance = (f["simm9"] ^ 0x100) - 0x100
+    elif "imm7" in f:
+        distance = ((f["imm7"] ^ 0x40) - 0x40) * (does.memory.size // 2)
+    else:
+        return _Results(base)
+    moves = mode in ("pre", "post")
+    accessed = base if mode == "post" else base + distance
+    return _Results(accessed, f"x{f['rn']}" if moves else "", base + distance if moves else None)
