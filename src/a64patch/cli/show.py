@@ -6,6 +6,7 @@ Read on: ../a64/disassembler.py.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from a64patch.cli.table import print_table
@@ -63,8 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
         address = require_aligned(target.symbols.resolve(arguments.site))
         count = arguments.n or _size(target, address) // INSN_SIZE
         words = from_bytes(target.read(address, INSN_SIZE * count))
+        places = [address + INSN_SIZE * number for number in range(len(words))]
+        claims = [(claim.hazard, claim.on(places)) for claim in target.modules.claims if not claim.of_build]
         lines = [
-            _line(target, address + INSN_SIZE * number, word, arguments.profile) for number, word in enumerate(words)
+            _line(target, place, word, arguments.profile, claims) for place, word in zip(places, words, strict=True)
         ]
     if arguments.json:
         print_json(lines)
@@ -74,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     for line in lines:
         owner = "r" if line["relocation"] else "k" if line["kernel"] else " "
         marks = ("*" if line["hotpatchable"] else " ") + owner
-        owner = f"  ; {line['relocation']}" if line["relocation"] else ""
+        said = "; ".join(filter(None, (line["relocation"], line["kernel"])))
+        owner = f"  ; {said}" if said else ""
         rows.append((f"{line['address']:>{digits}}", line["site"], f"{line['word']} {marks} {line['text']}{owner}"))
     print_table(rows)
     return 0
@@ -120,13 +124,16 @@ def _show_target(target: Target, *, as_json: bool) -> int:
     return 0
 
 
-def _line(target: Target, address: int, word: int, profile: str) -> dict[str, Any]:
+def _line(
+    target: Target, address: int, word: int, profile: str, claims: Sequence[tuple[str, Mapping[int, str]]]
+) -> dict[str, Any]:
+    """One line. `claims` are the hazards, each with its sentences by address."""
     from a64patch.a64.cmodx import is_hotpatchable
     from a64patch.a64.disassembler import disassemble
 
     relocation_at = getattr(target, "relocation_at", None)
-    claims = [claim for claim in target.modules.claims if address in claim.words and not claim.of_build]
-    is_data = any(claim.hazard == "data" for claim in claims)
+    said = [(hazard, of[address]) for hazard, of in claims if address in of]
+    is_data = any(hazard == "data" for hazard, _ in said)
     return {
         "address": f"{address:#x}",
         "site": target.symbols.describe(address),
@@ -135,5 +142,5 @@ def _line(target: Target, address: int, word: int, profile: str) -> dict[str, An
         "hotpatchable": not is_data and is_hotpatchable(word, profile),
         "data": is_data,
         "relocation": (relocation_at(address) if relocation_at else None) or "",
-        "kernel": "; ".join(claim.sentence for claim in claims if claim.hazard == "kernel-rewrites"),
+        "kernel": "; ".join(sentence for hazard, sentence in said if hazard == "kernel-rewrites"),
     }

@@ -20,7 +20,7 @@ from a64patch.kernel.structures import Structures, View, is_kernel_address, text
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
-from a64patch.targets.symbols import ADDRESS_SPACE, Symbol
+from a64patch.targets.symbols import Symbol
 
 MOST_MODULES = 4096
 _MOST_SYMBOLS = 1 << 18
@@ -140,7 +140,9 @@ def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> I
             continue
         limit = code.around(value)
         is_function = limit is not None and info & 15 == _STT_FUNC
-        yield Symbol(name, value, min(size, _MOST_CODE), module.name, is_function, limit[1] if limit else ADDRESS_SPACE)
+        size = min(size, _MOST_CODE)
+        # Data of unknown size must not reach into the code behind it.
+        yield Symbol(name, value, size, module.name, is_function, limit[1] if limit else value + max(size, 1))
 
 
 # The list

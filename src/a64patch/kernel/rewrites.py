@@ -21,6 +21,8 @@ from typing import NamedTuple
 from a64patch.a64.predicates import is_bl, is_bti
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError, TargetError
+from a64patch.kernel.loaded import Loaded
+from a64patch.kernel.structures import View
 from a64patch.ranges import Ranges
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.modules import Claim
@@ -60,6 +62,9 @@ class _Kind(NamedTuple):
     """The offsets in each entry of the fields that refer to code. An entry with another address has another size."""
     spans: Callable[[_Data, int], Iterable[tuple[Span, str]]]
     """The words that the entry at this offset is about, and what the kernel does with them."""
+    loaded: tuple[str, str, str] = ("", "", "")
+    """Where a loaded module has it: the fields of struct module with its address and its number of entries, and the
+    structure of an entry; empty where a running kernel has it no more."""
 
 
 def _jump_label(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
@@ -116,15 +121,18 @@ def _word(data: _Data, at: int) -> Span:
 _MCOUNT = ("__start_mcount_loc", "__stop_mcount_loc")
 _KINDS = (
     # struct jump_entry: relative since 4.20, three addresses before
-    _Kind("__jump_table", ("__start___jump_table", "__stop___jump_table"), False, (16, 24), (0,), _jump_label),
+    _Kind("__jump_table", ("__start___jump_table", "__stop___jump_table"), False, (16, 24), (0,), _jump_label,
+          ("module.jump_entries", "module.num_jump_entries", "jump_entry")),
     _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative),
     _Kind("__patchable_function_entries", ("", ""), True, (8,), (), _ftrace_site),
     _Kind("__mcount_loc", _MCOUNT, True, (8,), (), _ftrace_site),
     # struct bug_entry: with file and line, without them, with a format too
-    _Kind("__bug_table", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug),
+    _Kind("__bug_table", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug,
+          ("module.bug_table", "module.num_bugs", "bug_entry")),
     # struct exception_table_entry: with a type since 5.16
-    _Kind("__ex_table", ("__start___ex_table", "__stop___ex_table"), False, (12, 8), (0, 4), _fixup),
-)
+    _Kind("__ex_table", ("__start___ex_table", "__stop___ex_table"), False, (12, 8), (0, 4), _fixup,
+          ("module.extable", "module.num_exentries", "exception_table_entry")),
+)  # fmt: skip
 
 
 def claims_on_module(image: ElfImage, starts: Callable[[], Collection[int]]) -> Iterator[Claim]:
@@ -178,6 +186,35 @@ def claims_on_kernel(
         except TargetError:
             found = [_unknown(kind, code)]
         yield from found
+
+
+def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim]:
+    """The claims that the tables of a loaded module make; see hooks.py for ftrace.
+
+    The entries for code that was freed stay in the tables, and claim nothing. A table that cannot be read claims all
+    code of the module.
+    """
+    for kind in _KINDS:
+        pointer, count, entry = kind.loaded
+        if not pointer or not (view.structures.has(pointer) and view.structures.has(count)):
+            continue
+        [found] = view.fields([loaded.at], pointer, count)
+        size = view.structures.size(entry)
+        if found is None or found[1] * size > _MOST_BYTES:
+            yield _unknown(kind, code)
+            continue
+        start, number = found
+        [data] = view.read([(start, number * size)]) if number else [b""]
+        if data is None:
+            yield _unknown(kind, code)
+            continue
+        table = _linked(data, start, {}, lambda address: 0, tuple)
+        spans: dict[str, list[Span]] = {}
+        for at in range(0, len(data), size):
+            for span, sentence in kind.spans(table, at):
+                spans.setdefault(sentence, []).append(span)
+        for sentence, listed in spans.items():
+            yield Claim(HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}")
 
 
 def _freed(symbols: SymbolTable) -> Iterator[Span]:

@@ -126,6 +126,19 @@ def load_btf(target: Target, start: int, end: int, at: tuple[int, int] | None = 
     raise FormatError("the kernel has no description of its types (BTF): its build lacks CONFIG_DEBUG_INFO_BTF")
 
 
+def read_each(target: Target, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
+    """The bytes of each (address, size), in one go if all can be read; None where the target has none."""
+    if not requests:
+        return []
+    try:
+        return [*target.read_many(requests)]
+    except (TargetError, OverflowError):
+        if len(requests) == 1:
+            return [None]
+    middle = len(requests) // 2
+    return [*read_each(target, requests[:middle]), *read_each(target, requests[middle:])]
+
+
 class View:
     """Reads fields of structures in the memory of a target, many at a time: a round trip is what costs."""
 
@@ -133,16 +146,8 @@ class View:
         self.target, self.structures = target, structures
 
     def read(self, requests: Sequence[tuple[int, int]]) -> list[bytes | None]:
-        """The bytes of each (address, size); None where the target has none."""
-        if not requests:
-            return []
-        try:
-            return [*self.target.read_many(requests)]
-        except (TargetError, OverflowError):
-            if len(requests) == 1:
-                return [None]
-        middle = len(requests) // 2
-        return [*self.read(requests[:middle]), *self.read(requests[middle:])]
+        """As `read_each`."""
+        return read_each(self.target, requests)
 
     def fields(self, addresses: Iterable[int], *paths: str) -> list[tuple[int, ...] | None]:
         """The numbers in these fields of the structure at each address; None where not all can be read.

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, SymbolError, TargetError
-from a64patch.kernel import notes, placement, table_cache
+from a64patch.kernel import notes, placement, running, table_cache
 from a64patch.kernel.image import KERNEL, KernelImage, sized, sized_columns
 from a64patch.kernel.kallsyms import CODE_TYPES, MOST_SYMBOLS, REACH, Kallsyms, KernelSymbol, decode, find_token_tables
 from a64patch.kernel.rewrites import claims_on_kernel
@@ -152,13 +152,16 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     A file as target only gets the names. A live target gets a module for the kernel, with names, base (the slide in
     bytes), build id and release; its code lies from _stext to _etext.
 
-    If the source names loaded modules, as /proc/kallsyms does, a live target gets a module for each. The exact end of
-    their code is not known: the pages from the first to the last text symbol of each are taken for it. Then only the
-    code of the kernel and of these modules may be written.
+    If only the source names loaded modules, as /proc/kallsyms does, the exact end of their code is not known: the pages
+    from the first to the last text symbol of each are taken for it. Once the modules are known, only the code of the
+    kernel and of these modules may be written.
+
+    A running kernel tells its loaded modules itself (running.py): a live target gets a module for each, with the exact
+    ranges of its code and the names that the kernel keeps. A kernel without BTF does not; `Target.facts` says so.
 
     The words that Linux rewrites in a running kernel are claimed as far as the kernel names its tables (rewrites.py):
-    with CONFIG_KALLSYMS_ALL. **Not seen:** sites of ftrace and alternatives, whose tables the kernel has freed, and the
-    tables of loaded modules.
+    with CONFIG_KALLSYMS_ALL. Words of ftrace and kprobes are seen in the code (hooks.py). **Not seen:** alternatives,
+    whose table the kernel has freed.
 
     Names from memory are decoded once for each build. Later calls take them from a file in the user's cache folder
     (table_cache.py), after a comparison with the kernel's code and with bytes of its tables, banner and build id.
@@ -207,7 +210,10 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         Module(module, _table(named[module]), code=Ranges((_module_text(symbols, module),)) or None, file=file)
         for module in sorted(named)
     ]
-    target.knowing(kernel, *loaded, may_write=Modules([kernel, *loaded]).code if loaded else None)
+    target.knowing(kernel)
+    more = running.tell(target, kernel, loaded)
+    may_write = Modules(more.modules).code if more.is_whole else None
+    target.knowing(*more.modules, may_write=may_write, facts=more.facts)
     return target.symbols
 
 

@@ -44,6 +44,7 @@ NAMES = {
     "relocation": "the loader or linker will overwrite the word",
     "data": "the word is data between the code, such as a literal",
     "kernel-rewrites": "Linux itself rewrites the word at boot, at load or later, or finds it in a table of exceptions",
+    "module-unsettled": "the kernel is loading or unloading the module: its code may go away at any moment",
     "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
     "implied-nop": "a hunk without counts has fewer new instructions than old ones: it may have been cut off",
     "unpredictable": "the registers of a new word make it CONSTRAINED UNPREDICTABLE",
@@ -104,12 +105,10 @@ def _relocations(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
 
 def _claims(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     for claim in target.modules.claims:
-        for change in changes:
-            if change.address in claim.words:
-                where = target.symbols.describe(change.address)
-                yield Hazard(claim.hazard, change.address, f"{where} {claim.sentence}")
-                if claim.of_build:
-                    break
+        for address, sentence in claim.on(change.address for change in changes).items():
+            yield Hazard(claim.hazard, address, f"{target.symbols.describe(address)} {sentence}")
+            if claim.of_build:
+                break
 
 
 def _lands(word: int) -> frozenset[str]:

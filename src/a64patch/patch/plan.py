@@ -441,9 +441,12 @@ class _Finder:
     def _difference(self, address: int, word: int, wanted: int, line: Line) -> str:
         symbols = self._target.symbols
         stands = disassemble(word, address, symbols)
+        claims = [text for claim in self._target.modules.claims if not claim.of_build
+                  for text in claim.on([address]).values()]  # fmt: skip
+        why = f"; it {' and '.join(claims)}" if claims else ""
         return (
             f"{symbols.describe(address)} holds {word:08x} ({stands}), not {wanted:08x}"
-            f" ({line.text or disassemble(wanted, address, symbols)})"
+            f" ({line.text or disassemble(wanted, address, symbols)}){why}"
         )
 
     def _search(self, hunk: Hunk, site: int, symbol: Symbol | None, here: PlannedHunk) -> PlannedHunk:

@@ -6,7 +6,7 @@ in a target.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -186,6 +186,7 @@ class Target(Protocol):
     capabilities: Capabilities
     _modules: Modules | None = None
     _may_write: Ranges | None = None
+    _told: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         cpus = counted(self.capabilities.cpus, "CPU") if self.capabilities.cpus else "no CPU executes it"
@@ -212,12 +213,16 @@ class Target(Protocol):
         """The names in all modules of the target."""
         return self.modules.symbols
 
-    def knowing(self, *modules: Module, may_write: Ranges | None = None) -> None:
+    def knowing(
+        self, *modules: Module, may_write: Ranges | None = None, facts: Mapping[str, str] | None = None
+    ) -> None:
         """Add modules to `modules`; a module replaces a known one of the same name. Reads and writes nothing.
 
-        From now on words may be written inside `may_write` only; None leaves the limit as it was.
+        From now on words may be written inside `may_write` only; None leaves the limit as it was. `facts` are added to
+        those of `facts()`.
         """
         self._modules = self.modules.knowing(modules)
+        self._told = {**self._told, **(facts or {})}
         self._may_write = self._may_write if may_write is None else may_write
 
     def read(self, address: int, size: int) -> bytes:
@@ -270,7 +275,7 @@ class Target(Protocol):
 
     def facts(self) -> dict[str, str]:
         """More facts about this target for people, by name, beside `capabilities` and `identity()`."""
-        return {}
+        return dict(self._told)
 
     def close(self) -> None:
         """Give everything back. Words that were written but never published may be lost."""

@@ -278,6 +278,7 @@ class GdbTarget(Target):
             "writes read-only text": {True: "yes", False: "no", None: "not known"}[takes],
             "the machine was found": self._line.found.value,
             "it will be left": "running" if self._line.runs or kind is QEMU_USER else "halted",
+            **super().facts(),
         }
 
     # What the stub can do

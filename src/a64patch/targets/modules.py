@@ -5,7 +5,7 @@ Read on: base.py derives a target's names, code and identity from them; symbols.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -25,9 +25,18 @@ class Claim(NamedTuple):
     """What is done with the words, for people: it goes on after the site of a word."""
     of_build: bool = False
     """The claim is one about the build: one hazard says so, however many of the words change."""
+    tell: Callable[[Sequence[int]], Mapping[int, str]] | None = None
+    """Looks at the target: the sentence for each of these addresses that is claimed now. The others are not claimed."""
 
     def __repr__(self) -> str:
         return shown(self, f"{self.hazard} on {self.words}:", self.sentence)
+
+    def on(self, addresses: Iterable[int]) -> Mapping[int, str]:
+        """The sentence for each of these addresses that is claimed, in their order. May read the target."""
+        hit = [address for address in addresses if address in self.words]
+        if self.tell is None or not hit:
+            return dict.fromkeys(hit, self.sentence)
+        return self.tell(hit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,8 @@ class Module:
     """The path of the file that these facts come from; empty when they come from memory."""
     incarnation: str = ""
     """Which run of the build this is, as `Identity.incarnation`."""
+    shares_code: bool = False
+    """Code of other modules may branch to any place in this one: parts of a kernel, which makes code at run time."""
     claims: Callable[[], Iterable[Claim]] = tuple
     """The claims on words of the build. `Modules.claims` asks once, at its first use."""
 
@@ -93,8 +104,14 @@ class Modules(tuple[Module, ...]):
         return tuple(claim for module in self for claim in module.claims())
 
     def code_with(self, address: int) -> Ranges:
-        """The code of the module that holds this address; empty when no module's known code does."""
-        return next((module.code for module in self if module.code and address in module.code), Ranges())
+        """The code of the module that holds this address; empty when no module's known code does.
+
+        For a module with `shares_code` also that of all others: one may branch into the other.
+        """
+        found = next((module for module in self if module.code and address in module.code), None)
+        if found is None or found.code is None:
+            return Ranges()
+        return self.code if found.shares_code else found.code
 
     def knowing(self, modules: Iterable[Module]) -> Modules:
         """These modules and then `modules`; a module takes the place of one with the same name."""
