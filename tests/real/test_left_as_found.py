@@ -82,3 +82,12 @@ def test_one_that_was_started_halted_stands(
     open_target(f"{guest.gdb}?leave=running").close()
     guest.await_ready()
     assert guest.console != ""
+
+
+def test_one_that_served_another_client_runs_on(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    """QEMU takes a client that waited in vain when the first has gone, and halts the machine for it."""
+    with open_target(guest.gdb):
+        assert main(["show", f"{guest.gdb}?timeout=2", "--target-info"]) == 2
+        assert "it may be serving another client" in capsys.readouterr().err
+        assert guest.run("echo alive") == "alive\n"
+    assert guest.run("sleep 0.2; echo alive") == "alive\n"

@@ -154,6 +154,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "text": (_TEXT, "an instruction as text"),
     "timeline": (_list_of(_TEXT), "the events of the execution, a line each"),
     "torn_calls": (_COUNT, "how many calls executed some of each"),
+    "traced": (_BOOL, "somebody traces the function now"),
     "unanswered": (_list_of(_TEXT), "steps that nobody answers for"),
     "unpredictable": (_TEXT, "why the word is CONSTRAINED UNPREDICTABLE"),
     "unrestored": (_list_of(_ADDRESS), "the words that are not known to be the old ones"),
@@ -191,6 +192,7 @@ OBJECTS: dict[str, str] = {
     " words note changes? sites? patch?",
     "recovery": "id location was state note",
     "line": "address site word text hotpatchable data relocation kernel",
+    "hook": "site address word text traced",
     "target": "location build_id release base incarnation modules kind cpus can_stop can_kick sees_pcs broadcast"
     " details",
     "module": "name build_id base",
@@ -233,6 +235,7 @@ DOCUMENTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "check": ("check",),
     "prove": (("proof", "protocol-answer"), "kernel-proofs"),
     "litmus": (("test", "unanswered-test"),),
+    "ftrace": (("hook",),),
     "demo": (("scenario",),),
 }
 """What each command may print: one of these objects, or an array of the objects in parentheses. And `failure`."""

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from a64patch.a64.fields import get_branch_offset
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.predicates import is_bl, is_bti
-from a64patch.a64.words import INSN_SIZE, from_bytes
+from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
+from a64patch.kernel.rewrites import HAZARD, OF_FTRACE
 from a64patch.kernel.structures import read_each
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
@@ -31,6 +32,8 @@ _BRKS = {
     0xD42000C0: "holds the BRK behind a kprobe's single step now",
 }
 """BRK #4, #5 and #6."""
+_PIECE = 1 << 18
+"""Bytes of code that are searched at a time."""
 
 
 class Hook(NamedTuple):
@@ -85,6 +88,35 @@ def hooks_of(target: Target, starts: Iterable[int]) -> Iterator[Hook]:
             yield hook
 
 
+def listed_hooks(target: Target) -> Iterator[Hook]:
+    """The hooks in a file, from the tables in it: both words are NOPs there. Not those of kernels that call _mcount."""
+    tables = [claim for claim in target.modules.claims if claim.table in OF_FTRACE and not claim.of_build]
+    spans = Ranges.of(span for claim in tables for span in claim.words)
+    for start in starts_of(target):
+        # A BTI comes first; with CALL_OPS the two words before the function are listed as well.
+        first = next((at for at in (start, start + INSN_SIZE) if spans.covers(at, at + 2 * INSN_SIZE)), None)
+        if first is not None:
+            [word] = from_bytes(target.read(first + INSN_SIZE, INSN_SIZE))
+            yield Hook(start, first + INSN_SIZE, word)
+
+
+def starts_of(target: Target) -> Sequence[int]:
+    """The addresses where functions begin, ascending."""
+    return sorted({symbol.address for symbol in target.symbols.ascending() if symbol.is_function})
+
+
+def running_hooks(target: Target) -> Iterator[Hook]:
+    """The hooks in all code of a running kernel and its modules, ascending. Reads all of it."""
+    import numpy
+
+    starts = set(starts_of(target))
+    for start, end in target.modules.code.whole(INSN_SIZE).pieces(_PIECE):
+        words = as_array(target.read(start, end - start))
+        places = numpy.flatnonzero(words == numpy.uint32(_SAVE_LINK)).tolist()
+        found = [at - step for at in (start + INSN_SIZE * place for place in places) for step in (0, INSN_SIZE)]
+        yield from hooks_of(target, [at for at in found if at in starts])
+
+
 def claims_on_hooks(target: Target, code: Ranges) -> Iterator[Claim]:
     """The claims of ftrace and of kprobes on words of a running kernel; what they say is read when somebody asks."""
 
@@ -107,8 +139,8 @@ def claims_on_hooks(target: Target, code: Ranges) -> Iterator[Claim]:
         words = from_bytes(b"".join(target.read_many([(address, INSN_SIZE) for address in addresses])))
         return {at: _BRKS[word] for at, word in zip(addresses, words, strict=True) if word in _BRKS}
 
-    yield Claim("kernel-rewrites", code, "belongs to ftrace", tell=ftrace)
-    yield Claim("kernel-rewrites", code, "holds the BRK of a probe", tell=probes)
+    yield Claim(HAZARD, code, "belongs to ftrace", tell=ftrace)
+    yield Claim(HAZARD, code, "holds the BRK of a probe", tell=probes)
 
 
 def _sentence(target: Target, hook: Hook) -> str:

@@ -29,6 +29,8 @@ from a64patch.targets.modules import Claim
 from a64patch.targets.symbols import SymbolTable
 
 HAZARD = "kernel-rewrites"
+OF_FTRACE = ("__patchable_function_entries", "__mcount_loc")
+"""The tables of ftrace's words."""
 Span = tuple[int, int]
 _MOST_BYTES = 1 << 24
 
@@ -124,8 +126,8 @@ _KINDS = (
     _Kind("__jump_table", ("__start___jump_table", "__stop___jump_table"), False, (16, 24), (0,), _jump_label,
           ("module.jump_entries", "module.num_jump_entries", "jump_entry")),
     _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative),
-    _Kind("__patchable_function_entries", ("", ""), True, (8,), (), _ftrace_site),
-    _Kind("__mcount_loc", _MCOUNT, True, (8,), (), _ftrace_site),
+    _Kind(OF_FTRACE[0], ("", ""), True, (8,), (), _ftrace_site),
+    _Kind(OF_FTRACE[1], _MCOUNT, True, (8,), (), _ftrace_site),
     # struct bug_entry: with file and line, without them, with a format too
     _Kind("__bug_table", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug,
           ("module.bug_table", "module.num_bugs", "bug_entry")),
@@ -214,7 +216,9 @@ def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim
             for span, sentence in kind.spans(table, at):
                 spans.setdefault(sentence, []).append(span)
         for sentence, listed in spans.items():
-            yield Claim(HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}")
+            yield Claim(
+                HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}", table=kind.section
+            )
 
 
 def _freed(symbols: SymbolTable) -> Iterator[Span]:
@@ -264,7 +268,7 @@ def _claims(kind: _Kind, data: _Data, code: Ranges, known: Ranges | None = None)
             for span, sentence in kind.spans(data, at):
                 spans.setdefault(sentence, []).append(span)
     for sentence, listed in spans.items():
-        yield Claim(HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}")
+        yield Claim(HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}", table=kind.section)
 
 
 def _unknown(kind: _Kind, code: Ranges) -> Claim:

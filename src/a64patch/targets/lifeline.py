@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import TargetError
 from a64patch.targets.packets import Reading
-from a64patch.targets.rsp import Connection, ConnectionLostError, Found
+from a64patch.targets.rsp import Connection, ConnectionLostError, Found, frame
 from a64patch.targets.stub import KERNEL_HALF, Stub, list_threads, meet
 from a64patch.targets.wire import Location, open_wire
 from a64patch.targets.witnesses import Witnesses
@@ -24,6 +24,10 @@ MAX_RECONNECTS = 16
 
 _PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Seconds between tries to connect again; the last value repeats."""
+_IF_LATER = frame(b"qRcmd," + b"cont".hex().encode())
+"""QEMU serves one client at a time. It takes the next when the first has gone, even one that has left since, and then
+halts the machine for it. Its monitor's command `cont` lets the machine go again; other stubs do not know that command.
+"""
 _PATIENCE = 1.0
 """Seconds that a stub may be silent at first, before it is interrupted."""
 _FIRST_TRIES = 3
@@ -53,7 +57,7 @@ class Lifeline:
         """Connect for the first time. `describe` names an address for people; the rest as `GdbTarget`."""
         self.witnesses = Witnesses()
         self._location, self._describe = location, describe
-        self._remote, self._timeout, self._baud = remote, timeout, baud
+        self._remote, self._timeout, self._baud, self._leave = remote, timeout, baud, leave
         self._closed = False
         self._reconnects = 0
         self._reconnect_seconds = 2 * timeout
@@ -225,6 +229,8 @@ class Lifeline:
         wire = open_wire(self._location, deadline, remote=self._remote, baud=self._baud)
         left = max(0.01, deadline - time.monotonic())
         connection = Connection(wire, self._location.text, min(self._timeout, left))
+        if self._leave != "halted":
+            connection.last_words = _IF_LATER
         try:
             stub = meet(connection, min(_PATIENCE, left / 3))
         except BaseException:

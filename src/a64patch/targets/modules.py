@@ -25,6 +25,8 @@ class Claim(NamedTuple):
     """What is done with the words, for people: it goes on after the site of a word."""
     of_build: bool = False
     """The claim is one about the build: one hazard says so, however many of the words change."""
+    table: str = ""
+    """The name of the table that lists the words; empty for a claim that is not from a table."""
     tell: Callable[[Sequence[int]], Mapping[int, str]] | None = None
     """Looks at the target: the sentence for each of these addresses that is claimed now. The others are not claimed."""
 

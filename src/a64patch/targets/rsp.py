@@ -10,6 +10,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -216,6 +217,8 @@ class Connection:
         """The last resume has not been acknowledged: it may not have arrived."""
         self.timeout = timeout
         """Seconds."""
+        self.last_words = b""
+        """Sent before the wire is closed, when the stub has never said a byte: it may take the connection later."""
         self._wire = wire
         self._name = name
         self._decoder = Decoder()
@@ -353,6 +356,9 @@ class Connection:
         except SilentStubError as error:
             if patience:
                 raise
+            if self.found is None and self.last_words and self.lossless:
+                with suppress(OSError):
+                    self._wire.send(memoryview(self.last_words))
             self.close(str(error))
             raise self._error() from None
         except ConnectionLostError as error:
@@ -391,8 +397,12 @@ class Connection:
                 return replies
             limit = seconds if heard else patience or seconds
             if not wire.wait(began + limit, to_send=bool(to_send)) or time.monotonic() > began + limit:
-                error = ConnectionLostError if heard else SilentStubError
-                raise error(f"the stub did not answer within {limit:g} seconds")
+                if heard:
+                    raise ConnectionLostError(f"the stub did not answer within {limit:g} seconds")
+                raise SilentStubError(
+                    f"the stub did not answer within {limit:g} seconds; it may be serving another client: most serve"
+                    " one at a time"
+                )
             came = wire.receive()
             if came is None:
                 continue
