@@ -62,6 +62,10 @@ SHOWN: list[tuple[object, str]] = [
     (CpuState(1, 0x1000, (0x2000,)), "<CpuState CPU 1 at 0x1000 will return to 0x2000>"),
     (CHANGE, "<Change 0x1000: d503201f -> 14000002>"),
     (Section((CHANGE,), protocol="kick"), "<Section kick: 1 word at 0x1000; keep_out empty>"),
+    (
+        Section((CHANGE,), data=(Change(0x2000, 0, 1),)),
+        "<Section stop: 1 word at 0x1000 and 1 word of data; keep_out empty>",
+    ),
     (Found(1, 0x1004, False), "<Found CPU 1 will return to 0x1004>"),
     (SectionOutcome((0, 1), 900), "<Outcome done; 2 CPUs stopped for 900 ns>"),
     (

@@ -13,6 +13,7 @@ from a64patch.targets.modules import Module
 from a64patch.targets.symbols import Symbol, SymbolTable
 
 BASE = 0x1000
+DATA = 0x8000
 
 
 class Parked:
@@ -30,9 +31,11 @@ class FakeTarget(Target):
     """`fail` names operations with the number of the call that fails: `{"write": 3}` is the third write."""
 
     def __init__(self, words: Sequence[int], *, cpus: int = 2, **capabilities: bool) -> None:
-        default = {"can_stop": True, "can_kick": True, "sees_pcs": True, "broadcast": True}
+        default = {"can_stop": True, "can_kick": True, "sees_pcs": True, "broadcast": True, "writes_data": True}
         self.capabilities = Capabilities("fake", cpus, **{**default, **capabilities})
         self.memory = bytearray(to_bytes(words))
+        self.data_memory = bytearray()
+        """Its bytes from DATA on."""
         self.name(Symbol("site", BASE, 4 * len(words)))
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
@@ -55,24 +58,31 @@ class FakeTarget(Target):
         self.broken = self.broken or (failing and self.fail_for_good)
         return failing or self.broken
 
-    def _place(self, address: int, size: int) -> slice:
-        if not BASE <= address <= BASE + len(self.memory) - size:
+    @staticmethod
+    def _place(memory: bytearray, base: int, address: int, size: int) -> slice:
+        if not base <= address <= base + len(memory) - size:
             raise MappingError(f"{address:#x} is not mapped")
-        return slice(address - BASE, address - BASE + size)
+        return slice(address - base, address - base + size)
 
     def read(self, address: int, size: int) -> bytes:
-        place = self._place(address, size)
+        memory, base = (self.data_memory, DATA) if address >= DATA else (self.memory, BASE)
+        place = self._place(memory, base, address, size)
         if self._count("read"):
             raise ReadError("read failed")
-        return bytes(self.memory[place])
+        return bytes(memory[place])
 
     def write(self, address: int, data: bytes) -> None:
-        place = self._place(address, len(data))
-        failing = self._count("write")
+        self._write("write", self.memory, self._place(self.memory, BASE, address, len(data)), data)
+
+    def write_data(self, address: int, data: bytes) -> None:
+        self._write("write_data", self.data_memory, self._place(self.data_memory, DATA, address, len(data)), data)
+
+    def _write(self, name: str, memory: bytearray, place: slice, data: bytes) -> None:
+        failing = self._count(name)
         if not failing or self.tear:
-            self.memory[place] = data
+            memory[place] = data
         if failing and not self.silent:
-            raise WriteError("write failed")
+            raise WriteError(f"{name} failed")
 
     def publish(self, start: int, end: int) -> None:
         if self._count("publish"):
@@ -113,3 +123,7 @@ class FakeTarget(Target):
     @property
     def words(self) -> list[int]:
         return from_bytes(bytes(self.memory))
+
+    @property
+    def data(self) -> list[int]:
+        return from_bytes(bytes(self.data_memory))

@@ -147,6 +147,9 @@ def test_nobody_executes_a_file(program: Path) -> None:
         has = file.capabilities
         assert (has.kind, has.cpus) == ("ELF file", 0)
         assert all((has.can_stop, has.can_kick, has.sees_pcs, has.broadcast))
+        assert not has.writes_data
+        with pytest.raises(CapabilityError, match="this ELF file writes code only, not data"):
+            file.write_data(0, bytes(4))
         file.kick()
         with file.stop() as cpus:
             assert list(cpus.states()) == []

@@ -48,6 +48,13 @@ OLD = [0x11000000 + number for number in range(64)]
 PLACES = [BASE + 4, BASE + 8, BASE + 128]
 NEW = [0x22000000, 0x22000001, 0x22000002]
 PATCHED = [*OLD[:1], *NEW[:2], *OLD[3:32], NEW[2], *OLD[33:]]
+COUNTER = STACK + 4
+"""A word of data, in memory that is zero."""
+WITH_DATA = Section(
+    tuple(Change(place, OLD[(place - BASE) // 4], new) for place, new in zip(PLACES, NEW, strict=True)),
+    data=(Change(COUNTER, 0, 1),),
+    guards=((STACK + 8, 0),),
+)
 
 
 def open_stub(stub: Stub, **options: Any) -> GdbTarget:
@@ -332,6 +339,7 @@ def test_threads_that_came_or_went_are_noticed_at_each_stop() -> None:
 
 
 def test_packets_are_built_before_the_machine_is_halted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of data too."""
     machine = machine_of(OLD)
     built: list[bool] = []
 
@@ -339,16 +347,59 @@ def test_packets_are_built_before_the_machine_is_halted(monkeypatch: pytest.Monk
         built.append(machine.running)
         return frame(payload)
 
-    section = Section(
-        tuple(Change(place, OLD[(place - BASE) // 4], new) for place, new in zip(PLACES, NEW, strict=True))
-    )
     with Stub(machine) as stub, open_stub(stub) as target:
         assert eventually(lambda: machine.running)
         monkeypatch.setattr("a64patch.targets.packets.frame", build)
-        assert target.carry_out(section).done
-        assert machine.words == PATCHED
-        assert len(built) > 0
+        assert target.carry_out(WITH_DATA).done
+        assert (machine.words, bytes(machine.stack[:8])) == (PATCHED, bytes([0, 0, 0, 0, 1, 0, 0, 0]))
+        assert len(built) == 6, "two pieces of code and one of data are read, then written"
         assert all(built)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_is_written_with_code_by_every_kind_and_put_back(kind: Kind) -> None:
+    """In one stop; the second time the stub refuses the data, so that the code is put back."""
+    machine = machine_of(OLD, running=False)
+    refused = 0
+
+    def refuse(_: int, request: bytes, __: bytes) -> bytes | None:
+        nonlocal refused
+        writing = request[:1] in (b"M", b"X") and b"%x,4:" % COUNTER in request
+        refused += writing and machine.words == PATCHED
+        return packet(b"E0d") if writing and refused == 1 else None
+
+    with Stub(machine, kind, mangle=refuse) as stub, open_stub(stub) as target:
+        # The stub is honest, but for its answer: the word is written, and has to be put back.
+        with pytest.raises(WriteError, match=rf"refuses to write 4 bytes at {COUNTER:#x}"):
+            target.carry_out(WITH_DATA)
+        assert (machine.words, bytes(machine.stack)) == (OLD, bytes(256))
+        assert target.carry_out(WITH_DATA).done
+        assert (machine.words, machine.stack[4]) == (PATCHED, 1)
+
+
+def test_a_stub_that_refuses_the_code_is_asked_for_no_data() -> None:
+    machine = machine_of(OLD)
+
+    def refuse(_: int, request: bytes, __: bytes) -> bytes | None:
+        return packet(b"E0d") if request.startswith(b"M%x,4:%b" % (PLACES[2], b"02000022")) else None
+
+    with Stub(machine, mangle=refuse) as stub, open_stub(stub) as target:
+        with pytest.raises(WriteError, match=r"E0d .permission denied"):
+            target.carry_out(WITH_DATA)
+        assert machine.words == OLD
+        assert not any(request.startswith(b"M%x," % COUNTER) for request in stub.requests)
+
+
+def test_data_is_not_code_and_has_no_limit() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub, open_stub(stub) as target:
+        target.knowing(Module("code", code=Ranges(((BASE, BASE + 64),))), may_write=Ranges(((BASE, BASE + 64),)))
+        target.write_data(COUNTER, b"abcd")
+        target.write_data(BASE + 64, b"abcd")
+        for address in (BASE, BASE + 60, BASE - 4):
+            with pytest.raises(MappingError, match="is code, so it may not be written as data"):
+                target.write_data(address, b"abcdefgh")
+        assert (bytes(machine.stack[4:8]), machine.words) == (b"abcd", [*OLD[:16], 0x64636261, *OLD[17:]])
 
 
 def test_a_stop_waits_for_a_cpu_that_sees_the_words() -> None:
@@ -417,6 +468,8 @@ def test_what_is_not_known_is_refused_until_somebody_vouches(kind: Kind) -> None
             assert not target.capabilities.can_stop
             with pytest.raises(CapabilityError, match="assume=caches"):
                 target.write(BASE, b"abcd")
+            with pytest.raises(CapabilityError, match="assume=caches"):
+                target.write_data(COUNTER, b"abcd")
             with pytest.raises(CapabilityError, match="assume=stops"), target.stop():
                 pass
         with open_stub(stub, assume=("caches",)) as target:
@@ -703,6 +756,20 @@ def test_a_word_that_nobody_wrote_is_another_machine() -> None:
         with suppress(TargetError):
             target.close()
         assert other.words[1] == 0x22000003
+
+
+def test_data_that_the_machine_itself_changes_does_not_make_it_another_machine() -> None:
+    machine = machine_of(OLD)
+    with Stub(machine) as stub:
+        target = open_stub(stub)
+        target.carry_out(WITH_DATA)
+        connections = stub.connections
+        machine.stack[4] = 2
+        stub.replace(machine)
+        assert target.read(COUNTER, 4) == bytes([2, 0, 0, 0])
+        target.write(BASE, b"abcd")
+        assert stub.connections == connections + 1
+        target.close()
 
 
 # Liars

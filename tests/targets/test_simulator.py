@@ -31,6 +31,7 @@ from a64patch.protocols import Act, Step
 from a64patch.targets.base import Rendezvous
 from a64patch.targets.cpu import SimulationError
 from a64patch.targets.program import load_elf
+from a64patch.targets.section import Change, Section
 from a64patch.targets.simulator import Simulator
 from a64patch.targets.simulator_url import parse_url
 from tests.support import assemble, link
@@ -284,6 +285,33 @@ def test_data_that_shares_a_page_with_code_can_be_written() -> None:
     simulator = Simulator.from_words([0x10004001, 0xF9000021, 0x14000000], data={0x10800: bytes(8)}, cpus=1)
     simulator.run(50)
     assert simulator.read(0x10800, 8) == struct.pack("<Q", 0x10800)
+
+
+def test_code_and_data_change_in_one_stop_and_every_cpu_sees_both() -> None:
+    # adr x1, .+0x800; mov w0, #1; ldr w2, [x1]; b .-8
+    words, site, counter, owner = [0x10004001, MOV_1, 0xB9400022, 0x17FFFFFE], 0x10004, 0x10800, 0x10804
+    simulator = Simulator.from_words(words, data={counter: bytes(8)}, cpus=4)
+    section = Section(
+        (Change(site, MOV_1, MOV_2),),
+        publish=((site, site + 4),),
+        data=(Change(counter, 0, 5),),
+        guards=((owner, 0),),
+    )
+    simulator.run(200)
+    assert simulator.carry_out(section).done
+    simulator.run(200)
+    assert [(simulator.register(cpu, 0), simulator.register(cpu, 2)) for cpu in range(4)] == [(2, 5)] * 4
+
+
+@pytest.mark.parametrize("address", [0x10000, 0x10004, 0xFFFC, 0x11000, 0x10FFC])
+def test_only_mapped_memory_that_is_not_code_is_data(address: int) -> None:
+    simulator = Simulator.from_words([MOV_2, 0x14000000], data={0x10800: bytes(8)}, cpus=1)
+    simulator.write_data(0x10804, b"abcd")
+    with pytest.raises(MappingError):
+        simulator.write_data(address, b"abcdefgh")
+    assert simulator.read(0x10000, 0x1000) == struct.pack("<II", MOV_2, 0x14000000).ljust(0x804, b"\0") + b"abcd".ljust(
+        0x7FC, b"\0"
+    )
 
 
 @pytest.mark.parametrize("high", [0x10000, 0xFFFF_8000_0801_0000])

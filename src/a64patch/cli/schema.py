@@ -169,6 +169,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "word": (_WORD, "eight hex digits"),
     "words": (_COUNT, "how many words were written"),
     "would_forbid": (_list_of(_TEXT), "steps or protocols, each of which forbids the counterexample"),
+    "writes_data": (_BOOL, "the target can write words of data with code"),
 }
 """The type of each field, and what it says. A text that is unknown, or that does not apply, is empty."""
 
@@ -194,7 +195,7 @@ OBJECTS: dict[str, str] = {
     "line": "address site word text hotpatchable data relocation kernel",
     "hook": "site address word text traced",
     "target": "location build_id release base incarnation modules kind cpus can_stop can_kick sees_pcs broadcast"
-    " details",
+    " writes_data details",
     "module": "name build_id base",
     "difference": "patch hunk_sites not_expressed",
     "canonical": "patch warnings",

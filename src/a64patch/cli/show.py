@@ -118,6 +118,7 @@ def _show_target(target: Target, *, as_json: bool) -> int:
         "can make CPUs synchronise": yes_no[capabilities.can_kick],
         "sees where CPUs stand": yes_no[capabilities.sees_pcs],
         "cache maintenance reaches all CPUs": yes_no[capabilities.broadcast],
+        "can write data with code": yes_no[capabilities.writes_data],
         **target.facts(),
     }
     print_table((name, value) for name, value in shown.items() if value)

@@ -39,6 +39,8 @@ class Capabilities(NamedTuple):
     """`StoppedCpus.states()` knows the PC of each CPU."""
     broadcast: bool
     """Cache maintenance by one CPU reaches all. When this is false, each CPU does its own as it leaves `stop()`."""
+    writes_data: bool = False
+    """`write_data` writes memory that is not code."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,16 @@ class Target(Protocol):
         Only addresses that the target maps as code may be written.
         """
 
+    def write_data(self, address: int, data: bytes) -> None:
+        """Put bytes in memory that is not code. Every CPU's loads see them; nothing is to be published.
+
+        For the words of data in a plan only: the rest of a program's data is the program's own. CapabilityError on a
+        target without `Capabilities.writes_data`. MappingError, and nothing is changed, for known code.
+        """
+        raise CapabilityError(
+            f"this {self.capabilities.kind} writes code only, not data: change the data in a running system"
+        )
+
     def publish(self, start: int, end: int) -> None:
         """Make [start, end) visible to instruction fetch: clean to the point of unification, invalidate, wait.
 
@@ -319,6 +331,11 @@ class Target(Protocol):
         """`write` of each (address, bytes), in order, up to the first that fails."""
         for address, data in requests:
             self.write(address, data)
+
+    def write_data_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
+        """`write_data` of each (address, bytes), in order, up to the first that fails."""
+        for address, data in requests:
+            self.write_data(address, data)
 
     def carry_out(self, section: Section) -> Outcome:
         """Carry out a section by its protocol. Errors: see `section.carry_out`.

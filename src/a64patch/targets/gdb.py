@@ -81,8 +81,8 @@ class GdbTarget(Target):
     still hold the word that was read before, or a word that was written.
 
     A stub does not know which addresses are code or which builds there are: `modules`, or `knowing` later, tell the
-    target. They do not limit writes, since there may be more code: every address that the stub accepts may be written,
-    unless `knowing` was given a limit.
+    target. They do not limit writes of code, since there may be more code: every address that the stub accepts may be
+    written, unless `knowing` was given a limit. That limit is not for data: `write_data` refuses known code only.
     """
 
     def __init__(
@@ -171,6 +171,10 @@ class GdbTarget(Target):
         """Put bytes at `address`; WriteError when the stub refuses or the connection is lost. See also the class."""
         self.write_many([(address, data)])
 
+    def write_data(self, address: int, data: bytes) -> None:
+        """Put bytes at `address`, outside of known code. Errors as `write`, and MappingError for known code."""
+        self.write_data_many([(address, data)])
+
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
         """As `read` of each, in one halt. Neighbours share packets, and all packets travel together."""
         return self._read_packets(self._reading(requests))
@@ -200,13 +204,18 @@ class GdbTarget(Target):
         """
         self._write_packets(self._writing(requests))
 
-    def _write_packets(self, writing: Writing) -> None:
+    def write_data_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
+        """As `write_data` of each, in one halt, as `write_many` does it."""
+        self._write_packets(self._writing_data(requests), text=False)
+
+    def _write_packets(self, writing: Writing, *, text: bool = True) -> None:
         if not writing.pieces:
             return
         self._line.want(writing.pieces[0][0])
         with self._line.hold("write", WriteError):
             self._line.see()
-            self._require_text_taken(writing.pieces[0][0])
+            if text:
+                self._require_text_taken(writing.pieces[0][0])
             if refused := writing.refusals(self._line.connection):
                 address, size, reason = refused[0]
                 raise WriteError(
@@ -217,11 +226,15 @@ class GdbTarget(Target):
     def carry_out(self, section: Section) -> Outcome:
         """Carry out the section with packets that are built before the machine is halted."""
         reading, writing = self._reading(section.reads), self._writing(section.writes)
+        writing_data = self._writing_data(section.data_writes)
         if section.addresses:
             self._line.want(section.addresses[0])
-        return carry_out(
-            self, section, read=lambda: self._read_packets(reading), write=lambda: self._write_packets(writing)
-        )
+
+        def write() -> None:
+            self._write_packets(writing)
+            self._write_packets(writing_data, text=False)
+
+        return carry_out(self, section, read=lambda: self._read_packets(reading), write=write)
 
     def publish(self, start: int, end: int) -> None:
         """Nothing to do: `write` refuses a stub that does not itself publish each write."""
@@ -292,6 +305,7 @@ class GdbTarget(Target):
             stops,
             self._sees_pcs,
             broadcast=True,
+            writes_data=True,
         )
 
     def _stops(self) -> bool:
@@ -306,12 +320,16 @@ class GdbTarget(Target):
                 " CPUs; add ?assume=stops if it does"
             )
 
-    def _require_writable(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+    def _require_visible(self) -> None:
+        """CapabilityError unless each CPU is known to see what the stub writes. A fetch sees no more than a load."""
         if not self._line.stub.kind.maintains_caches and "caches" not in self._assume:
             raise CapabilityError(
                 f"it is not known whether the stub at {self._location.text} ({self._line.stub.kind.name}) makes the"
                 " words that it writes visible to instruction fetch; add ?assume=caches if it does"
             )
+
+    def _require_writable(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        self._require_visible()
         limit = self.writable()
         for address, data in pieces:
             if limit is not None and not limit.covers(address, address + len(data)):
@@ -346,6 +364,16 @@ class GdbTarget(Target):
         writing = Writing(requests, self._line.connection.packet_size, binary=self._line.stub.writes_binary)
         self._require_writable(writing.pieces)
         self._line.witnesses.note_writes(writing.pieces)
+        return writing
+
+    def _writing_data(self, requests: Sequence[tuple[int, bytes]]) -> Writing:
+        """Packets for these writes of data. They are no witnesses: the machine itself may change its data later."""
+        writing = Writing(requests, self._line.connection.packet_size, binary=self._line.stub.writes_binary)
+        if writing.pieces:
+            self._require_visible()
+        for address, data in writing.pieces:
+            if self.modules.code & Ranges(((address, address + len(data)),)):
+                raise MappingError(f"{self.symbols.describe(address)} is code, so it may not be written as data")
         return writing
 
     # PCs and return addresses

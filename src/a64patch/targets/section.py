@@ -7,18 +7,23 @@ makes sections, and tries again when a CPU is at such an address.
 - Before it writes, it compares every word with the expected word.
 - After it publishes, it reads every word back.
 - When an operation fails after the first write and before the CPUs are let go, it puts the old words back.
+
+Words of data may change with the code, such as the counter of a static key with its branches. All CPUs wait meanwhile,
+so no CPU sees in which order the words are written. The code is written first: when the target refuses it, the data was
+never touched. A crash between two writes leaves some words old and some new, in the code, in the data or in both.
+So the journal and `recover` treat code and data as one set.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
-from a64patch.errors import BusyError, MismatchError, PartialPatchError
+from a64patch.errors import BusyError, MismatchError, PartialPatchError, RequestError
 from a64patch.oneline import counted, shown, some
 from a64patch.protocols import PROTOCOLS, Method, Operation
 from a64patch.ranges import Ranges
@@ -38,12 +43,21 @@ class Change(NamedTuple):
         return shown(self, f"{self.address:#x}: {self.old:08x} -> {self.new:08x}")
 
 
+Guard = tuple[int, int]
+"""(address, word): a word of data that is not written, and must hold this word inside the stop. Example: the owner of a
+mutex must be 0."""
+
+
 @dataclass(frozen=True)
 class Section:
-    """Words that are written together, the protocol for it, and where no CPU may be. Computed before any CPU waits."""
+    """Words that are written together, the protocol for it, and where no CPU may be. Computed before any CPU waits.
+
+    RequestError for `data` or `guards` with another protocol than `stop`: a CPU could see the new data with the old
+    code. RequestError also as `require_one_set`.
+    """
 
     changes: tuple[Change, ...]
-    """Every word that is written, with its expected old word."""
+    """Every word of code that is written, with its expected old word."""
     unchanged: tuple[tuple[int, int], ...] = ()
     """(address, word) of the words between changed words. They are compared like old words, and stay as they are."""
     publish: tuple[tuple[int, int], ...] = ()
@@ -52,8 +66,12 @@ class Section:
     """The addresses where no CPU may stand and to which no CPU may return."""
     protocol: Method = "stop"
     """The name of the protocol, a key of protocols.PROTOCOLS."""
+    data: tuple[Change, ...] = ()
+    """Every word of data that is written, with its expected old word. Little-endian, as code is."""
+    guards: tuple[Guard, ...] = ()
+    """The words of data that are compared, and are not written."""
     addresses: tuple[int, ...] = field(init=False)
-    """The addresses of all words that are read: first from `changes`, then from `unchanged`."""
+    """The addresses of all words that are read: from `changes`, `unchanged`, `data` and `guards`, in this order."""
     olds: tuple[int, ...] = field(init=False)
     """The expected word at each of `addresses` before the change."""
     news: tuple[int, ...] = field(init=False)
@@ -61,30 +79,81 @@ class Section:
     reads: tuple[tuple[int, int], ...] = field(init=False)
     """(address, bytes) of each word that is read."""
     writes: tuple[tuple[int, bytes], ...] = field(init=False)
-    """(address, bytes) of each word that is written."""
+    """(address, bytes) of each word of code that is written."""
+    data_writes: tuple[tuple[int, bytes], ...] = field(init=False)
+    """(address, bytes) of each word of data that is written."""
 
     def __repr__(self) -> str:
         places = some((f"{change.address:#x}" for change in self.changes), len(self.changes))
+        beside = f" and {counted(len(self.data), 'word')} of data" if self.data else ""
         return shown(
-            self, f"{self.protocol}: {counted(len(self.changes), 'word')} at {places}; keep_out", str(self.keep_out)
+            self,
+            f"{self.protocol}: {counted(len(self.changes), 'word')} at {places}{beside}; keep_out",
+            str(self.keep_out),
         )
 
     def __post_init__(self) -> None:
-        kept = [word for _, word in self.unchanged]
+        rows = [
+            *self.changes, *((address, word, word) for address, word in self.unchanged),
+            *self.data, *((address, word, word) for address, word in self.guards),
+        ]  # fmt: skip
         put = object.__setattr__
-        put(self, "addresses", (*(change.address for change in self.changes), *(at for at, _ in self.unchanged)))
-        put(self, "olds", (*(change.old for change in self.changes), *kept))
-        put(self, "news", (*(change.new for change in self.changes), *kept))
+        put(self, "addresses", tuple(row[0] for row in rows))
+        put(self, "olds", tuple(row[1] for row in rows))
+        put(self, "news", tuple(row[2] for row in rows))
+        if self.data or self.guards:
+            if self.protocol != "stop":
+                raise RequestError(f"words of data change while all CPUs wait: by stop, not by {self.protocol}")
+            require_one_set(self.addresses[: self._code], self.data, self.guards)
         put(self, "reads", tuple((address, INSN_SIZE) for address in self.addresses))
-        data = to_bytes([change.new for change in self.changes])
-        put(
-            self,
-            "writes",
-            tuple(
-                (change.address, data[at : at + INSN_SIZE])
-                for change, at in zip(self.changes, range(0, len(data), INSN_SIZE), strict=True)
-            ),
-        )
+        put(self, "writes", _writes(self.changes))
+        put(self, "data_writes", _writes(self.data))
+
+    @property
+    def _code(self) -> int:
+        """How many of `addresses` are code: the first ones."""
+        return len(self.changes) + len(self.unchanged)
+
+    def written(self) -> Iterator[tuple[int, Change]]:
+        """Each word that is written, with its index in `addresses`."""
+        yield from enumerate(self.changes)
+        yield from enumerate(self.data, self._code)
+
+    def is_data(self, index: int) -> bool:
+        """Whether the word at this index of `addresses` is data."""
+        return index >= self._code
+
+    def describe(self, target: Target, index: int) -> str:
+        """The place of the word at this index of `addresses`, by the target's names; `data at` stands before data."""
+        where = target.symbols.describe(self.addresses[index])
+        return f"data at {where}" if self.is_data(index) else where
+
+
+def require_one_set(code: Iterable[int], data: Sequence[Change], guards: Sequence[Guard]) -> None:
+    """RequestError unless words of code, words of data and guards can be one transaction.
+
+    - No address is that of two words. `code` are the addresses of the words of code.
+    - The addresses of data and guards are multiples of 4: such a word is loaded and stored as one (Arm ARM, B2.2.1).
+    - Their words are unsigned 32-bit numbers.
+    """
+    seen = set(code)
+    for address, *words in (*data, *guards):
+        if address % INSN_SIZE:
+            raise RequestError(f"data at {address:#x} is not at a multiple of 4 bytes")
+        if address in seen:
+            raise RequestError(f"address {address:#x} is given twice among words of code, words of data and guards")
+        if not all(0 <= word < 1 << 32 for word in words):
+            raise RequestError(f"data at {address:#x}: a word must be a number from 0 to 0xffffffff")
+        seen.add(address)
+
+
+def _writes(changes: Sequence[Change]) -> tuple[tuple[int, bytes], ...]:
+    """(address, bytes) of each new word."""
+    data = to_bytes([change.new for change in changes])
+    return tuple(
+        (change.address, data[at : at + INSN_SIZE])
+        for change, at in zip(changes, range(0, len(data), INSN_SIZE), strict=True)
+    )
 
 
 class Found(NamedTuple):
@@ -131,9 +200,12 @@ def carry_out(
 ) -> Outcome:
     """Ask the target for each operation of the section's protocol. A target may give a quicker `read` and `write`.
 
-    BusyError when not every CPU comes. MismatchError when a word differs from the expected word, or from the new word
-    after it was written. PartialPatchError when old words could not be put back. The target's own errors also pass
-    through. When letting go fails, its error passes through and the new words stay.
+    `write` writes the code, then the data. When letting go fails, its error passes through and the new words stay.
+
+    - BusyError when not every CPU comes.
+    - MismatchError when a word differs from the expected word, or from the new word after it was written.
+    - PartialPatchError when old words could not be put back.
+    - The target's own errors also pass through.
     """
 
     def words() -> list[int]:
@@ -156,12 +228,14 @@ def carry_out(
                         stop.close()
                         return Outcome(cpus, time.perf_counter_ns() - start, found)
                 elif operation is Operation.WRITE:
-                    require(target, section.addresses, words(), section.olds)
+                    _require_old(target, section, words())
                     written = True
                     if write:
                         write()
                     else:
                         target.write_many(section.writes)
+                        if section.data:
+                            target.write_data_many(section.data_writes)
                 elif operation is Operation.PUBLISH:
                     target.publish_many(section.publish)
                     _require_written(target, section, words())
@@ -179,49 +253,70 @@ def carry_out(
     return Outcome(cpus, window)
 
 
+def _require_old(target: Target, section: Section, words: Sequence[int]) -> None:
+    """MismatchError for the first word that differs from the old word."""
+    index = _difference(words, section.olds)
+    if index is not None:
+        raise MismatchError(_not_expected(section.describe(target, index), words[index], section.olds[index]))
+
+
 def _require_written(target: Target, section: Section, words: Sequence[int]) -> None:
     """MismatchError for the first word that differs from the new word."""
-    if tuple(words) == section.news:
-        return
-    address, word, new = next(
-        each for each in zip(section.addresses, words, section.news, strict=True) if each[1] != each[2]
-    )
-    raise MismatchError(
-        f"{target.symbols.describe(address)} holds {word:#010x} after {new:#010x} was written there without an error"
-    )
+    index = _difference(words, section.news)
+    if index is not None:
+        where, word, new = section.describe(target, index), words[index], section.news[index]
+        if section.olds[index] == new:
+            raise MismatchError(f"{where} changed from {new:#010x} to {word:#010x} while other words were written")
+        raise MismatchError(f"{where} holds {word:#010x} after {new:#010x} was written there without an error")
 
 
 def put_back(target: Target, section: Section, cause: BaseException) -> None:
-    """Restore every old word. PartialPatchError when one of them cannot be written, published or read back."""
-    for change in section.changes:
-        try:
-            if not _holds_old(target, change):
-                target.write(change.address, to_bytes(change.old))
-        except Exception:
-            continue  # The check below reports this word if it is not the old word.
+    """Restore every old word, the last written first: the data, then the code.
+
+    PartialPatchError when one of them cannot be written, published or read back.
+    """
+    for write, changes in ((target.write_data, section.data), (target.write, section.changes)):
+        for change in changes:
+            try:
+                if not _holds_old(target, change):
+                    write(change.address, to_bytes(change.old))
+            except Exception:
+                continue  # The check below reports this word if it is not the old word.
     try:
         target.publish_many(section.publish)
         published = True
     except Exception:
         published = False
-    lost = [change.address for change in section.changes if not published or not _surely_old(target, change)]
+    lost = [
+        index
+        for index, change in section.written()
+        if not (published or section.is_data(index)) or not _surely_old(target, change)
+    ]
     if lost:
-        places = ", ".join(target.symbols.describe(address) for address in lost[:8])
+        places = ", ".join(section.describe(target, index) for index in lost[:8])
         raise PartialPatchError(
-            f"the patch failed ({cause}), and {len(lost)} of {len(section.changes)} words could not be put back:"
-            f" {places}",
-            lost,
+            f"the patch failed ({cause}), and {len(lost)} of {len(section.changes) + len(section.data)} words could not"
+            f" be put back: {places}",
+            [section.addresses[index] for index in lost],
         ) from cause
 
 
 def require(target: Target, addresses: Sequence[int], found: Sequence[int], wanted: Sequence[int]) -> None:
     """MismatchError for the first address whose word differs from the wanted word."""
+    index = _difference(found, wanted)
+    if index is not None:
+        raise MismatchError(_not_expected(target.symbols.describe(addresses[index]), found[index], wanted[index]))
+
+
+def _difference(found: Sequence[int], wanted: Sequence[int]) -> int | None:
+    """The index of the first word that differs; None when all are equal."""
     if tuple(found) == tuple(wanted):
-        return
-    for address, word, want in zip(addresses, found, wanted, strict=True):
-        if word != want:
-            where = target.symbols.describe(address)
-            raise MismatchError(f"{where} holds {word:#010x}, not {want:#010x} as expected; nothing was changed")
+        return None
+    return next(index for index, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
+
+
+def _not_expected(where: str, word: int, wanted: int) -> str:
+    return f"{where} holds {word:#010x}, not {wanted:#010x} as expected; nothing was changed"
 
 
 def _holds_old(target: Target, change: Change) -> bool:

@@ -30,6 +30,7 @@ from a64patch.protocols import (
     Step,
     publication,
 )
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
 from a64patch.targets.caches import CacheModel
 from a64patch.targets.cpu import Cpu
@@ -152,7 +153,7 @@ class Simulator(Target):
             "program", program.symbols, program.build_id, base=program.base, code=program.code, incarnation=run
         )
         self._modules = Modules([named])
-        self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast)
+        self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast, writes_data=True)
         self.output = bytearray()
         self.executed: list[Executed] = []
         self.steps = 0
@@ -345,6 +346,19 @@ class Simulator(Target):
             self._store(address, data[:length])
             address, data = address + length, data[length:]
             self._run_on()
+
+    def write_data(self, address: int, data: bytes) -> None:
+        """Store to mapped memory that is not code. The program runs on before and after this store.
+
+        MappingError, and nothing is changed, when an address is code or is not mapped.
+        """
+        self._require_open()
+        if self._program.code & Ranges(((address, address + len(data)),)):
+            raise MappingError(f"{address:#x} and the {len(data)} bytes from there on are not all data")
+        self._memory.read(address, len(data))
+        self._run_on()
+        self._memory.write(address, data)
+        self._run_on()
 
     def publish(self, start: int, end: int) -> None:
         """The steps of Linux' caches_clean_inval_pou(), on the CPU `writer`; in `stop()`, on the last CPU to arrive.
