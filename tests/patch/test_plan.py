@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from a64patch import questions
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.generate import gen_nop
 from a64patch.a64.words import from_bytes
@@ -19,16 +20,17 @@ from a64patch.errors import (
     MappingError,
     PatchFormatError,
     PlanError,
+    RequestError,
     SymbolError,
 )
 from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, parse, reverse, to_text
-from a64patch.patch.plan import Plan, State, fill, make_plan, require_acceptable
+from a64patch.patch.plan import Plan, State, Sync, fill, make_plan, require_acceptable
 from a64patch.patch.text import patch_text
 from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.section import Change
 from a64patch.targets.symbols import Symbol
-from tests.patch.fake import BASE, FakeTarget
+from tests.patch.fake import BASE, DATA, FakeTarget
 from tests.support import assemble, link
 
 BUILD, OTHER = "00112233", "44556677"
@@ -269,7 +271,59 @@ def test_the_method_and_the_hazards_are_those_of_all_changes() -> None:
     assert make_plan(parse("@@ site+4 @@\n-d503201f\n+d2800000\n"), target, profile="2018").method == "stop"
 
 
+KEY = "@@ site+4 @@\n-d503201f  nop\n+14000001  b .+4\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "guards", "reason"),
+    [
+        ([Change(DATA, 0, 1)], [(DATA + 4, 0)], "data changes with the code, so all CPUs wait meanwhile"),
+        ([], [(DATA, 0)], "data must hold its words while the code changes, so all CPUs wait meanwhile"),
+    ],
+)
+def test_data_makes_all_cpus_wait(data: list[Change], guards: list[tuple[int, int]], reason: str) -> None:
+    target = FakeTarget([assemble_one(text) for text in ("bl .+8", "nop", "ret")])
+    assert make_plan(parse(KEY), target).method == "kick"
+    plan = make_plan(parse(KEY), target, data=data, guards=guards)
+    assert (plan.method, plan.reason, plan.data, plan.guards) == ("stop", reason, tuple(data), tuple(guards))
+    require_acceptable(plan)
+    require_acceptable(plan, sync="stop")
+    weaker: tuple[Sync, ...] = ("nosync", "kick")
+    for sync in weaker:
+        with pytest.raises(PlanError, match=f"--sync {sync} is not safe here: data "):
+            require_acceptable(plan, sync=sync)
+
+
+def test_data_is_written_with_code_only() -> None:
+    target = FakeTarget([assemble_one(text) for text in ("bl .+8", "b .+4", "ret")])
+    plan = make_plan(parse(KEY), target, data=[Change(DATA, 0, 1)], guards=[(DATA + 4, 0)])
+    assert (plan.state, plan.method, plan.data, plan.guards) == (State.APPLIED, None, (), ())
+
+
+def test_a_plan_with_data_is_asked_about_as_its_code_is() -> None:
+    target = FakeTarget([assemble_one(text) for text in ("bl .+8", "nop", "ret")])
+    plan = make_plan(parse(KEY), target, data=[Change(DATA, 0, 1)])
+    [question] = questions.of_plan(plan, target, questions.Setting())
+    assert question.protocol == "stop"
+    assert [(site.old, site.new) for site in question.sites] == [((0xD503201F,), (0x14000001,))]
+
+
 # Refusals
+
+
+@pytest.mark.parametrize(
+    ("data", "guards", "message"),
+    [
+        ([Change(BASE + 4, 0, 1)], [], "0x1004 is given twice"),
+        ([Change(DATA, 0, 1)], [(DATA, 0)], "0x8000 is given twice"),
+        ([Change(DATA + 2, 0, 1)], [], "is not at a multiple of 4"),
+        ([], [(DATA, -1)], "from 0 to 0xffffffff"),
+    ],
+)
+def test_data_that_is_no_set_with_the_code(data: list[Change], guards: list[tuple[int, int]], message: str) -> None:
+    target = FakeTarget([assemble_one(text) for text in ("bl .+8", "nop", "ret")])
+    with pytest.raises(RequestError, match=message):
+        make_plan(parse(KEY), target, data=data, guards=guards)
 
 
 @pytest.mark.parametrize(

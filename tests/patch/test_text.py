@@ -21,9 +21,10 @@ from a64patch.errors import (
     RequestError,
 )
 from a64patch.patch import text
+from a64patch.protocols import Method
 from a64patch.targets.base import CpuState
 from a64patch.targets.section import Change
-from tests.patch.fake import BASE, FakeTarget
+from tests.patch.fake import BASE, DATA, FakeTarget
 
 NOP = gen_nop()
 BRANCH = gen_branch_imm(BASE, BASE + 8)
@@ -309,6 +310,37 @@ def test_nobody_writes_before_all_have_arrived() -> None:
     with pytest.raises(BusyError, match="not every CPU"):
         patch_text_sync(target, PLACES, NEW)
     assert target.words == OLD
+
+
+def test_data_is_written_with_the_code() -> None:
+    target = FakeTarget([NOP])
+    target.data_memory = bytearray(8)
+    data = (Change(DATA, 0, 1),)
+    changes = [Change(BASE, NOP, BRANCH)]
+    result = text.write(target, changes, (), "stop", "a key", data=data, guards=((DATA + 4, 0),))
+    assert (target.words, target.data, result.data) == ([BRANCH], [1, 0], data)
+    with pytest.raises(MismatchError, match="data at 0x8004 holds 0x00000000, not 0x00000001"):
+        text.write(target, [Change(BASE, BRANCH, NOP)], (), "stop", "a key", guards=((DATA + 4, 1),))
+    assert target.words == [BRANCH]
+
+
+@pytest.mark.parametrize("method", ["nosync", "kick"])
+def test_data_is_not_written_while_cpus_run(method: Method) -> None:
+    target = FakeTarget([NOP])
+    target.data_memory = bytearray(4)
+    for named in ({"data": (Change(DATA, 0, 1),)}, {"guards": ((DATA, 0),)}):
+        with pytest.raises(RequestError, match=f"by stop, not by {method}"):
+            text.write(target, [Change(BASE, NOP, BRANCH)], (), method, "a key", **named)
+    assert (target.words, target.data) == ([NOP], [0])
+
+
+def test_a_target_that_writes_no_data_is_refused_before_it_stops() -> None:
+    target = FakeTarget([NOP], writes_data=False)
+    target.data_memory = bytearray(4)
+    with pytest.raises(CapabilityError, match="this fake does not write data, which this patch needs: a key"):
+        text.write(target, [Change(BASE, NOP, BRANCH)], (), "stop", "a key", data=(Change(DATA, 0, 1),))
+    assert target.calls == []
+    text.write(target, [Change(BASE, NOP, BRANCH)], (), "stop", "a guard is only read", guards=((DATA, 0),))
 
 
 def test_a_file_is_not_said_to_have_been_raced() -> None:

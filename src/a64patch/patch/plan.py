@@ -34,11 +34,11 @@ from a64patch.patch.meaning import (
     words_by_meaning,
 )
 from a64patch.patch.sites import JOIN, Site, sites_of
-from a64patch.patch.text import method_for
+from a64patch.patch.text import counted_words, method_for
 from a64patch.protocols import Method
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
-from a64patch.targets.section import Change
+from a64patch.targets.section import Change, Guard, require_one_set
 from a64patch.targets.symbols import GIVE_NAMES, Space, Symbol, SymbolTable
 
 Sync = Literal["auto", "nosync", "kick", "stop"]
@@ -49,6 +49,8 @@ NEARBY = 64 * INSN_SIZE
 _LONGEST_SEARCH = 1 << 22
 _MOST_NAMES = 4
 """At most this many hunks are named in a message."""
+_WITH_DATA = "data changes with the code, so all CPUs wait meanwhile"
+_GUARDED = "data must hold its words while the code changes, so all CPUs wait meanwhile"
 _SOMEWHERE = 1 << 62
 """The address of a site while there is no target: out of reach of all addresses that people write."""
 
@@ -106,9 +108,14 @@ class Plan:
     profile: str = "2018"
     cpus: int = 0
     """How many CPUs may be executing the target."""
+    data: tuple[Change, ...] = ()
+    """The words of data that are written with the code, in the same stop; empty when no word of code is to be written.
+    They were not compared with the target yet."""
+    guards: tuple[Guard, ...] = ()
+    """The words of data that must hold inside this stop, and are not written."""
 
     def __repr__(self) -> str:
-        counts = f"{counted(len(self.hunks), 'hunk')}, {counted(len(self.changes), 'word')} to write"
+        counts = f"{counted(len(self.hunks), 'hunk')}, {counted_words(self.changes, self.data)} to write"
         hazards = dict.fromkeys(hazard.name for hazard in self.hazards)
         danger = f", hazards {some(hazards, len(hazards))}" if hazards else ""
         how = f"{self.method}: {self.reason}" if self.method else self.reason
@@ -141,6 +148,8 @@ def make_plan(
     profile: str = "2018",
     together: bool = False,
     same_build: bool = False,
+    data: Sequence[Change] = (),
+    guards: Sequence[Guard] = (),
 ) -> Plan:
     """Plan what applying `diff` to the target would do.
 
@@ -149,6 +158,9 @@ def make_plan(
     - The changed words of a hunk, and the words between them, are one site.
     - Hunks with less than JOIN bytes between them are one site too, unless each is a single word that may race.
     - `together` makes all hunks change as one.
+
+    `data` are words outside the code that change with the hunks, as one. `guards` are words outside the code that must
+    hold meanwhile. Either makes the method `stop`. Both are compared inside this stop, not here.
 
     The patch's Build-Id decides how lines are compared:
 
@@ -167,7 +179,7 @@ def make_plan(
     - PlanError for a hunk that fits twice, overlaps another or reaches beyond its symbol;
     - SymbolError, AlignmentError and MappingError for a site;
     - PatchFormatError where word and text disagree, and for a hunk with more `+` lines than `-` lines;
-    - RequestError for an unknown profile;
+    - RequestError for an unknown profile, and for data and guards that cannot be one set with the code;
     - the target's own errors.
     """
     if profile not in PROFILES:
@@ -185,10 +197,15 @@ def make_plan(
     method, reason = method_for(target.capabilities, plan.changes, spans, profile)
     if together and cpus and len(spans) > 1:
         method, reason = "stop", "all hunks change together"
+    if data or guards:
+        require_one_set((change.address for change in plan.changes), data, guards)
+        method, reason = "stop", _WITH_DATA if data else _GUARDED
     sites = sites_of(target, plan.changes, spans, together=together)
     shown = ((planned.address, planned.address + INSN_SIZE * len(planned.found)) for planned in hunks)
     hazards = (*_implied_nops(hunks, target), *hazards_of(target, plan.changes, sites, shown))
-    return replace(plan, method=method, reason=reason, sites=sites, hazards=hazards)
+    return replace(
+        plan, method=method, reason=reason, sites=sites, hazards=hazards, data=tuple(data), guards=tuple(guards)
+    )
 
 
 def _implied_nops(hunks: Sequence[PlannedHunk], target: Target) -> Iterator[Hazard]:
@@ -244,8 +261,9 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
         )
     if plan.state is State.FOREIGN:
         raise MismatchError(_half_applied(plan.hunks, reverse))
-    if sync in ("nosync", "kick") and plan.method == "stop" and (plan.cpus or len(plan.changes) > 1):
-        why = plan.reason if plan.cpus else f"{len(plan.changes)} words without synchronisation are always racy"
+    must = plan.cpus or plan.data or plan.guards
+    if sync in ("nosync", "kick") and plan.method == "stop" and (must or len(plan.changes) > 1):
+        why = plan.reason if must else f"{len(plan.changes)} words without synchronisation are always racy"
         raise PlanError(f"--sync {sync} is not safe here: {why}; nothing was changed")
     if sync == "nosync" and plan.cpus and len(plan.changes) > 1:
         raise PlanError(

@@ -23,7 +23,7 @@ from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, 
 from a64patch.protocols import Method
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, Target
-from a64patch.targets.section import Change, Found, Outcome, Section, require
+from a64patch.targets.section import Change, Found, Guard, Outcome, Section, require
 
 RETRIES = 10
 """How often a stop is tried again when a CPU was in the way. Each pause is longer than the last (0.1 s in all)."""
@@ -44,9 +44,16 @@ class PatchResult(NamedTuple):
     """From the arrival of the last CPU until all were let go (ns); None unless the method is `stop`."""
     retries: int = 0
     """How often a CPU was in `keep_out`, so that all CPUs were let go and stopped again."""
+    data: tuple[Change, ...] = ()
+    """The words of data that were written with the code."""
 
     def __repr__(self) -> str:
-        return shown(self, f"{counted(len(self.changes), 'word')} by {self.method}:", self.reason)
+        return shown(self, f"{counted_words(self.changes, self.data)} by {self.method}:", self.reason)
+
+
+def counted_words(changes: Sequence[Change], data: Sequence[Change]) -> str:
+    """How many words are written, for people: `3 words, 1 of them data`."""
+    return counted(len(changes) + len(data), "word") + (f", {len(data)} of them data" if data else "")
 
 
 def patch_text_nosync(target: Target, address: int, word: int, *, expected: int | None = None) -> PatchResult:
@@ -162,12 +169,19 @@ def write(
     method: Method,
     reason: str,
     retry: float = 0.0,
+    *,
+    data: Sequence[Change] = (),
+    guards: Sequence[Guard] = (),
 ) -> PatchResult:
     """Write the words of these sites by the protocol that the caller chose. `retry` as in `patch_text_sync`.
 
-    CapabilityError when the target lacks an operation of the protocol. Other errors as the three functions above.
+    With `stop`, also write words of data, if all `guards` hold: see `targets/section.py`.
+
+    - CapabilityError when the target lacks an operation of the protocol, or writes no data.
+    - RequestError for data and guards that `Section` refuses.
+    - Other errors as the three functions above.
     """
-    section = _section(target, changes, sites, method, reason)
+    section = _section(target, changes, sites, method, reason, data, guards)
     outcome: Outcome | None = None
     met: Counter[Found] = Counter()
     deadline = time.monotonic() + retry
@@ -180,20 +194,30 @@ def write(
         attempt += 1
     if not outcome.done:
         raise BusyError(_busy(target, met, sites, attempt))
-    return PatchResult(method, reason, tuple(changes), outcome.cpus, outcome.window_ns, attempt - 1)
+    return PatchResult(method, reason, tuple(changes), outcome.cpus, outcome.window_ns, attempt - 1, tuple(data))
 
 
-def _section(target: Target, changes: Sequence[Change], sites: Sequence[Site], method: Method, reason: str) -> Section:
+def _section(
+    target: Target,
+    changes: Sequence[Change],
+    sites: Sequence[Site],
+    method: Method,
+    reason: str,
+    data: Sequence[Change],
+    guards: Sequence[Guard],
+) -> Section:
     """The stop as one value, made before any CPU stops. CapabilityError when the target cannot carry it out."""
     capabilities = target.capabilities
     publish = tuple(spans_of(changes, join=0))
+    if data and not capabilities.writes_data:
+        raise CapabilityError(f"this {capabilities.kind} does not write data, which this patch needs: {reason}")
     if method != "stop":
         if not capabilities.broadcast:
             raise CapabilityError(
                 f"cache maintenance on this {capabilities.kind} reaches one CPU only, so a word cannot be"
                 " published without stopping the others: use patch_text_sync"
             )
-        return Section(tuple(changes), publish=publish, protocol=method)
+        return Section(tuple(changes), publish=publish, protocol=method, data=tuple(data), guards=tuple(guards))
     if not capabilities.can_stop:
         raise CapabilityError(f"this {capabilities.kind} cannot stop its CPUs, which this patch needs: {reason}")
     keep_out = Ranges()
@@ -204,7 +228,7 @@ def _section(target: Target, changes: Sequence[Change], sites: Sequence[Site], m
                 f"this {capabilities.kind} does not tell where its CPUs stand, so neighbouring words cannot be changed"
             )
     kept = unchanged_words(target, changes, sites) if keep_out else ()
-    return Section(tuple(changes), kept, publish, keep_out)
+    return Section(tuple(changes), kept, publish, keep_out, data=tuple(data), guards=tuple(guards))
 
 
 def _busy(target: Target, met: Counter[Found], sites: Sequence[Site], attempts: int) -> str:
