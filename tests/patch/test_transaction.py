@@ -550,6 +550,18 @@ def test_two_who_planned_at_the_same_time(tmp_path: Path, journal: Journal) -> N
     assert [entry.state for entry in journal.entries()] == [EntryState.APPLIED, EntryState.UNDONE]
 
 
+def test_a_word_that_somebody_else_writes_before_the_stop_is_not_ours(journal: Journal) -> None:
+    """The target is as it was, so that nothing is left to recover, and nothing keeps others from patching it."""
+    target = FakeTarget(OLD)
+    plan = planned(target)
+    target.memory[8:12] = b"\xaa\xaa\xaa\xaa"
+    with pytest.raises(MismatchError, match=r"site\+0x8 holds 0xaaaaaaaa, .*; nothing was changed"):
+        apply_plan(plan, target, journal)
+    assert target.words == [*OLD[:2], 0xAAAAAAAA, *OLD[3:]]
+    assert [entry.state for entry in journal.entries()] == [EntryState.UNDONE]
+    apply_plan(planned(target, OLD[:2], NEW[:2]), target, journal)
+
+
 def test_one_file_by_two_names(tmp_path: Path, journal: Journal) -> None:
     path = program(tmp_path)
     (tmp_path / "link").symlink_to(path)

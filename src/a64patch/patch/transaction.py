@@ -194,7 +194,7 @@ def _carry_out(
         result = _patch(target, decided, method, retry)
     except BaseException as error:
         # Other errors leave new words too: a stop may fail at its end, a second Ctrl-C may interrupt putting back.
-        lost = error.unrestored if isinstance(error, PartialPatchError) else _not_old(target, changes)
+        lost = _lost(target, changes, error)
         note = str(error) or type(error).__name__
         if lost:
             error.add_note(
@@ -339,6 +339,14 @@ def _why_not(journal: Journal, entry: Entry, change: Change, word: int, target: 
         if same_target and any(other.address == change.address for other in later.changes):
             return f"{holds}: entry {later.id} has changed it since, revert that first; nothing was changed"
     return f"{holds}; nothing was changed"
+
+
+def _lost(target: Target, changes: Sequence[Change], error: BaseException) -> Sequence[int]:
+    """The addresses whose word may be one that the failed patch wrote."""
+    if isinstance(error, PartialPatchError):
+        return error.unrestored
+    # The words were compared before the first write, or they were put back: another word is somebody else's.
+    return [] if isinstance(error, MismatchError) else _not_old(target, changes)
 
 
 def _not_old(target: Target, changes: Sequence[Change]) -> list[int]:
