@@ -200,7 +200,7 @@ def test_a_refusal_has_the_plan_and_its_hazards(run: Run) -> None:
 
 @pytest.mark.usefixtures("place")
 def test_a_patch_that_failed_half_way_names_the_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise PartialPatchError("the patch failed, and 1 of 1 words could not be put back: pair", [0x1234])
 
     monkeypatch.setattr("a64patch.patch.transaction.write", fail)

@@ -34,6 +34,7 @@ from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, Identity, Rendezvous, Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.modules import Module
+from a64patch.targets.section import Change
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import Parked
 
@@ -45,6 +46,10 @@ NEW = [0xD2800002 | number << 5 for number in range(HUNKS)]
 """mov x2, #number"""
 BETWEEN = 0x91000400
 """add x0, x0, #1"""
+COUNTER = [0, 1]
+"""A word of data behind the code of a WordFile, before and after: it changes with the hunks."""
+OWNER = 7
+"""The word behind this one, a guard."""
 PATCH = "".join(
     f"@@ site+{8 * number:#x} @@\n-{old:08x}\n+{new:08x}\n"
     for number, (old, new) in enumerate(zip(OLD, NEW, strict=True))
@@ -62,7 +67,7 @@ class WordFile(Target):
     A file, so that it can be looked at afterwards; `publish` is fsync.
     """
 
-    capabilities = Capabilities("memory", cpus=0, can_stop=True, can_kick=True, sees_pcs=True, broadcast=True)
+    capabilities = Capabilities("memory", 0, True, True, True, True, writes_data=True)
 
     pause = 0.0
     """Seconds before every fourth write: what a wire takes, so that a kill finds words half written."""
@@ -71,7 +76,7 @@ class WordFile(Target):
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._size = os.fstat(self._file).st_size
-        names, code = SymbolTable(lambda: [Symbol("site", BASE, self._size)]), Ranges(((BASE, BASE + self._size),))
+        names, code = SymbolTable(lambda: [Symbol("site", BASE, 8 * HUNKS)]), Ranges(((BASE, BASE + 8 * HUNKS),))
         self.knowing(Module("memory", names, code=code))
 
     def _offset(self, address: int, size: int) -> int:
@@ -92,6 +97,9 @@ class WordFile(Target):
             os.pwrite(self._file, data, self._offset(address, len(data)))
         except OSError as error:
             raise WriteError(str(error)) from error
+
+    def write_data(self, address: int, data: bytes) -> None:
+        self.write(address, data)
 
     def publish(self, start: int, end: int) -> None:
         self.publish_many([])
@@ -130,22 +138,28 @@ class Bench:
     def __post_init__(self) -> None:
         self.target = self.folder / "target/file"
         self.journal = self.folder / "state/a64patch/journal.sqlite"
+        self.olds, self.news, data, guards = list(OLD), list(NEW), [], []
+        if self.kind == "words":
+            place = BASE + 8 * HUNKS
+            data, guards = [Change(place, *COUNTER)], [(place + 4, OWNER)]
+            self.olds, self.news = [*OLD, COUNTER[0]], [*NEW, COUNTER[1]]
+        self.size = 8 * HUNKS + 4 * len(data)
         self.put({"target/file": self.old})
         with self.open() as target:
-            self.plan: Plan = make_plan(parse(PATCH), target)
+            self.plan: Plan = make_plan(parse(PATCH), target, data=data, guards=guards)
         self.apply()
         self.new = self.target.read_bytes()
         with self.open() as target:
             self.place = self.new.index(target.read(target.symbols.resolve("site"), 8 * HUNKS))
-        assert self.words(self.old) == OLD
-        assert self.words(self.new) == NEW
+        assert self.words(self.old) == self.olds
+        assert self.words(self.new) == self.news
 
     def open(self, entry: Entry | None = None) -> Target:
         path = entry.identity.location if entry is not None else str(self.target)
         return ElfFile(path) if self.kind == "elf" else WordFile(path)
 
     def words(self, content: bytes) -> list[int]:
-        return from_bytes(content[self.place : self.place + 8 * HUNKS])[::2]
+        return from_bytes(content[self.place : self.place + self.size])[::2]
 
     def put(self, files: dict[str, bytes], folders: Iterable[str] = ("target",)) -> None:
         """Exactly these files, below `folder`."""
@@ -165,14 +179,14 @@ class Bench:
         }
 
     def standing(self) -> str:
-        """old, new, or mixed: of the hunks' words, and never another byte."""
+        """old, new, or mixed: of the hunks' words and the data, and never another byte."""
         content = self.target.read_bytes()
         if content in (self.old, self.new):
             return "old" if content == self.old else "new"
         words = self.words(content)
-        assert all(word in pair for word, pair in zip(words, zip(OLD, NEW, strict=True), strict=True))
-        patched = bytearray(content)
-        patched[self.place : self.place + 8 * HUNKS] = self.old[self.place : self.place + 8 * HUNKS]
+        assert all(word in pair for word, pair in zip(words, zip(self.olds, self.news, strict=True), strict=True))
+        patched, place = bytearray(content), slice(self.place, self.place + self.size)
+        patched[place] = self.old[place]
         assert bytes(patched) == self.old
         return "mixed"
 
@@ -224,8 +238,9 @@ class Bench:
         applied = [entry for entry in entries if entry.state is EntryState.APPLIED and not entry.reverts]
         assert [standing] == (["new"] if applied else ["old"]), (standing, entries)
         for entry in entries:
-            olds, news = [change.old for change in entry.changes], [change.new for change in entry.changes]
-            assert (olds, news) == ((NEW, OLD) if entry.reverts else (OLD, NEW))
+            olds, news = [change.old for change in entry.written], [change.new for change in entry.written]
+            assert (olds, news) == ((self.news, self.olds) if entry.reverts else (self.olds, self.news))
+            assert entry.guards == self.plan.guards
         self.counts[f"after: {standing}"] += 1
         return standing
 
@@ -312,7 +327,8 @@ def snapshots(bench: Bench) -> dict[str, dict[str, bytes]]:
     starts["revert"] = bench.take()
     bench.put({"target/file": bench.old})
     with Journal(bench.journal) as journal:
-        journal.begin(bench.plan.identity, bench.plan.changes, PATCH, method="stop")
+        plan = bench.plan
+        journal.begin(plan.identity, plan.changes, PATCH, method="stop", data=plan.data, guards=plan.guards)
     starts["recover"] = bench.take()
     mixed = bytearray(bench.old)
     if bench.kind == "words":
@@ -513,7 +529,7 @@ def power_cut_everywhere(bench: Bench, seed: int) -> None:
 
 def content_of_words() -> bytes:
     """What a WordFile begins with."""
-    return b"".join(struct.pack("<II", word, BETWEEN) for word in OLD)
+    return b"".join(struct.pack("<II", word, BETWEEN) for word in OLD) + struct.pack("<II", COUNTER[0], OWNER)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Patches killed at any moment, failing at any call, cut off from power: afterwards all old or all new, never mixed.
 
-Two targets: an ELF file, which is replaced as a whole, and a memory in which every word is written on its own.
+Two targets: an ELF file, which is replaced as a whole, and a memory in which every word is written on its own. A word
+of data of this memory changes with the code.
 Read on: crash.py for what is done and what is checked each time, faults.c for how.
 """
 

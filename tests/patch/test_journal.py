@@ -35,6 +35,8 @@ SITES = (
     Site(0xFFFF_FFC0_0801_0000, 0xFFFF_FFC0_0801_0010, Ranges(((0, 8), (0xFFFF_FFC0_0801_0004, 1 << 64)))),
     Site(4, 8),
 )
+DATA = (Change(0x40, 0, 1), Change(0xFFFF_FFC0_0A00_0000, 0xFFFF_FFFF, 2))
+GUARDS = ((0x44, 0), (0xFFFF_FFFF_FFFF_FFFC, 0xFFFF_FFFF))
 BESIDES = (Aftermath(0x40, b"old", b"new"), Aftermath(0x80, b"", b""))
 PATCH = "Prose with more than ASCII: å.\n\n@@ site @@\n-d503201f\n+14000002\n"
 
@@ -53,7 +55,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def fill(path: Path) -> list[Entry]:
     """Entries of several states."""
     with Journal(path) as journal:
-        first = journal.begin(HERE, CHANGES, PATCH, method="stop", sites=SITES, aftermath=BESIDES)
+        first = journal.begin(HERE, CHANGES, PATCH, method="stop", sites=SITES, aftermath=BESIDES,
+                              data=DATA, guards=GUARDS)  # fmt: skip
         journal.finish(first, EntryState.APPLIED, "stop: as asked")
         second = journal.begin(HERE, CHANGES, PATCH * 300, method="stop", reverts=first)
         journal.finish(second, EntryState.APPLIED)
@@ -85,6 +88,8 @@ def test_what_is_kept(path: Path) -> None:
     assert (second.state, second.reverts) == (EntryState.APPLIED, 1)
     assert (third.state, third.note, third.aftermath) == (EntryState.PARTIAL, "what stands where", ())
     assert (third.reason, first.sites, second.sites) == ("it may race", SITES, ())
+    assert (first.data, first.guards, first.written) == (DATA, GUARDS, CHANGES + DATA)
+    assert (second.data, second.guards, second.written) == ((), (), CHANGES)
     assert (fourth.state, fourth.ended) == (EntryState.OPEN, "")
     assert first.began <= first.ended <= second.began
 
@@ -112,16 +117,25 @@ CHANGE = st.builds(Change, ADDRESS, WORD, WORD)
     patch=TEXT,
     note=TEXT,
     state=st.sampled_from(EntryState),
+    parts=st.tuples(st.integers(0, 20), st.integers(0, 20)),
 )  # fmt: skip
 def test_anything_comes_back(
-    identity: Identity, changes: list[Change], aftermath: list[Aftermath], patch: str, note: str, state: EntryState
-) -> None:
+    identity: Identity, changes: list[Change], aftermath: list[Aftermath], patch: str, note: str, state: EntryState,
+    parts: tuple[int, int],
+) -> None:  # fmt: skip
+    code, data = min(parts), max(parts)
+    changes, beside = changes[:code], changes[code:]
+    guards = [(each.address, each.new) for each in beside[data:]]
+    beside = beside[:data]
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, Journal(Path(folder) / "journal") as journal:
-        number = journal.begin(identity, changes, patch, method="stop", aftermath=aftermath)
+        number = journal.begin(
+            identity, changes, patch, method="stop", aftermath=aftermath, data=beside, guards=guards
+        )  # fmt: skip
         journal.finish(number, state, note)
         [entry] = journal.entries()
     assert (entry.identity, entry.changes, entry.aftermath) == (identity, tuple(changes), tuple(aftermath))
     assert (entry.patch, entry.note, entry.state) == (patch, note, state)
+    assert (entry.data, entry.guards) == (tuple(beside), tuple(guards))
 
 
 def test_a_file_name_that_is_not_utf8(path: Path) -> None:
@@ -240,9 +254,10 @@ def _changed(*statements: str) -> Callable[[Path], None]:
         (_as_text, "not a database"),
         (_as_database, "no journal of a64patch"),
         (_as_wal_database, "no journal of a64patch"),
-        (_changed("PRAGMA user_version=4"), "version 4"),
+        (_changed("PRAGMA user_version=5"), "version 5"),
         (_changed("PRAGMA user_version=1"), "tables are not its own"),
         (_changed("PRAGMA user_version=2"), "tables are not its own"),
+        (_changed("PRAGMA user_version=3"), "tables are not its own"),
         (_changed("PRAGMA application_id=1"), "no journal of a64patch"),
         (_changed("CREATE TABLE more (x)"), "tables are not its own"),
         (_changed("CREATE TRIGGER t AFTER UPDATE ON entry BEGIN DELETE FROM entry; END"), "tables are not its own"),
@@ -251,6 +266,8 @@ def _changed(*statements: str) -> Callable[[Path], None]:
         (_changed("DELETE FROM entry WHERE id=4"), "entries are missing"),
         (_changed("DELETE FROM entry"), "entries are missing"),
         (_changed("UPDATE entry SET words=x'00' WHERE id=2"), "entry 2 .* damaged"),
+        (_changed("UPDATE entry SET data=x'' WHERE id=1"), "entry 1 .* damaged"),
+        (_changed("UPDATE entry SET guards=x'' WHERE id=1"), "entry 1 .* damaged"),
         (_changed("UPDATE entry SET state='applied' WHERE id=4"), "entry 4 .* damaged"),
     ],
 )  # fmt: skip
@@ -343,8 +360,8 @@ def test_damaged_in_many_places(path: Path) -> None:
 
 
 COLUMNS = (
-    "began", "ended", "state", "reverts", "location", "build_id", "release", "base", "method", "words", "aftermath",
-    "patch", "note",
+    "began", "ended", "state", "reverts", "location", "build_id", "release", "base", "method", "words", "data",
+    "guards", "aftermath", "patch", "note",
 )  # fmt: skip
 ANYTHING = st.one_of(
     st.text(max_size=20), st.binary(max_size=40), st.integers(-(2**63), 2**63 - 1), st.floats(),
@@ -367,6 +384,28 @@ def test_any_value_in_any_column(column: str, value: Any, honest: bool) -> None:
                 other.execute("UPDATE entry SET checksum=? WHERE id=1", (module._checksum(row[:-1]),))
             other.commit()
         _tolerable(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("data", "x'40'", "a multiple of 16 bytes"),
+        ("data", "x'42000000000000000000000001000000'", "0x42 is not at a multiple of 4"),
+        ("data", "x'04000000000000000000000001000000'", "0x4 is given twice"),
+        ("guards", "x'400000000000000000000000'", "0x40 is given twice"),
+        ("method", "'kick'", "data that is not written by stop"),
+    ],
+)
+def test_data_that_is_no_set_with_the_code(column: str, value: str, message: str, path: Path) -> None:
+    """With an honest checksum."""
+    _changed(f"UPDATE entry SET {column}={value} WHERE id=1")(path)
+    with closing(sqlite3.connect(path)) as other:
+        row = other.execute("SELECT * FROM entry WHERE id=1").fetchone()
+        other.execute("UPDATE entry SET checksum=? WHERE id=1", (module._checksum(row[:-1]),))
+        other.commit()
+    found = refusal(path)
+    assert "entry 1 " in found
+    assert message in found
 
 
 def _tolerable(path: Path) -> None:

@@ -762,6 +762,7 @@ def test_data_that_the_machine_itself_changes_does_not_make_it_another_machine()
     machine = machine_of(OLD)
     with Stub(machine) as stub:
         target = open_stub(stub)
+        target.read_many([(COUNTER, 4), (PLACES[0], 4)])
         target.carry_out(WITH_DATA)
         connections = stub.connections
         machine.stack[4] = 2

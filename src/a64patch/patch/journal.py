@@ -27,16 +27,17 @@ from typing import Any, NamedTuple, Self
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
-from a64patch.oneline import counted, shown
+from a64patch.oneline import shown
 from a64patch.patch.sites import Site
 from a64patch.patch.surroundings import DIGEST_SIZE, Surrounding
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Aftermath, Identity
-from a64patch.targets.section import Change
+from a64patch.targets.section import Change, Guard, counted_words, require_one_set
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
-_VERSION = 3
+_VERSION = 4
 _WORD = struct.Struct("<QII")
+_GUARD = struct.Struct("<QI")
 _AFTERMATH = struct.Struct("<QI")
 _SITE = struct.Struct("<QQI")
 _SPAN = struct.Struct("<QQ")
@@ -48,11 +49,11 @@ _WAIT_SECONDS = 10.0
 _TABLE = """CREATE TABLE entry (
     id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
     reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
-    incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, sites BLOB NOT NULL,
-    surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
-    checksum INTEGER NOT NULL
+    incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, data BLOB NOT NULL,
+    guards BLOB NOT NULL, sites BLOB NOT NULL, surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL,
+    note TEXT NOT NULL, checksum INTEGER NOT NULL
 )"""
-_COLUMNS = 19
+_COLUMNS = 21
 _REVERTS = 4
 """The number of that column."""
 _FIRST_TABLE = """CREATE TABLE entry (
@@ -67,9 +68,16 @@ _SECOND_TABLE = """CREATE TABLE entry (
     incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, sites BLOB NOT NULL,
     aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL, checksum INTEGER NOT NULL
 )"""
-_TABLES = {1: _FIRST_TABLE, 2: _SECOND_TABLE, _VERSION: _TABLE}
+_THIRD_TABLE = """CREATE TABLE entry (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
+    reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
+    incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, sites BLOB NOT NULL,
+    surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+)"""
+_TABLES = {1: _FIRST_TABLE, 2: _SECOND_TABLE, 3: _THIRD_TABLE, _VERSION: _TABLE}
 """The table of each version that can be read. A journal becomes one of this version when it is opened."""
-_ADDED = {"incarnation": "", "reason": "", "sites": b"", "surroundings": b""}
+_ADDED = {"incarnation": "", "reason": "", "data": b"", "guards": b"", "sites": b"", "surroundings": b""}
 """The columns that older versions do not have, as they are for an older entry."""
 _FIRST_METHODS = {"sync": "stop", "nosync+kick": "kick"}
 """Version 1 had other names for two methods."""
@@ -123,12 +131,21 @@ class Entry(NamedTuple):
     """The words that change as one, and the addresses where no CPU may be; empty in an entry of version 1."""
     surroundings: tuple[Surrounding, ...] = ()
     """The code around the words; empty where the identity tells the build, and in an entry of an older version."""
+    data: tuple[Change, ...] = ()
+    """The words of data that change with `changes`, as one."""
+    guards: tuple[Guard, ...] = ()
+    """The words of data that must hold while the others change."""
 
     def __repr__(self) -> str:
-        words = counted(len(self.changes), "word")
+        words = counted_words(self.changes, self.data)
         return shown(
             self, f"{self.id} {self.state.value}, {self.began}: {words} by {self.method} in", self.identity.location
         )
+
+    @property
+    def written(self) -> tuple[Change, ...]:
+        """Every word that is written: code, then data."""
+        return self.changes + self.data
 
 
 def default_path() -> Path:
@@ -364,12 +381,15 @@ class Journal:
         surroundings: Sequence[Surrounding] = (),
         aftermath: Sequence[Aftermath] = (),
         reverts: int = 0,
+        data: Sequence[Change] = (),
+        guards: Sequence[Guard] = (),
     ) -> int:
         """Write an entry for a patch that is about to begin, and return its id. The entry is on disk then.
 
         Of each site, only the range and `keep_out` are stored. JournalError when the journal cannot be written.
         """
-        words = b"".join(_WORD.pack(change.address, change.old, change.new) for change in changes)
+        words, more = (b"".join(_WORD.pack(*change) for change in each) for each in (changes, data))
+        guarded = b"".join(_GUARD.pack(*guard) for guard in guards)
         besides = b"".join(_AFTERMATH.pack(each.offset, len(each.old)) + each.old + each.new for each in aftermath)
         places = b"".join(
             _SITE.pack(site.start, site.end - site.start, len(site.keep_out.spans))
@@ -384,15 +404,13 @@ class Journal:
             began = _now()
             row = [
                 number, began, "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
-                *map(_storable, texts), words, places, around, besides, text, "",
+                *map(_storable, texts), words, more, guarded, places, around, besides, text, "",
             ]  # fmt: skip
             size = connection.execute(
                 "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
             ).fetchone()
-            if (
-                size[0] + len(words) + len(places) + len(around) + len(besides) + len(text.encode())
-                > _MOST_BYTES - _ROOM_TO_FINISH
-            ):
+            stored = (words, more, guarded, places, around, besides, text.encode())
+            if size[0] + sum(map(len, stored)) > _MOST_BYTES - _ROOM_TO_FINISH:
                 raise JournalError(f"the journal {self.path} is full: move it away, or name another with --journal")
             marks = ", ".join("?" * _COLUMNS)
             connection.execute(f"INSERT INTO entry VALUES ({marks})", (*row, _checksum(row)))
@@ -482,7 +500,7 @@ class Journal:
         try:
             (
                 number, began, ended, state, reverts, location, build_id, release, base, incarnation, method, reason,
-                words, sites, surroundings, aftermath, patch, note, checksum,
+                words, data, guards, sites, surroundings, aftermath, patch, note, checksum,
             ) = row  # fmt: skip
             if checksum != _checksum(row[:-1]):
                 raise ValueError("its checksum is wrong")
@@ -495,10 +513,16 @@ class Journal:
             addresses = {change.address for change in changes}
             if len(addresses) != len(changes) or any(address % INSN_SIZE for address in addresses):
                 raise ValueError("addresses that stand twice or are unaligned")
+            with_code = tuple(Change(*word) for word in _WORD.iter_unpack(data))
+            guarded = tuple((address, word) for address, word in _GUARD.iter_unpack(guards))
+            if with_code or guarded:
+                require_one_set(addresses, with_code, guarded)
+                if method != "stop":
+                    raise ValueError("data that is not written by stop")
             identity = Identity(os.fsdecode(location), build_id, release, int(base, 16), incarnation)
             return Entry(
                 number, began, ended, EntryState(state), identity, method, changes, _aftermath(aftermath), patch, note,
-                reverts, reason, _sites(sites), _surroundings(surroundings),
+                reverts, reason, _sites(sites), _surroundings(surroundings), with_code, guarded,
             )  # fmt: skip
         except (ValueError, TypeError, struct.error) as error:
             raise JournalError(f"entry {row[0]} of the journal {self.path} is damaged: {error}") from None

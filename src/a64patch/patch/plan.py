@@ -34,11 +34,11 @@ from a64patch.patch.meaning import (
     words_by_meaning,
 )
 from a64patch.patch.sites import JOIN, Site, sites_of
-from a64patch.patch.text import counted_words, method_for
+from a64patch.patch.text import method_for
 from a64patch.protocols import Method
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
-from a64patch.targets.section import Change, Guard, require_one_set
+from a64patch.targets.section import Change, Guard, counted_words, require_one_set
 from a64patch.targets.symbols import GIVE_NAMES, Space, Symbol, SymbolTable
 
 Sync = Literal["auto", "nosync", "kick", "stop"]

@@ -18,12 +18,12 @@ from typing import NamedTuple
 from a64patch.a64.cmodx import hotpatch_safe
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned, to_bytes
 from a64patch.errors import BusyError, CapabilityError, PlanError, RequestError
-from a64patch.oneline import counted, shown
+from a64patch.oneline import shown
 from a64patch.patch.sites import Site, reasons_to_keep_out, sites_of, spans_of, unchanged_words
 from a64patch.protocols import Method
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, Target
-from a64patch.targets.section import Change, Found, Guard, Outcome, Section, require
+from a64patch.targets.section import Change, Found, Guard, Outcome, Section, counted_words, require
 
 RETRIES = 10
 """How often a stop is tried again when a CPU was in the way. Each pause is longer than the last (0.1 s in all)."""
@@ -49,11 +49,6 @@ class PatchResult(NamedTuple):
 
     def __repr__(self) -> str:
         return shown(self, f"{counted_words(self.changes, self.data)} by {self.method}:", self.reason)
-
-
-def counted_words(changes: Sequence[Change], data: Sequence[Change]) -> str:
-    """How many words are written, for people: `3 words, 1 of them data`."""
-    return counted(len(changes) + len(data), "word") + (f", {len(data)} of them data" if data else "")
 
 
 def patch_text_nosync(target: Target, address: int, word: int, *, expected: int | None = None) -> PatchResult:

@@ -8,19 +8,20 @@ Everything rests on this order:
 2. The words are written, published and read back.
 3. The result is put on disk.
 
-After a crash at any point, each word of the target is the old or the new one that the entry names.
+After a crash at any point, each word of the target is the old or the new one that the entry names. An entry's words of
+data are part of the same set as its words of code.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
-from a64patch.oneline import counted, shown
+from a64patch.oneline import shown
 from a64patch.patch.asmdiff import collector_paused, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
@@ -29,7 +30,7 @@ from a64patch.patch.surroundings import difference, needed, surroundings
 from a64patch.patch.text import PatchResult, method_for, write
 from a64patch.protocols import Method
 from a64patch.targets.base import Identity, Target
-from a64patch.targets.section import Change
+from a64patch.targets.section import Change, Guard, counted_words
 
 
 class Outcome(NamedTuple):
@@ -40,7 +41,7 @@ class Outcome(NamedTuple):
     result: PatchResult
 
     def __repr__(self) -> str:
-        words = counted(len(self.result.changes), "word")
+        words = counted_words(self.result.changes, self.result.data)
         return shown(self, f"entry {self.entry}: {words} by {self.result.method}:", self.result.reason)
 
 
@@ -87,16 +88,20 @@ def apply_plan(
     with journal.held():
         _require_nothing_open(journal, plan.identity)
         assert plan.method is not None
-        decided = _Decided(plan.changes, plan.sites, plan.method, plan.reason)
+        decided = _Decided(plan.changes, plan.sites, plan.method, plan.reason, plan.data, plan.guards)
         return _carry_out(target, journal, plan.identity, decided, to_text(plan.diff), sync=sync, retry=retry)
 
 
 def revert(number: int, target: Target, journal: Journal) -> Outcome:
     """Undo an applied entry: put back the old word at every address that it wrote. This makes an entry of its own.
 
-    MismatchError when the target holds another word than the entry wrote; it names the first such word, and the later
-    entry that changed it if there is one. PlanError when the entry is not applied, or when the target has another
-    place, build or base than the patched one, or was started again. Other errors as `apply_plan`.
+    Words of data are put back in the same stop, if the entry's guards hold there.
+
+    - MismatchError when the target holds another word than the entry wrote. It names the first such word, and the
+      later entry that changed it if there is one. MismatchError also for a guard that does not hold.
+    - PlanError when the entry is not applied, or when the target has another place, build or base than the patched
+      one, or was started again.
+    - Other errors as `apply_plan`.
     """
     with journal.held():
         entry = journal.entry(number)
@@ -105,31 +110,33 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
             raise PlanError(f"entry {number} is {entry.state.value}, so there is nothing to revert{hint}")
         _require_same(entry, target, journal)
         _require_nothing_open(journal, entry.identity)
-        words = _read(target, entry.changes)
-        for change, word in zip(entry.changes, words, strict=True):
+        for change, word in zip(entry.written, _read(target, entry.written), strict=True):
             if word != change.new:
                 raise MismatchError(_why_not(journal, entry, change, word, target))
         target.undo_aftermath(entry.aftermath)
-        back = [Change(change.address, change.new, change.old) for change in entry.changes]
+        back = _undoing(entry.changes)
         sites = _sites_back(entry, back, target)
         method, reason = method_for(target.capabilities, back, [(site.start, site.end) for site in sites])
         if entry.method == "stop" and method != "stop":
             method, reason = "stop", f"entry {number} was written so"
-        return _carry_out(target, journal, entry.identity, _Decided(back, sites, method, reason), "", reverts=number)
+        decided = _Decided(back, sites, method, reason, _undoing(entry.data), entry.guards)
+        return _carry_out(target, journal, entry.identity, decided, "", reverts=number)
 
 
 def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterator[Recovery]:
     """Bring each entry that was cut off to an end, and yield its result.
 
-    The words of the target decide:
+    The words of the target decide, code and data alike:
 
     - All are new: they are published again, and the entry is APPLIED.
     - All are old: they are published again, and the entry is UNDONE.
     - Some are old and some new: the old words are put back, and the entry is UNDONE. If that fails, it is PARTIAL.
     - Some are neither old nor new: these stay, all others become old, and the entry is PARTIAL.
 
-    An entry does not change when its target cannot be opened or read, or is not the one that was patched. The note says
-    why.
+    An entry does not change, and the note says why, when
+
+    - its target cannot be opened or read, or is not the one that was patched;
+    - words would have to be put back, and a guard of the entry does not hold.
     """
     with journal.held():
         for entry in journal.entries(*_UNFINISHED):
@@ -168,6 +175,13 @@ class _Decided(NamedTuple):
     sites: Sequence[Site]
     method: Method
     reason: str
+    data: Sequence[Change]
+    guards: Sequence[Guard]
+
+    @property
+    def written(self) -> Sequence[Change]:
+        """Every word to write: code, then data."""
+        return [*self.changes, *self.data] if self.data else self.changes
 
 
 def _carry_out(
@@ -188,25 +202,25 @@ def _carry_out(
     around = surroundings(target, changes) if needed(identity) else ()
     number = journal.begin(
         identity, changes, patch, method=method, reason=_reason(decided, method), sites=decided.sites,
-        surroundings=around, aftermath=aftermath, reverts=reverts,
+        surroundings=around, aftermath=aftermath, reverts=reverts, data=decided.data, guards=decided.guards,
     )  # fmt: skip
     try:
         result = _patch(target, decided, method, retry)
     except BaseException as error:
         # Other errors leave new words too: a stop may fail at its end, a second Ctrl-C may interrupt putting back.
-        lost = _lost(target, changes, error)
+        lost = _lost(target, decided.written, error)
         note = str(error) or type(error).__name__
         if lost:
             error.add_note(
                 f"The journal's entry {number} lists these words; `{journal.command('recover')}` tries again."
             )
-            note = "\n".join([note, *_what_stands(target, changes, set(lost))])
+            note = "\n".join([note, *_what_stands(target, decided.written, set(lost))])
         with _noting(error):
             journal.finish(number, EntryState.PARTIAL if lost else EntryState.UNDONE, note)
         if not lost or isinstance(error, PartialPatchError) or not isinstance(error, Exception):
             raise
         failure = PartialPatchError(
-            f"{error}; {len(lost)} of {len(changes)} words are not known to be the old ones", lost
+            f"{error}; {len(lost)} of {len(decided.written)} words are not known to be the old ones", lost
         )
         failure.__notes__ = error.__notes__
         raise failure from error
@@ -239,11 +253,18 @@ def _method(target: Target, decided: _Decided, sync: Sync) -> Method:
 
 def _patch(target: Target, decided: _Decided, method: Method, retry: float) -> PatchResult:
     sites = decided.sites if method == "stop" else ()
-    return write(target, decided.changes, sites, method, _reason(decided, method), retry)
+    return write(
+        target, decided.changes, sites, method, _reason(decided, method), retry,
+        data=decided.data, guards=decided.guards,
+    )  # fmt: skip
 
 
 def _reason(decided: _Decided, method: Method) -> str:
     return decided.reason if decided.method == method else "as asked"
+
+
+def _undoing(changes: Iterable[Change]) -> list[Change]:
+    return [Change(change.address, change.new, change.old) for change in changes]
 
 
 def _sites_back(entry: Entry, back: Sequence[Change], target: Target) -> tuple[Site, ...]:
@@ -336,7 +357,7 @@ def _why_not(journal: Journal, entry: Entry, change: Change, word: int, target: 
     holds = f"{where} holds {word:08x}, not {change.new:08x} as entry {entry.id} wrote"
     for later in reversed(journal.entries(EntryState.APPLIED)):
         same_target = later.id > entry.id and later.identity.place == entry.identity.place
-        if same_target and any(other.address == change.address for other in later.changes):
+        if same_target and any(other.address == change.address for other in later.written):
             return f"{holds}: entry {later.id} has changed it since, revert that first; nothing was changed"
     return f"{holds}; nothing was changed"
 
@@ -372,7 +393,7 @@ def _what_stands(target: Target, changes: Sequence[Change], addresses: Collectio
 
 def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
     """Make the target all old or all new. Returns the state of the entry then, and why."""
-    words = list(zip(entry.changes, _read(target, entry.changes), strict=True))
+    words = list(zip(entry.written, _read(target, entry.written), strict=True))
     written = [change for change, word in words if word == change.new]
     foreign = [change for change, word in words if word not in (change.old, change.new)]
     total = len(words)
@@ -381,10 +402,14 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
         return EntryState.APPLIED, f"all {total} words are the new ones: the patch is complete"
     if written:
         target.undo_aftermath(entry.aftermath)
-        back = [Change(change.address, change.new, change.old) for change in written]
+        new = {change.address for change in written}
+        back = _undoing(change for change in entry.changes if change.address in new)
+        data = _undoing(change for change in entry.data if change.address in new)
+        sites = _sites_back(entry, back, target)
         try:
-            # Hazards of the sites do not stop this: half a patch is worse.
-            write(target, back, _sites_back(entry, back, target), "stop", "as asked")
+            # Hazards of the sites do not stop this: half a patch is worse. A guard that does not hold stops it:
+            # somebody may be changing the same words now, and `recover` can be tried again.
+            write(target, back, sites, "stop", "as asked", data=data, guards=entry.guards)
         except PartialPatchError as error:
             lost = set(error.unrestored)
             return EntryState.PARTIAL, "\n".join([str(error), *_what_stands(target, written, lost)])

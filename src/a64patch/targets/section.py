@@ -147,6 +147,11 @@ def require_one_set(code: Iterable[int], data: Sequence[Change], guards: Sequenc
         seen.add(address)
 
 
+def counted_words(changes: Sequence[Change], data: Sequence[Change]) -> str:
+    """How many words are written, for people: `3 words, 1 of them data`."""
+    return counted(len(changes) + len(data), "word") + (f", {len(data)} of them data" if data else "")
+
+
 def _writes(changes: Sequence[Change]) -> tuple[tuple[int, bytes], ...]:
     """(address, bytes) of each new word."""
     data = to_bytes([change.new for change in changes])
