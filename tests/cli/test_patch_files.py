@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from a64patch.a64.generate import gen_nop
+from a64patch.patch import plan
+from a64patch.patch.asmdiff import AsmDiff
 from a64patch.patch.journal import EntryState, Journal
-from a64patch.targets.base import Identity
+from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change
-from tests.cli.running import Run, one_sentence
+from tests.cli.running import Run, document, one_sentence
 from tests.support import ROOT, assemble, link
 
 SOURCE = """
@@ -647,3 +650,85 @@ def test_values_out_of_range(
     assert (ran.status, one_sentence(ran.err)) == (status, True)
     assert says in ran.err
     assert program.read_bytes() == old
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A program with a key that is off, simulated. Until there is a command for keys, each plan has the key's data."""
+    source = """
+        .globl _start, counter, owner
+        .type _start, %function
+    _start: nop
+        b _start
+        .size _start, . - _start
+        .data
+    counter: .word 0
+    owner: .word 0
+    """
+    path = link(assemble(source, tmp_path / "key.o"), tmp_path / "key")
+    (tmp_path / "key.patch").write_text("Enable it.\n\n@@ _start -1 +1 @@\n-d503201f  nop\n+14000001  b _start+4\n")
+    make = plan.make_plan
+
+    def with_data(diff: AsmDiff, target: Target, **options: Any) -> plan.Plan:
+        counter, owner = (target.symbols.resolve(name) for name in ("counter", "owner"))
+        return make(diff, target, **options, data=[Change(counter, 0, 1)], guards=[(owner, 0)])
+
+    monkeypatch.setattr(plan, "make_plan", with_data)
+    return f"sim:{path}?cpus=2"
+
+
+def test_data_that_changes_with_code_is_shown_as_data(run: Run, key: str, tmp_path: Path) -> None:
+    dry = run("apply", tmp_path / "key.patch", key, "--dry-run")
+    assert dry.status == 0
+    assert "Method stop: data changes with the code, so all CPUs wait meanwhile.\n" in dry.out
+    assert "Data at counter: 00000000 becomes 00000001, in the same stop.\n" in dry.out
+    assert "Data at owner must be 00000000 in this stop, or nothing is changed.\n" in dry.out
+    done = run("apply", tmp_path / "key.patch", key)
+    assert done.status == 0
+    assert done.out.startswith("applied: 1 hunk: 2 words written, 1 of them data; stop: data changes with the code, ")
+    weaker = run("apply", tmp_path / "key.patch", key, "--sync", "kick")
+    assert (weaker.status, one_sentence(weaker.err)) == (1, True)
+    assert "--sync kick is not safe here: data changes with the code" in weaker.err
+
+
+def test_data_that_changes_with_code_is_in_json(run: Run, key: str, tmp_path: Path) -> None:
+    dry = document("apply", run("apply", tmp_path / "key.patch", key, "--dry-run", "--json"))
+    [change], [guard] = dry["data_changes"], dry["guards"]
+    assert (change["site"], change["old"], change["new"], guard["word"]) == (
+        "counter",
+        "00000000",
+        "00000001",
+        "00000000",
+    )
+    assert int(guard["address"], 16) == int(change["address"], 16) + 4
+    assert [each["new"] for each in dry["changes"]] == ["14000001"]
+    done = document("apply", run("apply", tmp_path / "key.patch", key, "--json"))
+    assert (done["words"], done["method"], done["data_changes"]) == (2, "stop", [change])
+
+
+def test_prove_answers_for_the_code_beside_data(run: Run, key: str, tmp_path: Path) -> None:
+    """No verdict is about the data, which no CPU executes."""
+    found = document("apply", run("apply", tmp_path / "key.patch", key, "--dry-run", "--prove", "--json"))
+    [proof] = found["proofs"]
+    assert (proof["protocol"], proof["places"]) == ("stop", ["_start"])
+    assert proof["replacements"] == [{"old_words": ["d503201f"], "new_words": ["14000001"]}]
+
+
+def test_log_shows_data_as_data(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    code, data = [Change(0x1000, gen_nop(), 0x14000001)], [Change(0x8000, 0, 1)]
+    with Journal(path) as journal:
+        journal.begin(Identity("/key"), code, "Enable it.\n", method="stop", data=data, guards=[(0x8004, 0)])
+    listed, shown = (run("log", *number, "--journal", path).out for number in ((), ("1",)))
+    assert " 2 words " in listed
+    assert "data at" not in listed
+    assert shown.endswith(
+        "      data at 0x8000: 00000000 becomes 00000001\n"
+        "      data at 0x8004 must be 00000000 meanwhile\n\nEnable it.\n"
+    )
+    [entry] = document("log", run("log", "1", "--journal", path, "--json"))
+    assert (entry["words"], len(entry["changes"])) == (2, 1)
+    assert entry["data_changes"] == [{"address": "0x8000", "old": "00000000", "new": "00000001"}]
+    assert entry["guards"] == [{"address": "0x8004", "word": "00000000"}]
+    [entry] = document("log", run("log", "--journal", path, "--json"))
+    assert not {"changes", "data_changes", "guards"} & entry.keys()

@@ -83,14 +83,13 @@ def _facts(entry: Entry, undone: Mapping[int, int], *, whole: bool) -> dict[str,
         "incarnation": entry.identity.incarnation,
         "method": entry.method,
         "reason": entry.reason,
-        "words": len(entry.changes),
+        "words": len(entry.written),
         "note": entry.note,
     }
     if whole:
-        facts["changes"] = [
-            {"address": f"{change.address:#x}", "old": f"{change.old:08x}", "new": f"{change.new:08x}"}
-            for change in entry.changes
-        ]
+        facts["changes"] = [patching.change_facts(change) for change in entry.changes]
+        facts["data_changes"] = [patching.change_facts(change) for change in entry.data]
+        facts["guards"] = [patching.guard_facts(guard) for guard in entry.guards]
         facts["sites"] = [patching.range_facts(site) for site in entry.sites]
     return facts
 
@@ -109,7 +108,7 @@ def _print(entries: list[Entry], undone: Mapping[int, int]) -> None:
         undoes = f" (reverts {entry.reverts})" if entry.reverts else ""
         undoes += f" (reverted by {undone[entry.id]})" if entry.id in undone else ""
         title = f"  {about}" if (about := subject(entry.patch)) else ""
-        words = f"{len(entry.changes)} word{'' if len(entry.changes) == 1 else 's'}"
+        words = f"{len(entry.written)} word{'' if len(entry.written) == 1 else 's'}"
         when = datetime.fromisoformat(entry.began).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
         rows.append(
             (f"{entry.id:>4}", when, f"{entry.state.value:<8}", f"{words:<11}",
@@ -124,5 +123,9 @@ def _print_whole(entry: Entry, undone: Mapping[int, int], patch: str) -> None:
         print(f"      build {entry.identity.build_id}")
     for line in entry.note.splitlines():
         print(f"      {line}")
+    for change in entry.data:
+        print(f"      data at {change.address:#x}: {change.old:08x} becomes {change.new:08x}")
+    for address, word in entry.guards:
+        print(f"      data at {address:#x} must be {word:08x} meanwhile")
     print()
     print(patch, end="")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from a64patch.patch.sites import Site
     from a64patch.patch.text import PatchResult
     from a64patch.targets.base import Target
+    from a64patch.targets.section import Change, Guard
 
 _ENDED = "the simulated machine ends with this command, and the new words with it: the journal has no entry"
 _MANY = 200
@@ -280,7 +281,22 @@ def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
             {"name": hazard.name, "address": f"{hazard.address:#x}", "sentence": hazard.sentence}
             for hazard in plan.hazards
         ],
+        "data_changes": [
+            change_facts(change) | {"site": target.symbols.describe(change.address)} for change in plan.data
+        ],
+        "guards": [guard_facts(guard) for guard in plan.guards],
     }
+
+
+def change_facts(change: Change) -> dict[str, Any]:
+    """A word that changes, for JSON."""
+    return {"address": f"{change.address:#x}", "old": f"{change.old:08x}", "new": f"{change.new:08x}"}
+
+
+def guard_facts(guard: Guard) -> dict[str, Any]:
+    """A word of data that must hold, for JSON."""
+    address, word = guard
+    return {"address": f"{address:#x}", "word": f"{word:08x}"}
 
 
 def _site_facts(site: Site) -> dict[str, Any]:
@@ -303,7 +319,7 @@ def result_facts(entry: int | None, result: PatchResult) -> dict[str, Any]:
         "entry": entry,
         "method": result.method,
         "reason": result.reason,
-        "words": len(result.changes),
+        "words": len(result.changes) + len(result.data),
         "stopped": list(result.cpus),
         "stop_window_ns": result.stop_window_ns,
         "retries": result.retries,
@@ -320,7 +336,9 @@ def print_result(done: str, result: PatchResult, undo: str) -> None:
     stopped = ""
     if result.cpus:
         stopped = f", {_count(len(result.cpus), 'CPU')} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
-    print(f"{done}: {_count(len(result.changes), 'word')} written; {result.method}: {result.reason}{stopped}")
+    words = f"{_count(len(result.changes) + len(result.data), 'word')} written"
+    beside = f", {len(result.data)} of them data" if result.data else ""
+    print(f"{done}: {words}{beside}; {result.method}: {result.reason}{stopped}")
     print(undo)
 
 
@@ -358,6 +376,11 @@ def _print_plan(plan: Plan, target: Target) -> None:
         if plan.cpus:
             for reason in list(reasons)[:8]:
                 print(f"  {reason}")
+    for change in plan.data:
+        where = target.symbols.describe(change.address)
+        print(f"Data at {where}: {change.old:08x} becomes {change.new:08x}, in the same stop.")
+    for address, word in plan.guards:
+        print(f"Data at {target.symbols.describe(address)} must be {word:08x} in this stop, or nothing is changed.")
     for sentence in reasons_to_keep_out(plan.sites):
         print(f"{sentence[:1].upper()}{sentence[1:]}.")
     for hazard in plan.hazards:

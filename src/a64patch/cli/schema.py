@@ -52,7 +52,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "by": (_TEXT, "who does a step on this target"),
     "can_kick": (_BOOL, "the target can make every CPU synchronise its context"),
     "can_stop": (_BOOL, "the target can stop every CPU"),
-    "changes": (_list_of(_object("change")), "the words to write, or that were written"),
+    "changes": (_list_of(_object("change")), "the words of code to write, or that were written"),
     "choices": (_COUNT, "how many choices the search has tried"),
     "cmodx": (_one_of("possible", "none", "unknown"), "whether a fetch of the test is CONSTRAINED UNPREDICTABLE"),
     "compared": (_one_of("by meaning", "by words"), "how the lines of a patch were compared with the target"),
@@ -65,6 +65,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "cut": (_COUNT, "how many branches of the search were cut off"),
     "cycle": (_list_of(_list_of(_TEXT)), "a cycle that forbids the execution: from, relation, to"),
     "data": (_BOOL, "the word is data between the code"),
+    "data_changes": (_list_of(_object("change")), "the words of data that change with the code"),
     "details": (_by_name(_TEXT), "more about the target, by name"),
     "dic": (_BOOL, "CTR_EL0.DIC"),
     "difference": (_TEXT, "the first word that is neither old nor new; empty unless the hunk is foreign"),
@@ -79,6 +80,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "expected": (_TEXT, "the verdict that the file expects; empty without one"),
     "file": (_TEXT, "the path as it was given"),
     "functions": (_list_of(_object("function")), "the kernel's functions that were read"),
+    "guards": (_list_of(_object("guard")), "the words of data that must hold while the others change"),
     "hazards": (_list_of(_object("hazard")), "what may go wrong, accepted or not"),
     "hotpatchable": (_BOOL, "the word is in the manual's list"),
     "hunk_sites": (_list_of(_TEXT), "the site of each hunk"),
@@ -167,13 +169,13 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "while_changing": (_object("calls"), "calls while the code was changed"),
     "witness": (_list_of(_TEXT), "the events of an execution that shows it, in order"),
     "word": (_WORD, "eight hex digits"),
-    "words": (_COUNT, "how many words were written"),
+    "words": (_COUNT, "how many words were written, code and data"),
     "would_forbid": (_list_of(_TEXT), "steps or protocols, each of which forbids the counterexample"),
     "writes_data": (_BOOL, "the target can write words of data with code"),
 }
 """The type of each field, and what it says. A text that is unknown, or that does not apply, is empty."""
 
-_PLAN = "kind location build_id state cpus compared method reason hunks sites changes hazards"
+_PLAN = "kind location build_id state cpus compared method reason hunks sites changes hazards data_changes guards"
 _DONE = "entry words stopped stop_window_ns retries"
 
 OBJECTS: dict[str, str] = {
@@ -188,9 +190,10 @@ OBJECTS: dict[str, str] = {
     "hunk": "site address state offset implied_nops difference",
     "site": "start end keep_out kept_out? entered?",
     "change": "address old new site? old_text? new_text? may_race? reason?",
+    "guard": "address word",
     "hazard": "name address sentence",
     "entry": "id began ended state reverts reverted_by subject location build_id release base incarnation method reason"
-    " words note changes? sites? patch?",
+    " words note changes? data_changes? guards? sites? patch?",
     "recovery": "id location was state note",
     "line": "address site word text hotpatchable data relocation kernel",
     "hook": "site address word text traced",
