@@ -50,7 +50,7 @@ CORE_XML = (
 )
 MORE_XML = (
     '<?xml version="1.0"?><feature name="org.qemu.gdb.arm.sys.regs"><reg name="VBAR" bitsize="64" regnum="90"/>'
-    '<reg name="ELR_EL1" bitsize="64" regnum="91"/></feature>'
+    '<reg name="ELR_EL1" bitsize="64" regnum="91"/><reg name="TTBR1_EL1" bitsize="64" regnum="93"/></feature>'
 )
 
 
@@ -71,6 +71,10 @@ class Machine:
     stack: bytearray = field(default_factory=lambda: bytearray(256))
     blind: set[int] = field(default_factory=set)
     """CPUs, from 0, that do not see the memory, as one that executes a user's program does not see the kernel."""
+    physical: dict[int, bytes] = field(default_factory=dict)
+    """Physical memory by address. QEMU reads zeros elsewhere."""
+    physical_mode: bool = False
+    """As QEMU, the machine's stub keeps it from one client to the next."""
     registers: dict[tuple[int, int], int] = field(default_factory=dict)
     """By CPU and number; 32 is the PC. Others are 0."""
     resumed: int = 0
@@ -393,6 +397,9 @@ class Session:
             return b"shadowCPU0".hex().encode() if self._kind == "kgdb" else b""
         if text.startswith("qXfer:features:read:"):
             return self._document(*text.split(":")[3:])
+        if self._kind in QEMUS and text in ("Qqemu.PhyMemMode:0", "Qqemu.PhyMemMode:1"):
+            machine.physical_mode = text.endswith("1")
+            return b"OK"
         if text.startswith("Hg"):
             self._selected = self._cpu(text[2:])
             return b"OK"
@@ -477,6 +484,10 @@ class Session:
         return value.to_bytes(4 if number == 33 else 8, "little").hex().encode()
 
     def _read(self, address: int, size: int) -> bytes:
+        if self._machine.physical_mode:
+            found = [(at, data) for at, data in self._machine.physical.items() if at <= address < at + len(data)]
+            data = found[0][1][address - found[0][0] :][:size] if found else b""
+            return data.ljust(size, b"\0").hex().encode()
         place = self._machine.place(address, size)
         if place is None or self._selected in self._machine.blind or size * 2 > PACKET_SIZE:
             return b"E14"
@@ -484,6 +495,7 @@ class Session:
         return memory[offset : offset + size].hex().encode()
 
     def _write(self, address: int, size: int, data: bytes) -> bytes:
+        assert not self._machine.physical_mode, "the client wrote to a physical address"
         place = self._machine.place(address, size)
         if place is None or len(data) != size or self._machine.read_only or self._selected in self._machine.blind:
             return b"E14"

@@ -337,6 +337,21 @@ class Target(Protocol):
         for address, data in requests:
             self.write_data(address, data)
 
+    def system_registers(self, names: Sequence[str]) -> list[dict[str, int]]:
+        """The values of these registers in each CPU, by the Arm ARM's name (`TTBR1_EL1`), and always `pc`.
+
+        A name that the target does not know is left out. Inside `stop()` all values are of one moment.
+        CapabilityError when the target gives no registers at all.
+        """
+        raise CapabilityError(f"this {self.capabilities.kind} does not tell the registers of its CPUs")
+
+    def read_physical_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of each (physical address, size), in order; no translation table has a part in it.
+
+        Not guaranteed: an error where the machine has no memory. CapabilityError when the target cannot do it.
+        """
+        raise CapabilityError(f"this {self.capabilities.kind} does not read physical addresses")
+
     def carry_out(self, section: Section) -> Outcome:
         """Carry out a section by its protocol. Errors: see `section.carry_out`.
 

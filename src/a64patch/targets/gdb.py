@@ -26,9 +26,9 @@ from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, 
 from a64patch.targets.frames import follow_frames, without_signatures
 from a64patch.targets.lifeline import Lifeline
 from a64patch.targets.modules import Module, Modules
-from a64patch.targets.packets import Reading, Writing, read_stacks
+from a64patch.targets.packets import PhysicalReading, Reading, Writing, read_stacks
 from a64patch.targets.section import Outcome, Section, carry_out
-from a64patch.targets.stub import EXCEPTION_LINK, KERNEL_HALF, QEMU_USER, read_registers
+from a64patch.targets.stub import EXCEPTION_LINK, KERNEL_HALF, QEMU, QEMU_KVM, QEMU_USER, describe_all, read_registers
 from a64patch.targets.wire import Location, parse_location
 
 TIMEOUT = 5.0
@@ -196,6 +196,25 @@ class GdbTarget(Target):
                 ) from None
         self._line.witnesses.note_reads([(address, data) for (address, _), data in zip(requests, result, strict=True)])
         return result
+
+    def system_registers(self, names: Sequence[str]) -> list[dict[str, int]]:
+        """As far as the stub describes them. The first call reads the whole description, a few packets more."""
+        with self._line.hold("stop", TargetError):
+            stub = self._line.stub
+            describe_all(self._line.connection, stub)
+            self._line.list_threads_anew()
+            known = ["pc", *(name for name in dict.fromkeys(names) if name in stub.registers.by_name and name != "pc")]
+            values = self._registers(known)
+            self._line.see_again()
+        return [dict(zip(known, each, strict=True)) for each in values]
+
+    def read_physical_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
+        """In one halt, and in one burst of packets. Only QEMU's stub can do it; where no memory is, it reads zeros."""
+        if self._line.stub.kind not in (QEMU, QEMU_KVM):
+            raise CapabilityError(f"the stub ({self._line.stub.kind.name}) does not read physical addresses")
+        reading = PhysicalReading(requests, self._line.connection.packet_size)
+        with self._line.hold("read", ReadError):
+            return reading.results(self._line.connection)
 
     def write_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
         """As `write` of each, in one halt. Sends all packets, also after a refused one, and raises the first error.

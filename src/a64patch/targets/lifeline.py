@@ -118,8 +118,11 @@ class Lifeline:
         self.let_go()
 
     def let_go(self) -> None:
-        """Let the machine run on, connecting again if need be, unless a block holds it or it is to stay halted."""
-        if self._holders or not self._runs:
+        """Let the machine run on, connecting again if need be, unless a block holds it or it is to stay halted.
+
+        Connects again also to a machine that stays halted when its stub may still read physical addresses.
+        """
+        if self._holders or not (self._runs or self._connection.physical):
             return
         if self._connection.usable:
             if not self._halted:
@@ -128,7 +131,8 @@ class Lifeline:
                 self._resume()
                 return
         self._reconnect(self._timeout)
-        self._resume()
+        if self._runs:
+            self._resume()
 
     def _halt(self) -> None:
         if self._connection.usable and not self._halted:

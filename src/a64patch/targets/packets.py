@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from a64patch.errors import MappingError
+from a64patch.errors import CapabilityError, MappingError
 from a64patch.targets.frames import Piece
 from a64patch.targets.rsp import Connection, frame
 
@@ -26,6 +26,8 @@ _SMALLEST_PIECE = 16
 _LARGEST_PIECE = 4096
 """The most bytes of memory in one packet. gdbserver takes 64 KiB since GDB 14; over a slow line such a reply takes
 longer than a stub may be silent."""
+
+_PHYSICAL, _VIRTUAL = frame(b"Qqemu.PhyMemMode:1"), frame(b"Qqemu.PhyMemMode:0")
 
 Span = tuple[int, int]
 """Addresses [start, end)."""
@@ -95,7 +97,7 @@ class Reading:
     def _ask(self, connection: Connection, pieces: Sequence[Span], frames: Sequence[bytes]) -> list[bytes | None]:
         """The bytes of each piece; None when the stub gives none, or fewer, as the protocol allows."""
         found: list[bytes | None] = []
-        for (start, end), reply in zip(pieces, connection.ask_built(frames), strict=True):
+        for (start, end), reply in zip(pieces, self._replies(connection, frames), strict=True):
             if not reply or (reply[:1] == b"E" and len(reply) % 2):
                 found.append(None)
                 continue
@@ -105,10 +107,36 @@ class Reading:
             found.append(data if len(data) == end - start else None)
         return found
 
+    def _replies(self, connection: Connection, frames: Sequence[bytes]) -> list[bytes]:
+        return connection.ask_built(frames)
+
     def _decode(self, reply: bytes) -> bytes | None:
         if self._binary:
             return reply[1:] if reply[:1] == b"b" else None
         return _unhexlify(reply)
+
+
+class PhysicalReading(Reading):
+    """As Reading, with physical addresses: only for QEMU, whose packets for this "GDB usage" in its manual describes.
+
+    QEMU keeps the mode when a client leaves. So the request that ends the mode travels in the same burst as the reads.
+    """
+
+    def _replies(self, connection: Connection, frames: Sequence[bytes]) -> list[bytes]:
+        connection.physical = True
+        begun, *replies, ended = connection.ask_built([_PHYSICAL, *frames, _VIRTUAL])
+        if ended != b"OK":
+            raise connection.break_off(f"it answered {ended[:40]!r} when it was to read virtual addresses again")
+        connection.physical = False
+        if begun != b"OK":
+            raise CapabilityError(f"the stub does not read physical addresses: {_reason(begun)}")
+        return replies
+
+
+def read_virtual_again(connection: Connection) -> None:
+    """Let QEMU's stub read and write virtual addresses, whatever an earlier client left behind."""
+    if (reply := connection.ask_built([_VIRTUAL])[0]) != b"OK":
+        raise connection.break_off(f"it answered {reply[:40]!r} when it was to read virtual addresses")
 
 
 class Refusal(NamedTuple):

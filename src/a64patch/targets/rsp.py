@@ -215,6 +215,8 @@ class Connection:
         """The state of the machine before we connected; None until the stub has answered. `stub.meet` refines it."""
         self.unheard = False
         """The last resume has not been acknowledged: it may not have arrived."""
+        self.physical = False
+        """The stub was asked to read physical addresses (QEMU), and has not said that it reads virtual ones again."""
         self.timeout = timeout
         """Seconds."""
         self.last_words = b""

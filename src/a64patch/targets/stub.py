@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from a64patch.errors import CapabilityError, FormatError, TargetError
 from a64patch.protocols import Act
+from a64patch.targets.packets import read_virtual_again
 from a64patch.targets.registers import Registers, default_registers, read_description
 from a64patch.targets.rsp import MOST_BYTES, Connection, Found, frame, is_stop_reply
 
@@ -136,6 +137,7 @@ class Stub:
     threads: list[bytes]
     """The stub's CPUs, in the protocol's own notation."""
     registers: Registers
+    """Those that every target needs, or all: see `describe_all`."""
     resume: bytes
     """The request that lets all CPUs run on."""
     detach: bytes
@@ -144,6 +146,8 @@ class Stub:
     features: dict[str, str] = field(default_factory=dict)
     writes_binary: bool = False
     """The stub takes `X`, raw bytes; otherwise `M`, two digits a byte."""
+    described: bool = False
+    """`registers` has all registers that the stub describes."""
     incarnation: str = ""
     """`base.Identity.incarnation` of the served process; empty when the stub serves no process or does not tell."""
 
@@ -167,8 +171,9 @@ def meet(connection: Connection, patience: float) -> Stub:
     if connection.lossless and features.get("QStartNoAckMode") == "+" and connection.ask(b"QStartNoAckMode") == b"OK":
         connection.acknowledge, connection.together = False, True
     emulator, actions = connection.ask_all([b"qqemu.Supported", b"vCont?"])
-    if b"PhyMemMode" in emulator and connection.lossless:
-        connection.together = True
+    if b"PhyMemMode" in emulator:
+        connection.together = connection.together or connection.lossless
+        read_virtual_again(connection)
     if not emulator:
         _require_stopped(connection.ask_status())
     threads = list_threads(connection)
@@ -190,7 +195,7 @@ def meet(connection: Connection, patience: float) -> Stub:
         reads_registers,
         features,
         kind in _ASKED_FOR_BINARY and connection.ask(b"X0,0:") == b"OK",
-        _start_of_process(connection, features) if kind in (GDBSERVER, QEMU_USER) else "",
+        incarnation=_start_of_process(connection, features) if kind in (GDBSERVER, QEMU_USER) else "",
     )
 
 
@@ -296,6 +301,16 @@ def _registers(connection: Connection, features: dict[str, str], kind: Kind) -> 
         with suppress(FormatError):
             return read_description(lambda name: _fetch(connection, name), (*_WANTED, EXCEPTION_LINK))
     return read_description(lambda name: _fetch(connection, name), _WANTED)
+
+
+def describe_all(connection: Connection, stub: Stub) -> None:
+    """Let `stub.registers` have all registers. Meeting a stub reads no further than every target needs, for speed.
+
+    FormatError as `read_description`.
+    """
+    if not stub.described and stub.features.get("qXfer:features:read") == "+":
+        stub.registers = read_description(lambda name: _fetch(connection, name))
+    stub.described = True
 
 
 def _fetch(connection: Connection, name: str) -> bytes:
