@@ -87,10 +87,12 @@ class Tables:
     """Descriptors by the address of their table."""
     reads: list[list[tuple[int, int]]] = field(default_factory=list)
     big_endian: bool = False
+    place: int = 0x4000_0000
+    """The address of the first table."""
 
     def __post_init__(self) -> None:
         # A table further up than 48 bits reach, if there can be one.
-        self._next = 0x4000_0000 if self.form.physical == "48" else 0xB_0000_4000_0000
+        self._next = self.place if self.form.physical == "48" else 0xB_0000_0000_0000 + self.place
         self.root = self.new(1 << self.form.levels[0])
 
     def new(self, entries: int) -> int:
