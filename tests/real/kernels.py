@@ -27,13 +27,26 @@ from tests.real import packages
 from tests.real.guest import Guest, GuestError
 from tests.real.live import RAM, UPTIME
 from tests.real.packages import Apt, KernelTree, MissingPackageError
+from tests.real.pages import require_equal_bytes, require_own_view
 from tests.real.places import Rewrite, draft
 
 SUITES = ("bullseye", "bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky", "sid")
 SECURITY = ("bullseye-security", "bookworm-security", "trixie-security")
 SERIES = ("5.10", "6.1", "6.12", "6.18", "7.2", "7.3")
 """Newer ones than the last are taken, too."""
-COLUMNS = ("boot", "saved", "modules", "labels", "memory", "again", "Image", "build id", "kernel patch", "module patch")
+COLUMNS = (
+    "boot",
+    "saved",
+    "modules",
+    "labels",
+    "memory",
+    "again",
+    "Image",
+    "build id",
+    "code",
+    "kernel patch",
+    "module patch",
+)
 MODULES = {
     "brd",
     "ext4",
@@ -121,6 +134,11 @@ def look_at(tree: KernelTree, folder: Path) -> Iterator[str]:
                 assert build_id
                 assert bytes.fromhex(build_id) in notes
 
+        def map_code() -> None:
+            with open_target(guest.gdb) as target:
+                require_own_view(guest, tree, target)
+                require_equal_bytes(target)
+
         def has_new_uptime() -> bool:
             return guest.run("cat /proc/uptime").split()[0].endswith(".1234")
 
@@ -136,6 +154,7 @@ def look_at(tree: KernelTree, folder: Path) -> Iterator[str]:
         yield timed(lambda: name("kallsyms"))
         yield timed(lambda: name(tree.image))
         yield build_id[:12]
+        yield timed(map_code)
         yield timed(lambda: patch(guest, saved, folder, UPTIME, has_new_uptime))
         yield timed(lambda: patch(guest, saved, folder, RAM, has_new_disk)) if has_disk else "no module brd"
         guest.require_healthy()
