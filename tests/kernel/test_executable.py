@@ -165,7 +165,7 @@ def test_without_the_registers_nothing_is_known(missing: str) -> None:
     tables = kernel_tables()
     registers = cpu(tables)
     del registers[missing]
-    with pytest.raises(CapabilityError, match="the machine does not tell TTBR1_EL1 and TCR_EL1"):
+    with pytest.raises(CapabilityError, match=f"the machine does not tell {missing}"):
         executable(machine([[registers]], [tables]))
 
 
@@ -185,7 +185,12 @@ def test_more_registers_count_by_either_name(name: str) -> None:
     assert list(executable(target)) == KERNEL
     assert name in target.asked
     with pytest.raises(CapabilityError, match="TCR2_EL1"):
-        executable(machine([[cpu(tables, TCR2_EL1=2)]], [tables]))
+        executable(machine([[cpu(tables, TCR2_EL1=1 << 5)]], [tables]))
+    tables.big_endian = False
+    rights = {"TCR2_EL1": 1 << 1, "PIR_EL1": 0xA << 32}
+    assert list(executable(machine([[cpu(tables, **rights)]], [tables]))) == KERNEL
+    with pytest.raises(TargetError, match="none of the CPUs"):
+        executable(machine([[cpu(tables, **rights, PIRE0_EL1=0xC << 32)]], [tables]))
 
 
 def test_all_tables_are_read_when_the_kernel_is_below_the_middle() -> None:

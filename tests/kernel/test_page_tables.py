@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from a64patch.errors import CapabilityError, FormatError
 from a64patch.kernel import page_tables
-from a64patch.kernel.page_tables import Mapping, Regime, executable_mappings
+from a64patch.kernel.page_tables import Mapping, Regime, Registers, executable_mappings
 from tests.kernel.page_tables import (
     ACCESSED,
     CODE,
@@ -42,8 +42,9 @@ FAR = 0x4_0000_0000_0000
 """A physical address that needs more than 48 bits. A multiple of every block."""
 
 
-def walked(tables: Tables, tcr: int = 0, **options: int) -> list[Mapping]:
-    return list(executable_mappings(tables.ttbr, tables.form.tcr | tcr, tables.read, **options))
+def walked(tables: Tables, tcr: int = 0, above: int = 0, **others: int) -> list[Mapping]:
+    registers = Registers(tables.ttbr, tables.form.tcr | tcr, **others)
+    return list(executable_mappings(registers, tables.read, above=above))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -179,7 +180,7 @@ def test_neither_asid_nor_cnp_belongs_to_the_address() -> None:
     for form in FORMS:
         tables = Tables(form)
         tables.map(form.start, 0)
-        found = executable_mappings(tables.ttbr | 0xABCD << 48 | 1, form.tcr, tables.read)
+        found = executable_mappings(Registers(tables.ttbr | 0xABCD << 48 | 1, form.tcr), tables.read)
         assert [each.start for each in found] == [form.start]
 
 
@@ -211,7 +212,38 @@ def test_the_tables_of_a_big_endian_kernel() -> None:
     assert len(walked(tables, sctlr=1 << 25)) == 1
 
 
-@pytest.mark.parametrize("tcr2", [1 << 1, 1 << 5])
+PIE = 1 << 1
+LINUX_PIR = 0xE << 4 * 0b1010 | 0xA << 4 * 0b1000 | 0xC << 4 * 0b1110 | 0x8 << 4 * 0b1100
+"""What Linux makes of UXN, PXN, DBM and AP[1] for itself (PIE_E1 in pgtable-prot.h): RWX, RX, RW, R."""
+
+
+@pytest.mark.parametrize(
+    ("bits", "tcr", "pir", "pire0", "writable"),
+    [
+        (CODE, 0, LINUX_PIR, 0, False),
+        ((CODE | DIRTY_MANAGED) & ~READ_ONLY, 0, LINUX_PIR, 0, True),
+        (CODE | DIRTY_MANAGED, 0, LINUX_PIR, 0, False),  # nDirty
+        (CODE | DIRTY_MANAGED, TCR_HD, LINUX_PIR, 0, True),
+        (CODE | PXN, 0, LINUX_PIR, 0, None),
+        (CODE | PXN | DIRTY_MANAGED, 0, LINUX_PIR, 0, None),
+        (CODE | PXN, 0, 0xA << 4 * 0b1100, 0, False),
+        (CODE, 0, 0, 0, None),
+        (CODE, 0, LINUX_PIR, 0xC << 4 * 0b1000, None),  # EL0 may write
+        (CODE, 0, LINUX_PIR, 0x9 << 4 * 0b1000, None),  # EL0 has a stack there
+        (CODE, 0, LINUX_PIR, 0x8 << 4 * 0b1000, False),
+        *((CODE & ~READ_ONLY, 0, value << 32, 0, None) for value in (0x1, 0x4, 0x5, 0x6, 0x8, 0x9, 0xB, 0xC, 0xD, 0xF)),
+        *((CODE & ~READ_ONLY, 0, value << 32, 0, value in (0x7, 0xE)) for value in (0x2, 0x3, 0x7, 0xA, 0xE)),
+    ],
+)
+def test_indirect_rights(bits: int, tcr: int, pir: int, pire0: int, writable: bool | None) -> None:
+    """A table has none of its own then, and WXN is a matter of PIR_EL1."""
+    tables = Tables(USUAL)
+    tables.map(USUAL.start, 0x200000, bits, table_bits=TABLE_PXN | TABLE_READ_ONLY)
+    found = walked(tables, tcr, sctlr=1 << 19, tcr2=PIE, pir=pir, pire0=pire0)
+    assert [each.writable for each in found] == ([] if writable is None else [writable])
+
+
+@pytest.mark.parametrize("tcr2", [1 << 3, 1 << 5])
 def test_tables_of_a_form_that_is_not_understood_are_refused(tcr2: int) -> None:
     with pytest.raises(CapabilityError, match="TCR2_EL1"):
         walked(Tables(USUAL), tcr2=tcr2)
@@ -233,14 +265,14 @@ def test_tables_of_a_form_that_is_not_understood_are_refused(tcr2: int) -> None:
 )
 def test_senseless_values_of_tcr_are_refused(tcr: int) -> None:
     with pytest.raises(FormatError, match=r"TCR_EL1 0x[0-9a-f]+ (describes no|turns off)"):
-        executable_mappings(0, tcr, lambda _: pytest.fail("there is nothing to read"))
+        executable_mappings(Registers(0, tcr), lambda _: pytest.fail("there is nothing to read"))
 
 
 @pytest.mark.parametrize("granule", [1, 2, 3])
 def test_every_size_of_the_address_space_has_a_first_level(granule: int) -> None:
     for size in range(65):
         try:
-            regime = Regime.of(granule << 30 | size << 16 | 6 << 32 | 1 << 59)
+            regime = Regime.of(Registers(0, granule << 30 | size << 16 | 6 << 32 | 1 << 59))
         except FormatError:
             continue
         assert -1 <= regime.first_level <= 3
@@ -335,7 +367,7 @@ def test_garbage_is_read_within_bounds(form: Form, seed: int, density: int, ttbr
         patches.setattr(page_tables, "MOST_BYTES", 1 << 19)
         patches.setattr(page_tables, "MOST_PIECES", 1 << 12)
         try:
-            found = executable_mappings(ttbr, form.tcr, read)
+            found = executable_mappings(Registers(ttbr, form.tcr), read)
         except FormatError:
             found = ()
     assert sum(calls) <= 1 << 19
@@ -346,7 +378,7 @@ def test_garbage_is_read_within_bounds(form: Form, seed: int, density: int, ttbr
 
 def test_a_short_answer_is_refused() -> None:
     with pytest.raises(FormatError, match="a translation table has 4096 bytes, and 8 were read"):
-        executable_mappings(0, USUAL.tcr, lambda _: [bytes(8)])
+        executable_mappings(Registers(0, USUAL.tcr), lambda _: [bytes(8)])
 
 
 def test_a_mapping_is_shown_for_people() -> None:

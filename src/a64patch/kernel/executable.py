@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from a64patch.errors import CapabilityError, FormatError, TargetError
 from a64patch.kernel.kallsyms import KernelSymbol
-from a64patch.kernel.page_tables import Mapping, executable_mappings
+from a64patch.kernel.page_tables import Mapping, Registers, executable_mappings
 from a64patch.oneline import shown
 from a64patch.targets.base import Target
 from a64patch.targets.symbols import Symbol
@@ -26,11 +26,8 @@ _LEAST_CODE = 1 << 20
 _TRIES = 50
 _PAUSE = 0.01
 """Seconds."""
-_REGISTERS = {
-    1: ("TTBR1_EL1", "TCR_EL1", "SCTLR_EL1", "TCR2_EL1"),
-    2: ("TTBR1_EL2", "TCR_EL2", "SCTLR_EL2", "TCR2_EL2"),
-}
-"""By exception level. A kernel at EL2 (FEAT_VHE) has registers of the same form there."""
+_REGISTERS = ("TTBR1", "TCR", "SCTLR", "TCR2", "PIR", "PIRE0")
+"""The fields of page_tables.Registers. A kernel at EL2 (FEAT_VHE) has registers of the same form there."""
 _OTHER_NAMES = {"SCTLR_EL1": "SCTLR"}
 """QEMU's, where it has another name than the Arm ARM."""
 
@@ -41,7 +38,7 @@ class Owner(Enum):
     KERNEL = "kernel text"
     MODULE = "module"
     ALIAS = "a part of the kernel at a second address"
-    """Such as the KPTI trampoline, which lies in the read-only data since 6.0 (vmlinux.lds.S, TRAMP_TEXT)."""
+    """Such as the KPTI trampoline, a part of the text in Linux 5.10, of the read-only data in 6.1 and newer."""
     OTHER = "made at run time"
     """By BPF, kprobes or ftrace, or of a module whose name is not known."""
 
@@ -88,24 +85,18 @@ def executable(target: Target) -> tuple[Mapping, ...]:
 
 def _now(target: Target) -> tuple[Mapping, ...]:
     """The mappings of the first CPU that sees a whole kernel; empty when none does. The CPUs are halted."""
-    names = [_OTHER_NAMES.get(name, name) for level in _REGISTERS.values() for name in level]
-    cpus = target.system_registers(["cpsr", *names, *_OTHER_NAMES])
+    names = [f"{name}_EL{level}" for level in (1, 2) for name in _REGISTERS]
+    cpus = target.system_registers(["cpsr", *names, *_OTHER_NAMES.values()])
     seen = set()
     # Those in the kernel first. Without KPTI the others see all of it too.
     for cpu in sorted(cpus, key=lambda cpu: cpu["pc"] < _UPPER_HALF):
-        level = 2 if cpu.get("cpsr", 0) >> 2 & 3 == 2 else 1
-        ttbr, tcr, sctlr, tcr2 = (cpu.get(name, cpu.get(_OTHER_NAMES.get(name, ""))) for name in _REGISTERS[level])
-        if ttbr is None or tcr is None:
-            raise CapabilityError(f"the {target.capabilities.kind} does not tell {' and '.join(_REGISTERS[level][:2])}")
+        registers = _registers(cpu, target.capabilities.kind)
         in_kernel = cpu["pc"] >= _UPPER_HALF
-        key = level, ttbr & (1 << 48) - 2, tcr
-        if key in seen:
+        if registers in seen:
             continue
-        seen.add(key)
+        seen.add(registers)
         try:
-            mappings = executable_mappings(
-                ttbr, tcr, target.read_physical_many, sctlr=sctlr or 0, tcr2=tcr2 or 0, above=_above(cpu["pc"], tcr)
-            )
+            mappings = executable_mappings(registers, target.read_physical_many, above=_above(cpu["pc"], registers.tcr))
         except FormatError:
             if in_kernel:
                 raise
@@ -114,6 +105,16 @@ def _now(target: Target) -> tuple[Mapping, ...]:
         if whole and (not in_kernel or any(each.start <= cpu["pc"] < each.end for each in mappings)):
             return mappings
     return ()
+
+
+def _registers(cpu: dict[str, int], kind: str) -> Registers:
+    """Those of the exception level at which the kernel of this CPU executes. TTBR1 is without ASID and CnP."""
+    level = 2 if cpu.get("cpsr", 0) >> 2 & 3 == 2 else 1
+    names = [f"{name}_EL{level}" for name in _REGISTERS]
+    if missing := [name for name in names[:2] if name not in cpu]:
+        raise CapabilityError(f"the {kind} does not tell {missing[0]}")
+    ttbr1, *others = (cpu.get(name, cpu.get(_OTHER_NAMES.get(name, ""), 0)) for name in names)
+    return Registers(ttbr1 & (1 << 48) - 2, *others)
 
 
 def _above(pc: int, tcr: int) -> int:

@@ -41,8 +41,12 @@ _ACCESSED, _DIRTY_MANAGED, _PXN = 1 << 10, 1 << 51, 1 << 53
 _TABLE_PXN, _TABLE_NO_USER, _TABLE_READ_ONLY = 1 << 59, 1 << 61, 1 << 62
 """PXNTable and APTable[1:0] (D8.3)."""
 
-_PIE, _D128 = 1 << 1, 1 << 5
-"""TCR2_EL1: indirect permissions, 128-bit descriptors."""
+_PIE, _POE, _D128 = 1 << 1, 1 << 3, 1 << 5
+"""TCR2_EL1: indirect permissions, a second set of them (overlay) for the kernel, 128-bit descriptors."""
+_EXECUTES, _WRITES = (0x2, 0x3, 0x7, 0xA, 0xE), (0x5, 0x6, 0x7, 0xC, 0xE)
+"""Values of four bits in PIR_EL1 and PIRE0_EL1; 6 is write and execute, of which WXN takes the second."""
+_STACK = 0x9
+"""The same, for a guarded control stack."""
 _WXN, _BIG_ENDIAN = 1 << 19, 1 << 25
 """SCTLR_EL1: what is writable cannot be executed; EE, which is also the byte order of descriptors."""
 
@@ -72,8 +76,19 @@ class _Piece(NamedTuple):
     """EL0 may write there."""
 
 
+class Registers(NamedTuple):
+    """The registers of one CPU that say where the kernel's tables are and how to read them. 0 for one that it lacks."""
+
+    ttbr1: int
+    tcr: int
+    sctlr: int = 0
+    tcr2: int = 0
+    pir: int = 0
+    pire0: int = 0
+
+
 class Regime(NamedTuple):
-    """The form of the tables of the upper half of the address space, from TCR_EL1."""
+    """The form of the tables of the upper half of the address space, and of the rights in them."""
 
     granule: int
     """Bits of an address inside a page: 12, 14 or 16."""
@@ -84,15 +99,27 @@ class Regime(NamedTuple):
     ds: bool
     """Descriptors have the form of FEAT_LPA2."""
     hierarchical: bool
-    """Permissions of a table limit those below it (TCR_EL1.HPD1 is 0)."""
+    """Permissions of a table limit those below it (TCR_EL1.HPD1 is 0, and they are not indirect)."""
     sets_access_flag: bool
     """The CPU sets AF by itself (TCR_EL1.HA)."""
     sets_dirty: bool
     """A write to a read-only page with DBM makes it writable (TCR_EL1.HD)."""
+    wxn: bool
+    """What is writable cannot be executed (SCTLR_EL1.WXN)."""
+    rights: tuple[tuple[bool, bool, bool], ...]
+    """By the index in a descriptor: the kernel may execute, the kernel may write, EL0 may write or has a stack there.
+    Empty when descriptors hold the rights themselves."""
 
     @classmethod
-    def of(cls, tcr: int) -> Regime:
-        """FormatError when TCR_EL1 has no sound TG1 or T1SZ, or turns walks by TTBR1_EL1 off (EPD1)."""
+    def of(cls, registers: Registers) -> Regime:
+        """FormatError when TCR_EL1 has no sound TG1 or T1SZ, or turns walks by TTBR1_EL1 off (EPD1).
+
+        CapabilityError for 128-bit descriptors and for overlays of the kernel's rights, which are not understood here.
+        """
+        tcr, tcr2 = registers.tcr, registers.tcr2
+        if tcr2 & (_D128 | _POE):
+            raise CapabilityError(f"TCR2_EL1 {tcr2:#x} gives the translation tables a form that a64patch does not read")
+        indirect = bool(tcr2 & _PIE)
         granule = _GRANULES.get(_field(tcr, 30, 2), 0)
         size, ds = _field(tcr, 16, 6), bool(_field(tcr, 59, 1)) and granule != 16
         least = 12 if ds or granule == 16 else 16
@@ -109,9 +136,11 @@ class Regime(NamedTuple):
             bits=64 - size,
             wide=_field(tcr, 32, 3) == _IPS_52_BITS and (ds or granule == 16),
             ds=ds,
-            hierarchical=not _field(tcr, 42, 1),
+            hierarchical=not _field(tcr, 42, 1) and not indirect,
             sets_access_flag=bool(_field(tcr, 39, 1)),
             sets_dirty=bool(_field(tcr, 40, 1)),
+            wxn=bool(registers.sctlr & _WXN) and not indirect,
+            rights=_rights(registers) if indirect else (),
         )
 
     @property
@@ -163,37 +192,48 @@ class Regime(NamedTuple):
         if self.is_table(level, descriptor):
             return not (self.hierarchical and descriptor & _TABLE_PXN)
         usable = self.sets_access_flag or descriptor & _ACCESSED
-        return bool(usable and not descriptor & _PXN and self.is_leaf(level, descriptor))
+        never = not self.rights[_index(descriptor)][0] if self.rights else descriptor & _PXN
+        return bool(usable and not never and self.is_leaf(level, descriptor))
 
     def leaf(self, level: int, descriptor: int, start: int) -> _Piece:
         """What a block or page maps, at `start` of its table."""
         shift = self.shift(level)
-        writable = not descriptor & _READ_ONLY or (self.sets_dirty and bool(descriptor & _DIRTY_MANAGED))
-        user = writable and bool(descriptor & _USER)
+        if self.rights:
+            _, writable, user = self.rights[_index(descriptor)]
+            writable = writable and (not descriptor & _READ_ONLY or self.sets_dirty)  # bit 7 is nDirty here
+        else:
+            writable = not descriptor & _READ_ONLY or (self.sets_dirty and bool(descriptor & _DIRTY_MANAGED))
+            user = writable and bool(descriptor & _USER)
         return _Piece(start, start + (1 << shift), self.address(descriptor, shift), writable, user)
 
 
-def executable_mappings(
-    ttbr: int, tcr: int, read: Reader, *, sctlr: int = 0, tcr2: int = 0, above: int = 0
-) -> tuple[Mapping, ...]:
+def _index(descriptor: int) -> int:
+    """PIIndex: bits 54, 53, 51 and 6 (D8.4)."""
+    return _field(descriptor, 53, 2) << 2 | _field(descriptor, 51, 1) << 1 | _field(descriptor, 6, 1)
+
+
+def _rights(registers: Registers) -> tuple[tuple[bool, bool, bool], ...]:
+    """As `Regime.rights`, for each of the 16 indexes."""
+    kernel, user = ([_field(each, 4 * i, 4) for i in range(16)] for each in (registers.pir, registers.pire0))
+    return tuple((p in _EXECUTES, p in _WRITES, u in (*_WRITES, _STACK)) for p, u in zip(kernel, user, strict=True))
+
+
+def executable_mappings(registers: Registers, read: Reader, *, above: int = 0) -> tuple[Mapping, ...]:
     """All addresses from which the kernel may fetch instructions, ascending; neighbours with equal rights are one.
 
-    `ttbr`, `tcr`, `sctlr` and `tcr2` are TTBR1_EL1, TCR_EL1, SCTLR_EL1 and TCR2_EL1 of a CPU. Of the first table only
-    the descriptors that reach beyond the address `above` are followed.
+    Of the first table only the descriptors that reach beyond the address `above` are followed.
 
     Reads all tables of a level in one call, the first level first, and each table once a level. Tables under a
     PXNTable are not read: so Linux keeps its linear map out since 5.13 (87143f404f33).
 
-    Not guaranteed: that there is memory. The contiguous bit is ignored: each descriptor says the same without it.
+    Not guaranteed: that there is memory, and that a hypervisor's second stage lets the kernel execute it. The
+    contiguous bit is ignored: each descriptor says the same without it.
 
-    FormatError for a senseless `tcr`, and for tables beyond MOST_BYTES or MOST_PIECES, as garbage and loops make them.
-    CapabilityError for 128-bit descriptors and for permissions by PIR_EL1, which this file does not understand.
+    FormatError for tables beyond MOST_BYTES or MOST_PIECES, as garbage and loops make them. Else as `Regime.of`.
     """
-    if tcr2 & (_PIE | _D128):
-        raise CapabilityError(f"TCR2_EL1 {tcr2:#x} gives the translation tables a form that a64patch does not read")
-    regime = Regime.of(tcr)
+    regime = Regime.of(registers)
     first = regime.first_level
-    root = regime.root(ttbr)
+    root = regime.root(registers.ttbr1)
     levels: list[dict[int, list[tuple[int, int]]]] = []
     """For each level the tables: the physical address, and the (index, descriptor) that matter."""
     wanted, left = {root}, MOST_BYTES
@@ -205,7 +245,9 @@ def executable_mappings(
         places = sorted(wanted)
         tables = {
             place: [
-                (i, each) for i, each in enumerate(_descriptors(data, size, sctlr)) if regime.may_execute(level, each)
+                (i, each)
+                for i, each in enumerate(_descriptors(data, size, registers.sctlr))
+                if regime.may_execute(level, each)
             ]
             for place, data in zip(places, read([(place, size) for place in places]), strict=True)
         }
@@ -222,7 +264,7 @@ def executable_mappings(
         if not wanted:
             break
     mappings = _put_together(regime, root, levels)
-    return tuple(each for each in mappings if not (sctlr & _WXN and each.writable))
+    return tuple(each for each in mappings if not (regime.wxn and each.writable))
 
 
 def _put_together(regime: Regime, root: int, levels: Sequence[dict[int, list[tuple[int, int]]]]) -> tuple[Mapping, ...]:
