@@ -61,3 +61,12 @@ def test_so_many_words_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatc
     assert seen.requests == [(0, 4), (4, 4), (12, 4)]
     seen.note_writes([(12, C)])
     assert seen.foreign([B, B, C]) is None, "one that is remembered goes on to be"
+
+
+def test_reads_of_other_sizes_displace_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(witnesses, "MAX_WITNESSES", 4)
+    seen = Witnesses()
+    seen.note_reads([(8, A)])
+    seen.note_reads([(16 * number, A + B) for number in range(1, 9)])
+    seen.note_writes([(8, C)])
+    assert seen.requests == [(8, 4)]

@@ -27,9 +27,10 @@ class Witnesses:
 
     def note_reads(self, words: Sequence[tuple[int, bytes]]) -> None:
         """Note (address, bytes) that were read. Only reads of a single word count."""
-        if len(self._read) + len(words) > MAX_WITNESSES:
+        found = {address: data for address, data in words if len(data) == INSN_SIZE}
+        if len(self._read) + len(found) > MAX_WITNESSES:
             self._read.clear()
-        self._read.update((address, data) for address, data in words if len(data) == INSN_SIZE)
+        self._read |= found
 
     def note_writes(self, pieces: Iterable[tuple[int, bytes]]) -> None:
         """Note (address, bytes) that are about to be written."""
