@@ -67,6 +67,7 @@ SHOWN: list[tuple[object, str]] = [
         "<Section stop: 1 word at 0x1000 and 1 word of data; keep_out empty>",
     ),
     (Found(1, 0x1004, False), "<Found CPU 1 will return to 0x1004>"),
+    (Found(-1, 0x1004, False, "task 42 (sleep)", "why"), "<Found task 42 (sleep) may return to 0x1004>"),
     (SectionOutcome((0, 1), 900), "<Outcome done; 2 CPUs stopped for 900 ns>"),
     (
         SectionOutcome((0,), 9, (Found(0, 0x1004, True),)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -21,9 +21,12 @@ from a64patch.errors import (
     RequestError,
 )
 from a64patch.patch import text
+from a64patch.patch.hazards import hazards_of
+from a64patch.patch.sites import sites_of, spans_of
 from a64patch.protocols import Method
+from a64patch.ranges import Ranges
 from a64patch.targets.base import CpuState
-from a64patch.targets.section import Change
+from a64patch.targets.section import Change, Found
 from tests.patch.fake import BASE, DATA, FakeTarget
 
 NOP = gen_nop()
@@ -348,3 +351,82 @@ def test_a_file_is_not_said_to_have_been_raced() -> None:
     result = patch_text(target, PLACES, NEW)
     assert (result.method, result.cpus) == ("stop", ())
     assert "nothing executes" in result.reason
+
+
+class Sleepers:
+    """Others of a target. Each look finds those of the next list, the last list again and again."""
+
+    def __init__(self, target: FakeTarget, *found: list[Found], unseen: str = "") -> None:
+        self.target, self.found, self.why = target, list(found), unseen
+        self.cpus: list[int] = []
+        target.knowing(others=self)
+
+    def unseen(self) -> str:
+        return self.why
+
+    def prepare(self, keep_out: Ranges) -> None:
+        assert keep_out
+        assert not self.target.stopped
+        self.target.calls.append("prepare")
+
+    def look(self, keep_out: Ranges, cpus: Sequence[CpuState]) -> Iterable[Found]:
+        assert keep_out
+        assert self.target.stopped
+        self.target.calls.append("look")
+        self.cpus = [state.cpu for state in cpus]
+        return self.found.pop(0) if len(self.found) > 1 else self.found[0]
+
+
+ASLEEP = Found(-1, PLACES[2], False, "task 42 (sleep)")
+
+
+def test_others_are_looked_at_inside_each_stop_and_prepared_before() -> None:
+    target = FakeTarget(OLD)
+    target.states = [[CpuState(1, 0x9000)]]
+    others = Sleepers(target, [ASLEEP], [])
+    result = patch_text_sync(target, PLACES, NEW)
+    assert result.retries == 1
+    assert target.words == NEW
+    whose = [call for call in target.calls if call in ("prepare", "stop", "look", "write", "resume")]
+    assert whose == ["prepare", "stop", "look", "resume", "prepare", "stop", "look", *["write"] * 6, "resume"]
+    assert others.cpus == [1]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (ASLEEP, r"task 42 \(sleep\) will return to site\+0x8, inside the words to be changed, 11 times in 11"),
+        (ASLEEP._replace(stands=True), r"task 42 \(sleep\) stands at site\+0x8"),
+        (ASLEEP._replace(doubt="it is so"), r"task 42 \(sleep\) may return to site\+0x8, .*; it is so; nothing"),
+    ],
+)
+def test_one_of_the_others_that_stays_is_named(found: Found, said: str) -> None:
+    target = FakeTarget(OLD)
+    Sleepers(target, [found])
+    with pytest.raises(BusyError, match=said):
+        patch_text_sync(target, PLACES, NEW)
+    assert target.words == OLD
+
+
+def test_others_cost_nothing_when_nobody_is_kept_out() -> None:
+    target = FakeTarget(OLD)
+    Sleepers(target, [ASLEEP])
+    assert patch_text_sync(target, PLACES[:1], NEW[:1]).method == "stop"
+    assert not {"prepare", "look"} & set(target.calls)
+
+
+def test_others_that_cannot_be_seen_are_a_hazard_of_each_plan_that_keeps_them_out() -> None:
+    target = FakeTarget(OLD)
+    others = Sleepers(target, [ASLEEP], unseen="it has no BTF")
+
+    def hazards(count: int) -> list[str]:
+        changes = [Change(*each) for each in zip(PLACES[:count], OLD, NEW, strict=False)]
+        found = hazards_of(target, changes, sites_of(target, changes, spans_of(changes)))
+        return [hazard.sentence for hazard in found if hazard.name == "tasks-unseen"]
+
+    assert hazards(2) == ["a task may sleep inside the words at site, unseen: it has no BTF"]
+    assert hazards(1) == []
+    assert patch_text_sync(target, PLACES, NEW).retries == 0
+    assert not {"prepare", "look"} & set(target.calls)
+    others.why = ""
+    assert hazards(2) == []

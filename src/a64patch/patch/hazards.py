@@ -47,6 +47,7 @@ NAMES = {
     "module-unsettled": "the kernel is loading or unloading the module: its code may go away at any moment",
     "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
     "implied-nop": "a hunk without counts has fewer new instructions than old ones: it may have been cut off",
+    "tasks-unseen": "no CPU executes a sleeping task, and the target cannot show where its tasks will go on",
     "unpredictable": "the registers of a new word make it CONSTRAINED UNPREDICTABLE",
 }
 """What each hazard means, by the name that a user gives to accept it."""
@@ -81,6 +82,7 @@ def hazards_of(
         *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
         *_unpredictable(target, changes),
+        *_unseen(target, sites),
         *(each for site in sites for each in site.unknown),
     ]
     changed = {change.address: change.new for change in changes if change.new != change.old}
@@ -109,6 +111,15 @@ def _claims(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
             yield Hazard(claim.hazard, address, f"{target.symbols.describe(address)} {sentence}")
             if claim.of_build:
                 break
+
+
+def _unseen(target: Target, sites: Sequence[Site]) -> Iterator[Hazard]:
+    """One hazard for all sites that nobody may be in, when the target has others but cannot show them."""
+    first = next((site for site in sites if site.keep_out), None)
+    why = target.others.unseen() if first is not None and target.others is not None else ""
+    if first is not None and why:
+        where = target.symbols.describe(first.start)
+        yield Hazard("tasks-unseen", first.start, f"a task may sleep inside the words at {where}, unseen: {why}")
 
 
 def _lands(word: int) -> frozenset[str]:

@@ -43,7 +43,7 @@ class PatchResult(NamedTuple):
     stop_window_ns: int | None = None
     """From the arrival of the last CPU until all were let go (ns); None unless the method is `stop`."""
     retries: int = 0
-    """How often a CPU was in `keep_out`, so that all CPUs were let go and stopped again."""
+    """How often somebody was in `keep_out`, so that all CPUs were let go and stopped again."""
     data: tuple[Change, ...] = ()
     """The words of data that were written with the code."""
 
@@ -83,16 +83,17 @@ def patch_text_sync(
 
     Words with at most seven others between them are one site. No CPU executes some old and some new words of one site.
 
-    - No CPU may stand in or return to `keep_out` meanwhile. Its default is what sites.py finds out for the words.
+    - Nobody may stand in or return to `keep_out` meanwhile: no CPU, and none of the target's `others`, such as the
+      tasks of a kernel. Its default is what sites.py finds out for the words.
     - With `together` all words change as one: no CPU may be in any of the functions that hold them. Without it, a CPU
       between two sites may have executed old words of the first and go on to new words of the second.
-    - When a CPU is in `keep_out`, all CPUs are let go and stopped again: RETRIES times, and on until `retry` seconds
-      are over. Then BusyError names the CPU, its address and how often it was found there.
+    - When somebody is in `keep_out`, all CPUs are let go and stopped again: RETRIES times, and on until `retry` seconds
+      are over. Then BusyError names the CPU or task, its address and how often it was found there.
 
     Not seen:
 
     - return addresses that the target does not know;
-    - tasks that no CPU executes;
+    - tasks that no CPU executes, if the target has no `others` or cannot show them (`Others.unseen`);
     - branches into the middle of a site, if the target does not know its code ranges.
 
     Errors:
@@ -227,16 +228,16 @@ def _section(
 
 
 def _busy(target: Target, met: Counter[Found], sites: Sequence[Site], attempts: int) -> str:
-    """The message of BusyError: the CPU, its address, how often, why it must not be there, and ways out."""
+    """The message of BusyError: the CPU or task, its address, how often, why it must not be there, and ways out."""
     (found, often), *others = met.most_common()
-    stands = "stands at" if found.stands else "will return to"
     where = target.symbols.describe(found.address)
     inside = any(site.start < found.address < site.end for site in sites)
     place = ", inside the words to be changed" if inside else ""
-    also = f" ({len(others)} other CPUs or places as well)" if others else ""
+    also = f" ({len(others)} other CPUs, tasks or places as well)" if others else ""
+    doubt = f"; {found.doubt}" if found.doubt else ""
     why = "" if inside else "".join(f"; {reason}" for reason in reasons_to_keep_out(sites)[:2])
     return (
-        f"CPU {found.cpu} {stands} {where}{place}, {often} times in {attempts} attempts{also}{why}; nothing"
+        f"{found.name} {found.does} {where}{place}, {often} times in {attempts} attempts{also}{doubt}{why}; nothing"
         " was changed: try for longer (retry, --retry SECONDS), or change one word that may race, or another place"
     )
 

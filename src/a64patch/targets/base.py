@@ -6,7 +6,7 @@ in a target.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,7 +21,7 @@ from a64patch.targets.modules import Module, Modules
 from a64patch.targets.symbols import SymbolTable
 
 if TYPE_CHECKING:
-    from a64patch.targets.section import Outcome, Section
+    from a64patch.targets.section import Found, Outcome, Section
 
 
 class Capabilities(NamedTuple):
@@ -176,6 +176,26 @@ class StoppedCpus(Protocol):
         """The state of each parked CPU; empty when the target has no CPUs or `sees_pcs` is false."""
 
 
+class Others(Protocol):
+    """All who may go on in the code of a target although no CPU executes them now, such as the tasks of a kernel."""
+
+    def unseen(self) -> str:
+        """Why they cannot be seen, as a sentence for people; empty when they can. May read the target."""
+
+    def prepare(self, keep_out: Ranges) -> None:
+        """Do all that can be done before the CPUs stop. Called while they run, once before each stop.
+
+        FormatError when the target holds no sound description of them; the target's own errors.
+        """
+
+    def look(self, keep_out: Ranges, cpus: Sequence[CpuState]) -> Iterable[Found]:
+        """All of them who stand in `keep_out` or may return there. Called inside a stop, after `prepare`.
+
+        `cpus` are the states of the parked CPUs. Whoever a CPU executes is seen there, and left out here. Errors as
+        `prepare`.
+        """
+
+
 class Target(Protocol):
     """A place where A64 code lives. Addresses and sizes are bytes.
 
@@ -189,6 +209,7 @@ class Target(Protocol):
     _modules: Modules | None = None
     _may_write: Ranges | None = None
     _told: Mapping[str, str] = {}
+    _others: Others | None = None
 
     def __repr__(self) -> str:
         cpus = counted(self.capabilities.cpus, "CPU") if self.capabilities.cpus else "no CPU executes it"
@@ -215,17 +236,27 @@ class Target(Protocol):
         """The names in all modules of the target."""
         return self.modules.symbols
 
+    @property
+    def others(self) -> Others | None:
+        """All who may go on in the target's code besides its CPUs, as given to `knowing`; None when nobody is known."""
+        return self._others
+
     def knowing(
-        self, *modules: Module, may_write: Ranges | None = None, facts: Mapping[str, str] | None = None
+        self,
+        *modules: Module,
+        may_write: Ranges | None = None,
+        others: Others | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         """Add modules to `modules`; a module replaces a known one of the same name. Reads and writes nothing.
 
-        From now on words may be written inside `may_write` only; None leaves the limit as it was. `facts` are added to
-        those of `facts()`.
+        From now on words may be written inside `may_write` only, and `others` keep out of each site that changes. None
+        leaves either as it was. `facts` are added to those of `facts()`.
         """
         self._modules = self.modules.knowing(modules)
         self._told = {**self._told, **(facts or {})}
         self._may_write = self._may_write if may_write is None else may_write
+        self._others = self._others if others is None else others
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes as a data read sees them. A CPU may be executing other words."""
@@ -326,6 +357,10 @@ class Target(Protocol):
     def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
         """`read` of each (address, size), in order. A target with round trips joins the requests."""
         return [self.read(address, size) for address, size in requests]
+
+    def reader(self, requests: Sequence[tuple[int, int]]) -> Callable[[], list[bytes]]:
+        """A function that does `read_many` of these requests each time. What can be done before is done here."""
+        return lambda: self.read_many(requests)
 
     def write_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
         """`write` of each (address, bytes), in order, up to the first that fails."""

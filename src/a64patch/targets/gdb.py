@@ -179,6 +179,11 @@ class GdbTarget(Target):
         """As `read` of each, in one halt. Neighbours share packets, and all packets travel together."""
         return self._read_packets(self._reading(requests))
 
+    def reader(self, requests: Sequence[tuple[int, int]]) -> Callable[[], list[bytes]]:
+        """As `read_many` each time, with packets that are built here."""
+        reading = self._reading(requests)
+        return lambda: self._read_packets(reading)
+
     def _read_packets(self, reading: Reading) -> list[bytes]:
         requests = reading.requests
         if requests:
@@ -244,7 +249,7 @@ class GdbTarget(Target):
 
     def carry_out(self, section: Section) -> Outcome:
         """Carry out the section with packets that are built before the machine is halted."""
-        reading, writing = self._reading(section.reads), self._writing(section.writes)
+        read, writing = self.reader(section.reads), self._writing(section.writes)
         writing_data = self._writing_data(section.data_writes)
         if section.addresses:
             self._line.want(section.addresses[0])
@@ -253,7 +258,7 @@ class GdbTarget(Target):
             self._write_packets(writing)
             self._write_packets(writing_data, text=False)
 
-        return carry_out(self, section, read=lambda: self._read_packets(reading), write=write)
+        return carry_out(self, section, read=read, write=write)
 
     def publish(self, start: int, end: int) -> None:
         """Nothing to do: `write` refuses a stub that does not itself publish each write."""

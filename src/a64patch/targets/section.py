@@ -4,6 +4,7 @@ Read on: ../protocols.py has the steps; ../patch/sites.py finds the addresses wh
 makes sections, and tries again when a CPU is at such an address.
 
 `carry_out` asks the target for the operations of the protocol, in their order:
+- Before the CPUs stop, it prepares the look at the target's `others`.
 - Before it writes, it compares every word with the expected word.
 - After it publishes, it reads every word back.
 - When an operation fails after the first write and before the CPUs are let go, it puts the old words back.
@@ -29,7 +30,7 @@ from a64patch.protocols import PROTOCOLS, Method, Operation
 from a64patch.ranges import Ranges
 
 if TYPE_CHECKING:
-    from a64patch.targets.base import CpuState, Target
+    from a64patch.targets.base import CpuState, Others, Target
 
 
 class Change(NamedTuple):
@@ -63,7 +64,7 @@ class Section:
     publish: tuple[tuple[int, int], ...] = ()
     """The ranges [start, end) that become visible to instruction fetch."""
     keep_out: Ranges = field(default_factory=Ranges)
-    """The addresses where no CPU may stand and to which no CPU may return."""
+    """The addresses where nobody may stand and to which nobody may return."""
     protocol: Method = "stop"
     """The name of the protocol, a key of protocols.PROTOCOLS."""
     data: tuple[Change, ...] = ()
@@ -162,15 +163,30 @@ def _writes(changes: Sequence[Change]) -> tuple[tuple[int, bytes], ...]:
 
 
 class Found(NamedTuple):
-    """A CPU that stands at an address in `Section.keep_out`, or will return to that address."""
+    """A CPU, or one of the target's `others`, at an address in `Section.keep_out`."""
 
     cpu: int
+    """-1 for one of the others."""
     address: int
     stands: bool
-    """The CPU's PC is this address; when false, the CPU will return to it."""
+    """Its PC is this address; when false, it will return to this address."""
+    who: str = ""
+    """Which one of the others, for people: `task 42 (sleep)`; empty for a CPU."""
+    doubt: str = ""
+    """Why it only may return there, for people: the second half of a sentence; empty when it will."""
 
     def __repr__(self) -> str:
-        return shown(self, f"CPU {self.cpu}", "stands at" if self.stands else "will return to", f"{self.address:#x}")
+        return shown(self, self.name, self.does, f"{self.address:#x}")
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.who or f"CPU {self.cpu}"
+
+    @property
+    def does(self) -> str:
+        """For people: the verb before the address."""
+        return "stands at" if self.stands else "may return to" if self.doubt else "will return to"
 
 
 class Outcome(NamedTuple):
@@ -181,7 +197,7 @@ class Outcome(NamedTuple):
     window_ns: int | None = None
     """Nanoseconds from the last CPU's arrival until all CPUs were let go; None when no CPU was stopped."""
     found: tuple[Found, ...] = ()
-    """The CPUs in `Section.keep_out`. When there are any, nothing was read or written."""
+    """All who were in `Section.keep_out`. When there are any, no word was read or written."""
 
     def __repr__(self) -> str:
         window = "" if self.window_ns is None else f" for {self.window_ns} ns"
@@ -217,6 +233,7 @@ def carry_out(
         return from_bytes(b"".join(read() if read else target.read_many(section.reads)))
 
     cpus: tuple[int, ...] = ()
+    others = _prepared(target, section)
     start, window, written = 0, None, False
     operation: Operation | None = None
     with ExitStack() as stop:
@@ -229,7 +246,7 @@ def carry_out(
                         raise BusyError("not every CPU came to the rendezvous; nothing was changed")
                     cpus = parked.rendezvous.arrived
                 elif operation is Operation.LOOK:
-                    if section.keep_out and (found := tuple(_found(parked.states(), section.keep_out))):
+                    if found := _found(parked.states, section.keep_out, others):
                         stop.close()
                         return Outcome(cpus, time.perf_counter_ns() - start, found)
                 elif operation is Operation.WRITE:
@@ -263,6 +280,16 @@ def _require_old(target: Target, section: Section, words: Sequence[int]) -> None
     index = _difference(words, section.olds)
     if index is not None:
         raise MismatchError(_not_expected(section.describe(target, index), words[index], section.olds[index]))
+
+
+def _prepared(target: Target, section: Section) -> Others | None:
+    """The target's others, ready for the look; None when nobody looks, or when the target cannot show them."""
+    looks = section.keep_out and Operation.LOOK in PROTOCOLS[section.protocol].operations
+    others = target.others if looks else None
+    if others is None or others.unseen():
+        return None
+    others.prepare(section.keep_out)
+    return others
 
 
 def _require_written(target: Target, section: Section, words: Sequence[int]) -> None:
@@ -335,7 +362,15 @@ def _surely_old(target: Target, change: Change) -> bool:
         return False
 
 
-def _found(states: Iterable[CpuState], keep_out: Ranges) -> Iterable[Found]:
+def _found(states: Callable[[], Sequence[CpuState]], keep_out: Ranges, others: Others | None) -> tuple[Found, ...]:
+    """All who are in `keep_out`."""
+    if not keep_out:
+        return ()
+    cpus = states()
+    return (*_found_cpus(cpus, keep_out), *(others.look(keep_out, cpus) if others is not None else ()))
+
+
+def _found_cpus(states: Iterable[CpuState], keep_out: Ranges) -> Iterable[Found]:
     """For each CPU in `keep_out`, the first of its addresses there."""
     for state in states:
         for address in (state.pc, *state.return_addresses):
