@@ -20,7 +20,7 @@ from a64patch.kernel.structures import Structures, View, is_kernel_address, text
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
-from a64patch.targets.symbols import Symbol
+from a64patch.targets.symbols import Symbol, SymbolTable
 
 MOST_MODULES = 4096
 _MOST_SYMBOLS = 1 << 18
@@ -31,6 +31,8 @@ _MOST_NOTES = 16
 _LONGEST_NOTE = 4096
 _NAMING_THE_LIST = ("print_modules", "m_start", "m_next", "find_module_all", "modules_open")
 """Functions that form the address of `modules`, the head of the list (kernel/module/main.c, procfs.c)."""
+NEEDED = frozenset({"modules", *_NAMING_THE_LIST})
+"""The names of the kernel that are of use here."""
 _NAME = re.compile(r"[\w.+-]{1,63}")
 _SYMBOL = struct.Struct("<IBBHQQ")
 """Elf64_Sym: name, info, other, section, value, size."""
@@ -70,15 +72,17 @@ class Loaded(NamedTuple):
         return shown(self, f"{self.name}, {self.state.value}, text {self.text}")
 
 
-def modules_of(target: Target, structures: Structures) -> list[Loaded]:
+def modules_of(target: Target, structures: Structures, symbols: SymbolTable | None = None) -> list[Loaded]:
     """The modules in the list of a running kernel, last loaded first, without those that have no place yet.
+
+    `symbols` are the target's own unless given; those in NEEDED are enough.
 
     The list is read from its head, one module at a time: most kernels have fewer than a hundred. FormatError when it
     does not check out: a link back that is wrong, an impossible name, more than 4,096 modules. SymbolError when its
     head is not found.
     """
     view = View(target, structures)
-    head = _head(target, view)
+    head = _head(target, view, target.symbols if symbols is None else symbols)
     places = [at for at, _ in _links(view, head)]
     found = [each for each in _described(view, places) if each is not None]
     return [each._replace(build_id=build) for each, build in zip(found, _builds(view, found), strict=True)]
@@ -148,14 +152,14 @@ def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> I
 # The list
 
 
-def _head(target: Target, view: View) -> int:
+def _head(target: Target, view: View, symbols: SymbolTable) -> int:
     """The address of `modules`: by its symbol, else from the functions that form it."""
-    named = target.symbols.named("modules")
+    named = symbols.named("modules")
     if len(named) == 1:
         return named[0].address
     for function in _NAMING_THE_LIST:
         try:
-            candidates = formed_by(target, function)
+            candidates = formed_by(target, function, symbols)
         except (SymbolError, TargetError):
             continue
         for address in candidates:

@@ -18,6 +18,7 @@ from a64patch.a64.row import Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError
 from a64patch.targets.base import Target
+from a64patch.targets.symbols import SymbolTable
 
 _LARGEST_FUNCTION = 1 << 16
 """Bytes. Of a larger function only the beginning is read."""
@@ -26,14 +27,16 @@ _CALLERS = {f"x{number}" for number in range(19)} | {"x30"}
 """The registers that a called function may change (AAPCS64, 6.1.1)."""
 
 
-def formed_by(target: Target, function: str) -> list[int]:
+def formed_by(target: Target, function: str, symbols: SymbolTable | None = None) -> list[int]:
     """The addresses that the words of this function form, each once, in their order.
 
-    SymbolError when the target does not name the function once, or its end is not known; the errors of reading.
+    `symbols` are the target's own unless given. SymbolError when they do not name the function once, or do not tell its
+    end; the errors of reading.
     The words are followed in their order, not along branches: so an address may be one that no way through forms.
     """
-    symbol = target.symbols.find(function)
-    extent = target.symbols.extent(symbol.address)
+    symbols = target.symbols if symbols is None else symbols
+    symbol = symbols.find(function)
+    extent = symbols.extent(symbol.address)
     if extent is None:
         raise SymbolError(f"the end of {function} is not known, so its instructions cannot be read")
     start, end = symbol.address, min(extent[1], symbol.address + _LARGEST_FUNCTION)

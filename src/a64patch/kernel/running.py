@@ -11,10 +11,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from a64patch.errors import FormatError, SymbolError, TargetError
+from a64patch.errors import CapabilityError, FormatError, SymbolError, TargetError
+from a64patch.kernel.executable import executable
 from a64patch.kernel.hooks import claims_on_hooks
-from a64patch.kernel.loaded import Loaded, State, modules_of, symbols_of
-from a64patch.kernel.rewrites import claims_on_loaded
+from a64patch.kernel.loaded import NEEDED, Loaded, State, modules_of, symbols_of
+from a64patch.kernel.rewrites import HAZARD, claims_on_loaded
 from a64patch.kernel.structures import Structures, View, load_btf
 from a64patch.oneline import counted
 from a64patch.ranges import Ranges
@@ -24,8 +25,14 @@ from a64patch.targets.symbols import Symbol, SymbolTable
 
 UNSETTLED = "module-unsettled"
 """The hazard of code in a module that is being loaded or unloaded."""
+TWICE = "second-address"
+"""The hazard of code that CPUs execute at another address as well."""
+MADE = "made at run time"
+"""The module of executable memory that belongs to no build: of BPF, kprobes and ftrace, and trampolines."""
 _PREEMPTIBLE = "preempt_schedule"
 """A kernel has this function if and only if CONFIG_PREEMPTION is set (kernel/sched/core.c)."""
+_NEEDED = NEEDED | {_PREEMPTIBLE, "_etext", "__init_begin", "__start_BTF", "__stop_BTF"}
+"""The only names that are looked up here: a table of all names of a kernel takes a moment to build."""
 _MOST_KERNEL = 1 << 27
 
 
@@ -33,11 +40,11 @@ class Told(NamedTuple):
     """What a kernel tells."""
 
     modules: tuple[Module, ...]
-    """Of the kernel itself, and of each loaded module."""
+    """Of the kernel itself, of each loaded module, and of code that was made at run time."""
     facts: dict[str, str]
     """For people, by name."""
-    is_whole: bool
-    """All loaded modules are known."""
+    may_write: Ranges | None
+    """The code of the kernel and its modules; None unless all modules are known."""
 
 
 def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
@@ -46,29 +53,56 @@ def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
     `listed` are modules that a saved /proc/kallsyms names. The kernel's own list, where it can be read, has the last
     word: exact ranges of code, and modules that were loaded since.
     """
-    structures = structures_of(target, kernel)
-    facts = {"preemption": preemption(kernel)}
+    few = [symbol for symbol in kernel.symbols.load() if symbol.name in _NEEDED]
+    names = SymbolTable(lambda: few)
+    structures = structures_of(target, names, kernel.build_id)
+    facts = {"preemption": preemption(names)}
     knows_itself = False
     try:
-        loaded = modules_of(target, structures)
-        names = symbols_of(target, structures, loaded)
+        loaded = modules_of(target, structures, names)
+        own_names = symbols_of(target, structures, loaded)
         knows_itself = is_whole = True
-        modules = [_module(target, structures, each, names[each.name]) for each in loaded]
+        modules = [_module(target, structures, each, own_names[each.name]) for each in loaded]
         facts["loaded modules"] = _summary(loaded)
     except (SymbolError, FormatError, TargetError) as error:
         modules, is_whole = [*listed], bool(listed)
         facts["loaded modules"] = f"not known from the kernel itself: {error}"
     structures.save()
-    code = (kernel.code or Ranges()) | Ranges.of(span for module in modules for span in module.code or ())
-    hooks = tuple(claims_on_hooks(target, code))
+    known = (kernel.code or Ranges()) | Ranges.of(span for module in modules for span in module.code or ())
+    others, facts["executable memory"], second = _mapped(target, kernel, known)
+    claims = [*claims_on_hooks(target, known), *second]
     own = kernel.claims
-    whole = replace(kernel, claims=lambda: (*own(), *hooks), shares_code=knows_itself)
-    return Told((whole, *modules), facts, is_whole)
+    whole = replace(kernel, claims=lambda: (*own(), *claims), shares_code=knows_itself)
+    return Told((whole, *modules, *others), facts, known if is_whole else None)
 
 
-def structures_of(target: Target, kernel: Module) -> Structures:
+def _mapped(target: Target, kernel: Module, known: Ranges) -> tuple[tuple[Module, ...], str, list[Claim]]:
+    """What the kernel's translation tables say beside its names: more code, a sentence, and claims on known code."""
+    try:
+        mappings = executable(target)
+    except (CapabilityError, TargetError) as error:
+        return (), f"not known from the translation tables: {error}", []
+    mapped = Ranges.of((each.start, each.end) for each in mappings)
+    text = next((each for each in mappings if kernel.code and each.start in kernel.code), None)
+    more = mapped - known
+    twice = Ranges.of(
+        (start, min(start + each.end - each.start, text.end))
+        for each in mappings
+        if text is not None and each.start not in known
+        and text.start <= (start := text.start + each.physical - text.physical) < text.end
+    )  # fmt: skip
+    claims = [Claim(TWICE, twice, "is executed at a second address too, where nobody looks for CPUs")] if twice else []
+    made = Claim(HAZARD, more, "is in code that the kernel made at run time, or has at a second address")
+    modules = (Module(MADE, code=more, claims=lambda: (made,), shares_code=True),) if more else ()
+    missing = (known - mapped).size
+    differs = f"; {counted(missing, 'byte')} of code by names are not executable" if missing else ""
+    writable = sum(each.writable for each in mappings)
+    rights = f", {writable} of them writable" if writable else ", none of them writable"
+    return modules, f"{counted(len(mappings), 'range')}{rights}{differs}", claims
+
+
+def structures_of(target: Target, names: SymbolTable, build_id: str) -> Structures:
     """The structures of a running kernel with these names. Reads nothing before the first question."""
-    names = kernel.symbols
 
     def load() -> bytes:
         at = None
@@ -81,12 +115,12 @@ def structures_of(target: Target, kernel: Module) -> Structures:
             end = min(end, names["__init_begin"])
         return load_btf(target, start, end, at)
 
-    return Structures(load, kernel.build_id)
+    return Structures(load, build_id)
 
 
-def preemption(kernel: Module) -> str:
+def preemption(names: SymbolTable) -> str:
     """Whether a task of the kernel may lose its CPU between any two instructions."""
-    if kernel.symbols.named(_PREEMPTIBLE):
+    if names.named(_PREEMPTIBLE):
         return "yes: a task may lose its CPU between any two instructions of the kernel"
     return "no: a task of the kernel keeps its CPU until it sleeps"
 

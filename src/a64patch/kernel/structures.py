@@ -185,8 +185,8 @@ def _number(data: bytes, field: Field) -> int:
 
 def text_of(data: bytes) -> str:
     """A C string of untrusted bytes, printable."""
-    text = data.partition(b"\0")[0].decode("ascii", "replace")
-    return "".join(each if each.isprintable() and each.isascii() else "?" for each in text)
+    text = data.partition(b"\0")[0].decode("ascii", "replace").replace("\ufffd", "?")
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 def is_kernel_address(address: Any) -> bool:

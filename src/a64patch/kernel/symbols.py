@@ -23,7 +23,7 @@ from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.file import FileTarget
-from a64patch.targets.modules import Module, Modules
+from a64patch.targets.modules import Module
 from a64patch.targets.replace import FileOnDisk
 from a64patch.targets.symbols import Symbol, SymbolTable
 
@@ -212,8 +212,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     ]
     target.knowing(kernel)
     more = running.tell(target, kernel, loaded)
-    may_write = Modules(more.modules).code if more.is_whole else None
-    target.knowing(*more.modules, may_write=may_write, facts=more.facts)
+    target.knowing(*more.modules, may_write=more.may_write, facts=more.facts)
     return target.symbols
 
 

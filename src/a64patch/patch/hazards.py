@@ -45,6 +45,7 @@ NAMES = {
     "data": "the word is data between the code, such as a literal",
     "kernel-rewrites": "Linux itself rewrites the word at boot, at load or later, or finds it in a table of exceptions",
     "module-unsettled": "the kernel is loading or unloading the module: its code may go away at any moment",
+    "second-address": "CPUs execute the word at a second address as well, where a stop does not look for them",
     "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
     "implied-nop": "a hunk without counts has fewer new instructions than old ones: it may have been cut off",
     "tasks-unseen": "no CPU executes a sleeping task, and the target cannot show where its tasks will go on",
