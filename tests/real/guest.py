@@ -178,7 +178,7 @@ class Guest:
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
     `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `halted` starts it with -S: it executes
     nothing until somebody lets it go; see `await_ready`. `kernel` is another Image than Debian's, `tree` another kernel
-    than the newest one with its modules.
+    than the newest one with its modules. `processor` and `machine` are QEMU's, with their properties.
     `gdbserver` serves one process of the guest. `runs` asks QEMU whether the CPUs run, without halting them.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
@@ -197,12 +197,16 @@ class Guest:
         kernel: Path | None = None,
         tree: packages.KernelTree | None = None,
         halted: bool = False,
+        processor: str = "",
+        machine: str = "virt",
         seconds: float = GUARD_SECONDS,
     ) -> None:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
         tree = tree or packages.newest_kernel()
         kernel = kernel or tree.image
-        processor = PROCESSOR_16K if kernel.name.endswith("-16k") or tree.root.name.endswith("-16k") else PROCESSOR
+        if not processor:
+            is_16k = kernel.name.endswith("-16k") or tree.root.name.endswith("-16k")
+            processor = PROCESSOR_16K if is_16k else PROCESSOR
         # A temporary directory of its own: the path of a unix socket may have 107 bytes only.
         self.directory = Path(tempfile.mkdtemp(prefix="a64patch-guest-"))
         self._console = bytearray()
@@ -220,7 +224,7 @@ class Guest:
                     [
                         # The kernel ends it when this process dies, however that happens.
                         *("setpriv", "--pdeathsig", "KILL", qemu),
-                        *("-M", "virt", "-cpu", processor, "-smp", str(CPUS), "-m", str(MEMORY)),
+                        *("-M", machine, "-cpu", processor, "-smp", str(CPUS), "-m", str(MEMORY)),
                         *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
                         *("-kernel", str(kernel), "-initrd", str(archive), "-append", append),
                         *("-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from a64patch.kernel.executable import Owner, executable
 from a64patch.ranges import Ranges
 from a64patch.targets.gdb import GdbTarget
 from tests.real import packages
+from tests.real.guest import Guest
 from tests.real.live import Line, LiveGuest
 from tests.real.pages import code_of, page_size, require_equal_bytes, require_own_view
 
@@ -35,6 +36,19 @@ def test_its_own_view_of_debians_kernel(live: LiveGuest) -> None:
         require_own_view(live, packages.newest_kernel(), target)
         require_equal_bytes(target)
         assert live.runs(), "nothing keeps it halted"
+
+
+def test_a_kernel_at_el2_with_the_widest_addresses(boot: Callable[..., Guest]) -> None:
+    """Debian's kernels have 52 bits since 6.12, so 4 KiB pages have five levels (FEAT_LPA2)."""
+    guest = boot(processor="max,pauth-impdef=on", machine="virt,virtualization=on")
+    with opened(guest.gdb) as target:
+        require_own_view(guest, packages.newest_kernel(), target)
+        require_equal_bytes(target)
+        with target.stop():
+            [*_, cpu] = target.system_registers(["TCR_EL2", "cpsr"])
+    assert cpu["cpsr"] >> 2 & 3 in (0, 2)
+    release = tuple(map(int, re.findall(r"\d+", guest.run("uname -r"))[:2]))
+    assert 64 - (cpu["TCR_EL2"] >> 16 & 0x3F) == (52 if release >= (6, 12) else 48)
 
 
 def test_cpus_that_go_to_and_fro_between_kernel_and_users(live: LiveGuest) -> None:
