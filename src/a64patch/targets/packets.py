@@ -117,7 +117,7 @@ class Reading:
 
 
 class PhysicalReading(Reading):
-    """As Reading, with physical addresses: only for QEMU, whose packets for this "GDB usage" in its manual describes.
+    """As Reading, with physical addresses, for QEMU only: "Examining physical memory" in its manual ("GDB usage").
 
     QEMU keeps the mode when a client leaves. So the request that ends the mode travels in the same burst as the reads.
     """
