@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from a64patch.kernel import rewrites
+from a64patch.kernel import rewrites, static_keys
 from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import R_AARCH64_RELATIVE
@@ -36,7 +36,8 @@ class KernelElf(ElfFile):
             if image.order == "<":
                 yield from rewrites.claims_on_kernel(self.read, module.symbols, code, relocated=self._relocated)
             return
-        yield from rewrites.claims_on_module(image, partial(_function_starts, module))
+        tell_keys = static_keys.teller_of_module(self)
+        yield from rewrites.claims_on_module(image, partial(_function_starts, module), tell_keys)
         size = signature_size(image.data)
         if size:
             yield Claim(

@@ -56,7 +56,8 @@ class KernelImage(FileTarget):
 
     Not guaranteed: the booting kernel changes its own text (alternatives, jump labels, ftrace sites), and may overwrite
     a patch. `modules` claims these words only if the names of the kernel's tables are known; the names in the file are
-    enough with CONFIG_KALLSYMS_ALL. A signature for Secure Boot is not valid for the patched file.
+    enough with CONFIG_KALLSYMS_ALL. The table of static keys is found in any case. A signature for Secure Boot is not
+    valid for the patched file.
 
     TargetError when the file cannot be opened. FormatError when it is not such an Image, is truncated, or has more than
     1 GiB.

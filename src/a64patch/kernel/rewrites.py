@@ -1,6 +1,7 @@
 """The words of Linux' text that the kernel itself rewrites, or looks up in a table: from a module, a vmlinux, an Image.
 
-Read on: elf.py and image.py claim these words; symbols.py does so for a running kernel.
+Read on: elf.py and image.py claim these words; symbols.py does so for a running kernel. static_keys.py reads the table
+of static keys.
 
 A table of a module is zero: relocations hold its addresses. In a linked kernel, each field holds the distance from
 itself (since 4.20), and symbols say where the table begins and ends. arm64 has no table of static calls: their
@@ -13,14 +14,14 @@ that somebody sets at run time; and in a running kernel the sites of ftrace, sin
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from a64patch.a64.predicates import is_bl, is_bti
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError, TargetError
+from a64patch.kernel import static_keys
 from a64patch.kernel.loaded import Loaded
 from a64patch.kernel.structures import View
 from a64patch.ranges import Ranges
@@ -32,6 +33,8 @@ HAZARD = "kernel-rewrites"
 OF_FTRACE = ("__patchable_function_entries", "__mcount_loc")
 """The tables of ftrace's words."""
 Span = tuple[int, int]
+Tell = Callable[[Sequence[int]], Mapping[int, str]]
+"""As `Claim.tell`."""
 _MOST_BYTES = 1 << 24
 
 
@@ -123,7 +126,7 @@ def _word(data: _Data, at: int) -> Span:
 _MCOUNT = ("__start_mcount_loc", "__stop_mcount_loc")
 _KINDS = (
     # struct jump_entry: relative since 4.20, three addresses before
-    _Kind("__jump_table", ("__start___jump_table", "__stop___jump_table"), False, (16, 24), (0,), _jump_label,
+    _Kind(static_keys.SECTION, static_keys.BOUNDS, False, (16, 24), (0,), _jump_label,
           ("module.jump_entries", "module.num_jump_entries", "jump_entry")),
     _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative),
     _Kind(OF_FTRACE[0], ("", ""), True, (8,), (), _ftrace_site),
@@ -137,8 +140,13 @@ _KINDS = (
 )  # fmt: skip
 
 
-def claims_on_module(image: ElfImage, starts: Callable[[], Collection[int]]) -> Iterator[Claim]:
-    """The claims that the tables of a relocatable file make. FormatError when the file is not sound."""
+def claims_on_module(
+    image: ElfImage, starts: Callable[[], Collection[int]], tell_keys: Tell | None = None
+) -> Iterator[Claim]:
+    """The claims that the tables of a relocatable file make. FormatError when the file is not sound.
+
+    `tell_keys` tells about words that a static key switches.
+    """
 
     def word_at(address: int) -> int:
         chunks = image.chunks(address, INSN_SIZE) or ()
@@ -146,7 +154,8 @@ def claims_on_module(image: ElfImage, starts: Callable[[], Collection[int]]) -> 
 
     for kind in _KINDS:
         for data, pointers in image.pointers_in(kind.section):
-            yield from _claims(kind, _Data(data, pointers.get, pointers.get, word_at, starts), image.code)
+            tell = tell_keys if kind.section == static_keys.SECTION else None
+            yield from _claims(kind, _Data(data, pointers.get, pointers.get, word_at, starts), image.code, tell=tell)
 
 
 def claims_on_kernel(
@@ -159,11 +168,13 @@ def claims_on_kernel(
 ) -> Iterator[Claim]:
     """The claims that the tables of a linked, little-endian kernel make, as far as `symbols` names the tables.
 
+    The table of static keys needs no name (static_keys.bounds).
+
     A `running` kernel has freed some of them, and its init code; the tables that it keeps still refer to this code.
     `relocated` gives the addresses that the boot writes between two addresses, each by its place: the file holds zeros
     there (--no-apply-dynamic-relocs).
     """
-    known = code | Ranges.of(_freed(symbols) if running else ())
+    known = code | static_keys.init_code(symbols)
 
     def word_at(address: int) -> int:
         return from_bytes(read(address, INSN_SIZE))[0]
@@ -174,8 +185,8 @@ def claims_on_kernel(
 
     for kind in _KINDS:
         try:
-            start, end = (symbols.find(name).address for name in kind.bounds)
-        except SymbolError:
+            start, end = _bounds(kind, read, symbols, code)
+        except (SymbolError, TargetError):
             continue
         if (running and kind.in_init) or start >= end:
             continue
@@ -184,7 +195,10 @@ def claims_on_kernel(
                 raise TargetError("the table is larger than can be read")
             data = read(start, end - start)
             places = relocated(start, end) if relocated and kind.strides == (8,) else {}
-            found = list(_claims(kind, _linked(data, start, places, word_at, starts), code, known))
+            tell = None
+            if kind.section == static_keys.SECTION:
+                tell = static_keys.teller(read, symbols, data, start, running=running)
+            found = list(_claims(kind, _linked(data, start, places, word_at, starts), code, known, tell))
         except TargetError:
             found = [_unknown(kind, code)]
         yield from found
@@ -215,19 +229,20 @@ def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim
         for at in range(0, len(data), size):
             for span, sentence in kind.spans(table, at):
                 spans.setdefault(sentence, []).append(span)
+        tell = None
+        if kind.section == static_keys.SECTION:
+            tell = static_keys.teller(view.target.read, view.target.symbols, data, start, running=True)
         for sentence, listed in spans.items():
-            yield Claim(
-                HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}", table=kind.section
-            )
+            said = f"is listed in {kind.section}: {sentence}"
+            yield Claim(HAZARD, Ranges.of(listed) & code, said, table=kind.section, tell=tell)
 
 
-def _freed(symbols: SymbolTable) -> Iterator[Span]:
-    """Where the code was that a kernel frees after boot, as far as it is named (arch/arm64/kernel/vmlinux.lds.S)."""
-    for first, last in (("__init_begin", "__init_end"), ("_sinittext", "_einittext")):
-        with suppress(SymbolError):
-            start, end = symbols.find(first).address, symbols.find(last).address
-            if start < end:
-                yield start, end
+def _bounds(kind: _Kind, read: Callable[[int, int], bytes], symbols: SymbolTable, code: Ranges) -> tuple[int, int]:
+    """Where the kernel has this table. SymbolError when nothing says it."""
+    if kind.bounds == static_keys.BOUNDS:
+        return static_keys.bounds(read, symbols, code)
+    start, end = (symbols.find(name).address for name in kind.bounds)
+    return start, end
 
 
 def _linked(
@@ -247,7 +262,9 @@ def _linked(
     return _Data(data, address_at, absolute_at, word_at, starts)
 
 
-def _claims(kind: _Kind, data: _Data, code: Ranges, known: Ranges | None = None) -> Iterator[Claim]:
+def _claims(
+    kind: _Kind, data: _Data, code: Ranges, known: Ranges | None = None, tell: Tell | None = None
+) -> Iterator[Claim]:
     """The claims on words in `code`. Entries may refer to other code in `known`."""
     size = len(data.data)
     known = known or code
@@ -268,7 +285,8 @@ def _claims(kind: _Kind, data: _Data, code: Ranges, known: Ranges | None = None)
             for span, sentence in kind.spans(data, at):
                 spans.setdefault(sentence, []).append(span)
     for sentence, listed in spans.items():
-        yield Claim(HAZARD, Ranges.of(listed) & code, f"is listed in {kind.section}: {sentence}", table=kind.section)
+        said = f"is listed in {kind.section}: {sentence}"
+        yield Claim(HAZARD, Ranges.of(listed) & code, said, table=kind.section, tell=tell)
 
 
 def _unknown(kind: _Kind, code: Ranges) -> Claim:

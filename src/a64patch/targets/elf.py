@@ -93,6 +93,11 @@ class ElfFile(FileTarget):
         return [Claim("data", data, "is data between the code, which other code reads")] if data else []
 
     @property
+    def image(self) -> ElfImage:
+        """The structure of the file as it was opened."""
+        return self._image
+
+    @property
     def is_relocatable(self) -> bool:
         """ET_REL (.o, .ko): addresses are offsets in the file."""
         return self._image.relocatable

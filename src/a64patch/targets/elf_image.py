@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from a64patch.a64.names import quoted, site_text
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import FormatError
 from a64patch.ranges import Ranges
@@ -28,7 +29,7 @@ SHT_SYMTAB_SHNDX, SHT_RELR = 18, 19
 SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA, SHT_ANDROID_RELR = 0x40000014, 0x60000001, 0x60000002, 0x6FFFFF00
 SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 2, 4, 0x400
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON, SHN_XINDEX = 0, 0xFF00, 0xFFF1, 0xFFF2, 0xFFFF
-STT_NOTYPE, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 2, 3, 4, 6, 10
+STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 3, 4, 6, 10
 STB_LOCAL = 0
 NT_GNU_BUILD_ID = 3
 DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
@@ -176,6 +177,20 @@ class Relocation(NamedTuple):
     """The number of the relocation's symbol; 0 for none."""
     addend: int | None
     """None when the addend is in the bytes that the relocation overwrites."""
+
+
+class Referred(NamedTuple):
+    """The place to which a field of a relocatable file refers."""
+
+    address: int | None
+    """None for a place that has no bytes in the file: in another file, or in a section like .bss."""
+    home: int
+    """The number of its section; SHN_UNDEF for a symbol of another file."""
+    offset: int
+    """Bytes from the start of the section, or from the symbol of another file."""
+    strings: int = 0
+    """The number of the section with the symbol's name, and the offset of the name there."""
+    name_at: int = 0
 
 
 class RelativeRun(NamedTuple):
@@ -584,32 +599,69 @@ class ElfImage:
 
         The addresses are by the offset of the field in the section. A symbol in no section of the file gives none.
         """
+        for data, referred in self.referred_in(name):
+            yield data, {at: each.address for at, each in referred.items() if each.address is not None}
+
+    def referred_in(self, name: str) -> Iterator[tuple[bytes, dict[int, Referred]]]:
+        """For each section of this name in a relocatable file: its bytes, and the places to which its fields refer.
+
+        The places are by the offset of the field in the section. An absolute symbol gives none.
+        """
         homes = self._homes() if self.relocatable else []
         found = {number: home for number, home in enumerate(homes) if home is not None and home.name == name}
         tables = [section for section in self.sections if section.type == SHT_RELA and section.info in found]
         size = sum(home.end - home.start for home in found.values()) + sum(table.size for table in tables)
         if size > _MOST_POINTER_BYTES:
             raise self.bad(f"{name} and its relocations have {size} bytes, more than can be read")
-        pointers: dict[int, dict[int, int]] = {number: {} for number in found}
+        referred: dict[int, dict[int, Referred]] = {number: {} for number in found}
         for table in tables:
-            pointers[table.info].update(self._pointers(table, found[table.info], homes))
+            referred[table.info].update(self._referred(table, found[table.info], homes))
         for number, home in found.items():
-            yield self.data[home.start : home.end], pointers[number]
+            yield self.data[home.start : home.end], referred[number]
 
-    def _pointers(self, section: Section, of: Space, homes: list[Space | None]) -> Iterator[tuple[int, int]]:
+    def _referred(self, section: Section, of: Space, homes: list[Space | None]) -> Iterator[tuple[int, Referred]]:
         table = self._section_for(section.link, "a relocation section")
         for place, info, addend in self._entries(_RELA, section.offset, section.size):
             at = _SYMBOL_SIZE * (info >> 32)
             if table.type != SHT_SYMTAB or at + _SYMBOL_SIZE > table.size or place >= of.end - of.start:
                 raise self.bad(f"a relocation of {of.name} lies outside it, or has a symbol that does not exist")
-            _, _, _, home, value, _ = self._unpack(_SYMBOL, table.offset + at, "a symbol")
+            name_at, _, _, home, value, _ = self._unpack(_SYMBOL, table.offset + at, "a symbol")
             if home == SHN_XINDEX:
                 home = self._extended_index(section.link, info >> 32)
             elif home >= SHN_LORESERVE:
                 continue
             space = homes[home] if home < len(homes) else None
-            if space is not None:
-                yield place, space.start + value + addend
+            offset = value + addend
+            address = None if space is None else space.start + offset
+            yield place, Referred(address, home, offset, table.link, name_at)
+
+    def name_of(self, place: Referred) -> str:
+        """A place without an address, as a SITE: `symbol+0x8`, or `.bss:0x10` where no symbol of the section holds it.
+
+        FormatError when the file's symbols are not sound.
+        """
+        if place.home == SHN_UNDEF:
+            return site_text(self._strings_of(place.strings).at(place.name_at), offset=max(0, place.offset))
+        for start, size, name in self._unmapped_symbols.get(place.home, ()):
+            if start <= place.offset < start + max(size, 1):
+                return site_text(name, offset=place.offset - start)
+        section = self._section_for(place.home, "a relocation's symbol")
+        return f"{quoted(self.section_name(section))}:{place.offset:#x}"
+
+    @cached_property
+    def _unmapped_symbols(self) -> dict[int, list[tuple[int, int, str]]]:
+        """(offset, bytes, name) of the variables in each section that has no bytes in the file, by its number."""
+        found: dict[int, list[tuple[int, int, str]]] = {}
+        for index, start, length, _, names in self._symbol_tables():
+            for number, (name_at, info, _, home, value, size) in enumerate(self._entries(_SYMBOL, start, length)):
+                home = self._extended_index(index, number) if home == SHN_XINDEX else home
+                is_variable = name_at and info & 15 in (STT_NOTYPE, STT_OBJECT)
+                if not (is_variable and 0 < home < len(self.sections)) or self.sections[home].mapped:
+                    continue
+                name = names.at(name_at)
+                if not _is_mapping_symbol(name, info):
+                    found.setdefault(home, []).append((value, size, name))
+        return found
 
     def _relocation(self, table: Table, entry: int) -> Relocation:
         if table.type == SHT_RELR:
