@@ -8,7 +8,8 @@ Read on: loaded.py and tasks.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from a64patch.a64.effects import effects_of
@@ -16,12 +17,16 @@ from a64patch.a64.predicates import decode
 from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, reference
 from a64patch.a64.row import Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
-from a64patch.errors import SymbolError
+from a64patch.errors import SymbolError, TargetError
 from a64patch.targets.base import Target
 from a64patch.targets.symbols import SymbolTable
 
 _LARGEST_FUNCTION = 1 << 16
 """Bytes. Of a larger function only the beginning is read."""
+_LARGEST_TABLE = 1 << 24
+_MOST_PAIRS = 256
+_PROBE = 4 * 48
+"""Bytes: entries of 8, 12, 16 or 24 bytes fill them."""
 _XZR = 31
 _CALLERS = {f"x{number}" for number in range(19)} | {"x30"}
 """The registers that a called function may change (AAPCS64, 6.1.1)."""
@@ -41,6 +46,37 @@ def formed_by(target: Target, function: str, symbols: SymbolTable | None = None)
         raise SymbolError(f"the end of {function} is not known, so its instructions cannot be read")
     start, end = symbol.address, min(extent[1], symbol.address + _LARGEST_FUNCTION)
     return formed(from_bytes(target.read(start, (end - start) & -INSN_SIZE)), start)
+
+
+def bounds(
+    read: Callable[[int, int], bytes],
+    symbols: SymbolTable,
+    names: tuple[str, str],
+    function: str,
+    fits: Callable[[bytes, int], bool],
+) -> tuple[int, int]:
+    """Where a linked kernel has a table: [start, end). Symbols with these names say it, or the code of `function`.
+
+    The function forms both addresses. Of all pairs of addresses that it forms, the widest counts with bytes that fit.
+    `fits` takes the bytes and their address; it is also asked about some whole entries at either end. SymbolError when
+    neither symbols nor code say it.
+    """
+    with suppress(SymbolError):
+        start, end = (symbols.find(name).address for name in names)
+        return start, end
+    symbol = symbols.find(function)
+    if not 0 < symbol.size <= _LARGEST_FUNCTION:
+        raise SymbolError(f"the end of {function} is not known, so the table that it uses is not found")
+    places = sorted(formed(from_bytes(read(symbol.address, symbol.size & -INSN_SIZE)), symbol.address))
+    pairs = [(start, end) for start in places for end in places if 0 < end - start <= _LARGEST_TABLE]
+    for start, end in sorted(pairs, key=lambda pair: pair[0] - pair[1])[:_MOST_PAIRS]:
+        with suppress(TargetError):
+            # Both ends first: most pairs are of unlike places, with megabytes between.
+            size = min(_PROBE, end - start)
+            ends = ((start, size), (end - size, size), (start, end - start))
+            if all(fits(read(place, length), place) for place, length in ends):
+                return start, end
+    raise SymbolError(f"neither {names[0]} nor the code of {function} says where the table is")
 
 
 def formed(words: Sequence[int], start: int) -> list[int]:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from a64patch.a64.predicates import is_bl, is_bti
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError, TargetError
-from a64patch.kernel import static_keys
+from a64patch.kernel import pointers, static_keys
 from a64patch.kernel.loaded import Loaded
 from a64patch.kernel.structures import View
 from a64patch.ranges import Ranges
@@ -67,6 +67,8 @@ class _Kind(NamedTuple):
     """The offsets in each entry of the fields that refer to code. An entry with another address has another size."""
     spans: Callable[[_Data, int], Iterable[tuple[Span, str]]]
     """The words that the entry at this offset is about, and what the kernel does with them."""
+    formed_in: str = ""
+    """A function that forms both addresses in `bounds`: a kernel without CONFIG_KALLSYMS_ALL does not name them."""
     loaded: tuple[str, str, str] = ("", "", "")
     """Where a loaded module has it: the fields of struct module with its address and its number of entries, and the
     structure of an entry; empty where a running kernel has it no more."""
@@ -127,15 +129,18 @@ _MCOUNT = ("__start_mcount_loc", "__stop_mcount_loc")
 _KINDS = (
     # struct jump_entry: relative since 4.20, three addresses before
     _Kind(static_keys.SECTION, static_keys.BOUNDS, False, (16, 24), (0,), _jump_label,
-          ("module.jump_entries", "module.num_jump_entries", "jump_entry")),
-    _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative),
+          loaded=("module.jump_entries", "module.num_jump_entries", "jump_entry")),
+    _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative,
+          "__apply_alternatives_multi_stop"),
     _Kind(OF_FTRACE[0], ("", ""), True, (8,), (), _ftrace_site),
     _Kind(OF_FTRACE[1], _MCOUNT, True, (8,), (), _ftrace_site),
     # struct bug_entry: with file and line, without them, with a format too
     _Kind("__bug_table", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug,
+          "generic_bug_clear_once",
           ("module.bug_table", "module.num_bugs", "bug_entry")),
     # struct exception_table_entry: with a type since 5.16
     _Kind("__ex_table", ("__start___ex_table", "__stop___ex_table"), False, (12, 8), (0, 4), _fixup,
+          "search_kernel_exception_table",
           ("module.extable", "module.num_exentries", "exception_table_entry")),
 )  # fmt: skip
 
@@ -153,9 +158,9 @@ def claims_on_module(
         return from_bytes(b"".join(image.data[at : at + size] for at, size in chunks).ljust(INSN_SIZE, b"\0"))[0]
 
     for kind in _KINDS:
-        for data, pointers in image.pointers_in(kind.section):
+        for data, refers in image.pointers_in(kind.section):
             tell = tell_keys if kind.section == static_keys.SECTION else None
-            yield from _claims(kind, _Data(data, pointers.get, pointers.get, word_at, starts), image.code, tell=tell)
+            yield from _claims(kind, _Data(data, refers.get, refers.get, word_at, starts), image.code, tell=tell)
 
 
 def claims_on_kernel(
@@ -184,11 +189,13 @@ def claims_on_kernel(
         return {symbol.address for symbol in symbols.ascending() if symbol.is_function}
 
     for kind in _KINDS:
+        if running and kind.in_init:
+            continue
         try:
             start, end = _bounds(kind, read, symbols, code)
         except (SymbolError, TargetError):
             continue
-        if (running and kind.in_init) or start >= end:
+        if start >= end:
             continue
         try:
             if end - start > _MOST_BYTES:
@@ -238,11 +245,15 @@ def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim
 
 
 def _bounds(kind: _Kind, read: Callable[[int, int], bytes], symbols: SymbolTable, code: Ranges) -> tuple[int, int]:
-    """Where the kernel has this table. SymbolError when nothing says it."""
+    """Where the kernel has this table: see pointers.bounds. SymbolError when nothing says it."""
     if kind.bounds == static_keys.BOUNDS:
         return static_keys.bounds(read, symbols, code)
-    start, end = (symbols.find(name).address for name in kind.bounds)
-    return start, end
+
+    def fits(data: bytes, start: int) -> bool:
+        table = _linked(data, start, {}, lambda address: 0, tuple)
+        return any(_fits(kind, table, stride, code | static_keys.init_code(symbols)) for stride in kind.strides)
+
+    return pointers.bounds(read, symbols, kind.bounds, kind.formed_in or kind.bounds[0], fits)
 
 
 def _linked(
@@ -269,13 +280,7 @@ def _claims(
     size = len(data.data)
     known = known or code
 
-    def fits(stride: int) -> bool:
-        fields = (at + pointer for at in range(0, size, stride) for pointer in kind.pointers)
-        return size % stride == 0 and all(
-            (address := data.address_at(at)) is not None and address in known for at in fields
-        )
-
-    stride = next(filter(fits, kind.strides), 0)
+    stride = next((stride for stride in kind.strides if _fits(kind, data, stride, known)), 0)
     if not stride:
         yield _unknown(kind, code)
         return
@@ -287,6 +292,15 @@ def _claims(
     for sentence, listed in spans.items():
         said = f"is listed in {kind.section}: {sentence}"
         yield Claim(HAZARD, Ranges.of(listed) & code, said, table=kind.section, tell=tell)
+
+
+def _fits(kind: _Kind, data: _Data, stride: int, known: Ranges) -> bool:
+    """Whether each entry refers to known code, if an entry has so many bytes."""
+    size = len(data.data)
+    fields = (at + pointer for at in range(0, size, stride) for pointer in kind.pointers)
+    return size % stride == 0 and all(
+        (address := data.address_at(at)) is not None and address in known for at in fields
+    )
 
 
 def _unknown(kind: _Kind, code: Ranges) -> Claim:

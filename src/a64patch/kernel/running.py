@@ -137,6 +137,7 @@ def _module(target: Target, structures: Structures, loaded: Loaded, names: Seque
         if loaded.state is not State.LIVE:
             yield Claim(UNSETTLED, code, f"is in module {loaded.name}, which is {loaded.state.value}", of_build=True)
         yield from claims_on_loaded(View(target, structures), loaded, code)
+        structures.save()
 
     return Module(
         loaded.name, SymbolTable(lambda: names), loaded.build_id, code=code or None, claims=claims, shares_code=True

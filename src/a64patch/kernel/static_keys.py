@@ -18,7 +18,7 @@ from typing import NamedTuple
 from a64patch.a64.generate import gen_branch_imm, gen_nop
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import EncodingError, FormatError, MappingError, SymbolError, TargetError
-from a64patch.kernel.pointers import formed
+from a64patch.kernel import pointers
 from a64patch.kernel.structures import Structures, View, is_kernel_address, read_each
 from a64patch.oneline import counted, shown
 from a64patch.ranges import Ranges
@@ -179,27 +179,13 @@ def init_code(symbols: SymbolTable) -> Ranges:
 
 
 def bounds(read: Callable[[int, int], bytes], symbols: SymbolTable, code: Ranges) -> tuple[int, int]:
-    """Where a linked kernel has its jump table: [start, end).
-
-    Symbols say it, or the code of jump_label_text_reserved(), which forms both addresses: a kernel without
-    CONFIG_KALLSYMS_ALL names its functions only. Between addresses that the code forms, all entries must be sound.
-    SymbolError when neither says it.
-    """
-    with suppress(SymbolError):
-        start, end = (symbols.find(name).address for name in BOUNDS)
-        return start, end
-    function = symbols.find(_NAMES_BOUNDS)
-    if not 0 < function.size <= 1 << 14:
-        raise SymbolError(f"the end of {_NAMES_BOUNDS} is not known, so the kernel's jump table is not found")
-    words = from_bytes(read(function.address, function.size // INSN_SIZE * INSN_SIZE))
+    """Where a linked kernel has its jump table: [start, end); see pointers.bounds. Errors as there."""
     known = code | init_code(symbols)
-    places = sorted(at for at in formed(words, function.address) if at % 8 == 0)
-    pairs = [(start, end) for start in places for end in places if 0 < end - start <= _MOST_BYTES]
-    for start, end in sorted(pairs, key=lambda pair: pair[0] - pair[1]):
-        with suppress(TargetError):
-            if all(_sound(entry, known) for entry in linked_entries(read(start, end - start), start)):
-                return start, end
-    raise SymbolError("the kernel's jump table is not found: neither a symbol nor its code says where it is")
+
+    def fits(data: bytes, start: int) -> bool:
+        return start % 8 == 0 and all(_sound(entry, known) for entry in linked_entries(data, start))
+
+    return pointers.bounds(read, symbols, BOUNDS, _NAMES_BOUNDS, fits)
 
 
 def linked_entries(data: bytes, start: int) -> list[JumpEntry]:

@@ -36,6 +36,7 @@ class Structures:
         self._load, self._build_id = load, build_id
         self._btf: Btf | None = None
         self._answers: dict[str, list[int] | None] = _kept_answers(build_id)
+        self._unsaved = False
 
     def field(self, path: str) -> Field:
         """As `Btf.field`."""
@@ -65,8 +66,9 @@ class Structures:
 
     def save(self) -> None:
         """Keep the answers for the next run, if there are new ones."""
-        if self._btf is not None:
+        if self._unsaved:
             table_cache.keep(self._build_id, _KIND, json.dumps(self._answers).encode())
+            self._unsaved = False
 
     def _ask(self, kind: str, name: str, question: Callable[[Btf], list[int]]) -> list[int]:
         key = f"{kind} {name}"
@@ -77,6 +79,7 @@ class Structures:
                 self._answers[key] = question(self._btf)
             except SymbolError:
                 self._answers[key] = None
+            self._unsaved = True
         answer = self._answers[key]
         if answer is None:
             raise SymbolError(f"this kernel's BTF has no {kind} {name}")
