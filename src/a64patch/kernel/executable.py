@@ -16,10 +16,9 @@ from a64patch.kernel.kallsyms import KernelSymbol
 from a64patch.kernel.page_tables import Mapping, Registers, executable_mappings
 from a64patch.oneline import shown
 from a64patch.targets.base import Target
+from a64patch.targets.stub import KERNEL_HALF
 from a64patch.targets.symbols import Symbol
 
-_UPPER_HALF = 1 << 63
-"""Addresses from here on are translated by TTBR1_EL1."""
 _LEAST_CODE = 1 << 20
 """Bytes: fewer than any kernel has. While a CPU executes a user's program, KPTI shows it the few pages of a trampoline
 (CONFIG_UNMAP_KERNEL_AT_EL0)."""
@@ -89,9 +88,9 @@ def _now(target: Target) -> tuple[Mapping, ...]:
     cpus = target.system_registers(["cpsr", *names, *_OTHER_NAMES.values()])
     seen = set()
     # Those in the kernel first. Without KPTI the others see all of it too.
-    for cpu in sorted(cpus, key=lambda cpu: cpu["pc"] < _UPPER_HALF):
+    for cpu in sorted(cpus, key=lambda cpu: cpu["pc"] < KERNEL_HALF):
         registers = _registers(cpu, target.capabilities.kind)
-        in_kernel = cpu["pc"] >= _UPPER_HALF
+        in_kernel = cpu["pc"] >= KERNEL_HALF
         if registers in seen:
             continue
         seen.add(registers)
@@ -120,7 +119,7 @@ def _registers(cpu: dict[str, int], kind: str) -> Registers:
 def _above(pc: int, tcr: int) -> int:
     """The middle of the addresses that the tables translate; 0 when a kernel executes below it."""
     middle = (1 << 64) - (1 << (63 - (tcr >> 16 & 0x3F)))
-    return 0 if _UPPER_HALF <= pc < middle else middle
+    return 0 if KERNEL_HALF <= pc < middle else middle
 
 
 def with_owners(mappings: Iterable[Mapping], symbols: Iterable[Symbol | KernelSymbol]) -> tuple[Code, ...]:
