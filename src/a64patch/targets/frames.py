@@ -1,6 +1,7 @@
-"""The return addresses of CPUs, from the frame records on their stacks.
+"""The return addresses of CPUs and tasks, from the frame records on their stacks.
 
-This file knows no target: the caller gives a function that reads memory. Read on: gdb.py and simulator.py do.
+This file knows no target: the caller gives a function that reads memory, or a stack. Read on: gdb.py and simulator.py
+follow CPUs, ../kernel/tasks.py follows tasks.
 """
 
 from __future__ import annotations
@@ -61,6 +62,24 @@ def follow_frames(
             except StopIteration:
                 del wanted[cpu]
     return returns
+
+
+def frames_in(stack: bytes, start: int, head: int) -> tuple[list[int], bool]:
+    """The return addresses in a chain of frame records that lies in one stack, and whether its end was reached.
+
+    `stack` are the bytes from the address `start` up to the top of the stack, `head` is the saved x29. Each record lies
+    above the record before. The chain ends where the next record would be at 0: Linux ends the chain of each task so.
+    Little-endian.
+    """
+    returns: list[int] = []
+    at, least = head, start
+    while at:
+        if at % 8 or not least <= at <= start + len(stack) - _RECORD:
+            return returns, False
+        least = at + _RECORD
+        found, at = _frame(stack, at - start, "<")
+        returns += filter(None, found)
+    return returns, True
 
 
 def without_signatures(addresses: Iterable[int]) -> Iterator[int]:
