@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from a64patch.errors import FormatError, SymbolError, TargetError
-from a64patch.kernel import btf, table_cache
+from a64patch.kernel import btf
 from a64patch.kernel.btf import Btf, Field
 from a64patch.targets.base import Target
 
@@ -67,6 +67,8 @@ class Structures:
     def save(self) -> None:
         """Keep the answers for the next run, if there are new ones."""
         if self._unsaved:
+            from a64patch.kernel import table_cache
+
             table_cache.keep(self._build_id, _KIND, json.dumps(self._answers).encode())
             self._unsaved = False
 
@@ -88,6 +90,8 @@ class Structures:
 
 def _kept_answers(build_id: str) -> dict[str, list[int] | None]:
     """The answers of earlier runs; none when the file has another form."""
+    from a64patch.kernel import table_cache
+
     data = table_cache.kept(build_id, _KIND)
     with suppress(ValueError, RecursionError):
         found = json.loads(data) if 0 < len(data) <= _MOST_BYTES else {}
