@@ -30,7 +30,7 @@ class RunningKernel(Target):
     """The loaded bytes of an ELF file, and .bss behind them; code and data may be written."""
 
     def __init__(self, path: Path, hidden: Iterable[str] = (), code: Ranges | None = None) -> None:
-        self.capabilities = Capabilities("running kernel of a test", 1, True, True, True, True)
+        self.capabilities = Capabilities("running kernel of a test", 1, True, True, True, True, writes_data=True)
         with ElfFile(path) as file:
             self.base = min(segment.address for segment in file.image.loads)
             end = max(segment.address + segment.memory_size for segment in file.image.loads)
@@ -60,6 +60,9 @@ class RunningKernel(Target):
 
     def write(self, address: int, data: bytes) -> None:
         self.memory[self._place(address, len(data))] = data
+
+    def write_data(self, address: int, data: bytes) -> None:
+        self.write(address, data)
 
     def publish(self, start: int, end: int) -> None:
         pass

@@ -346,3 +346,24 @@ def test_a_damaged_table_in_memory_is_read_or_refused(tmp_path: Path) -> None:
         target.write(chosen.randrange(start, end - 8), struct.pack("<q", chosen.getrandbits(64) - (1 << 63)))
         with suppress(A64PatchError):
             assert all(key.name for key in read_keys(target))
+
+
+def test_a_key_is_found_by_name_by_site_and_by_address(tmp_path: Path) -> None:
+    text = DATA.replace(".type on, %object\n", "").replace("    .size on, 16\n", "").replace("on: .long", ".long")
+    path = link(
+        assemble(TEXT + BOUNDS + table(ENTRIES.replace("quad on", "quad holder + 8")) + text, tmp_path / "vmlinux.o"),
+        tmp_path / "vmlinux",
+    )
+    with KernelElf(path) as file:
+        keys = read_keys(file)
+        place = file.symbols["holder"] + 8
+        for name in ("holder+0x8", f"{place:#x}", f"{place}", "holder+8"):
+            assert static_keys.find_key(keys, name, file.symbols).address == place
+        for name, hint in (
+            ("holder", r"no static key is at 'holder'; the nearest is holder\+0x8"),
+            ("zerro", "there is no static key 'zerro'; the nearest is zero"),
+            ("f", "no static key is at 'f'"),
+            ("nothing:at all", "there is no static key"),
+        ):
+            with pytest.raises(SymbolError, match=hint):
+                static_keys.find_key(keys, name, file.symbols)

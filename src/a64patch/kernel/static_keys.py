@@ -26,6 +26,7 @@ from a64patch.targets.base import Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import SHN_UNDEF, ElfImage, Referred
 from a64patch.targets.file import FileTarget
+from a64patch.targets.nearest import MOST, listed, nearest
 from a64patch.targets.symbols import SymbolTable
 
 SECTION = "__jump_table"
@@ -102,6 +103,8 @@ class Site(NamedTuple):
     """The word there; None when it cannot be read."""
     predicted: int | None
     """The word for the state of the key; None when the state is not known."""
+    entry: int = 0
+    """The address of its jump entry in a running kernel."""
 
     def __repr__(self) -> str:
         return shown(self, f"{self.address:#x} to {self.target:#x}{'' if self.differs else ', as predicted'}")
@@ -240,17 +243,6 @@ def read_keys(
     return _ordered(_Reader(target).keys(entries))
 
 
-def again(target: Target, keys: Sequence[Key]) -> list[Key]:
-    """The same keys with their states and words now; without a look at the tables. Errors of reading."""
-    entries = [
-        (JumpEntry(0, site.address, site.target, key.address, site.branch, site.init), site.module)
-        for key in keys
-        for site in key.sites
-        if key.address is not None
-    ]
-    return _ordered(_Reader(target).keys(entries))
-
-
 def _ordered(keys: Iterable[Key]) -> list[Key]:
     return sorted(keys, key=lambda key: (key.name.startswith("0x"), key.name))
 
@@ -270,16 +262,16 @@ def _entries_of_modules(
     target: Target, modules: Iterable[tuple[str, int]], structures: Structures | None
 ) -> Iterator[tuple[JumpEntry, str]]:
     """The entries of loaded modules: struct module has their address and their number."""
-    listed = list(modules)
-    if not listed:
+    loaded = list(modules)
+    if not loaded:
         return
     if structures is None:
         raise FormatError("the jump tables of modules are read with the description of their structures (BTF)")
     view = View(target, structures)
-    pointers = view.fields([at for _, at in listed], "module.jump_entries", "module.num_jump_entries")
+    pointers = view.fields([at for _, at in loaded], "module.jump_entries", "module.num_jump_entries")
     tables = [
         (name, numbers[0], numbers[1] * ENTRY_BYTES)
-        for (name, _), numbers in zip(listed, pointers, strict=True)
+        for (name, _), numbers in zip(loaded, pointers, strict=True)
         if numbers and numbers[1]
     ]
     for name, at, size in tables:
@@ -345,6 +337,7 @@ class _Reader:
                     entry.code, entry.target, entry.branch, self._is_init(entry), module, words.get(entry.code),
                     None if enabled is None
                     else _word(module or "the kernel", entry.code, entry.target, (enabled != 0) != entry.branch),
+                    entry.at,
                 )
                 for entry, module in entries
             )  # fmt: skip
@@ -525,3 +518,72 @@ def _entries_in_file(image: ElfImage, data: bytes, referred: Mapping[int, Referr
             yield from found
             return
     raise image.bad(f"{SECTION} cannot be read: its relocations are not those of jump entries")
+
+
+# One key of many
+
+
+def find_key(keys: Sequence[Key], text: str, symbols: SymbolTable) -> Key:
+    """The key that a user names: by its name as `read_keys` gives it, or by any SITE of its address.
+
+    SymbolError for another one. It names the keys inside the same variable, or the nearest names.
+    """
+    named = [key for key in keys if key.name == text]
+    if len(named) == 1:
+        return named[0]
+    address: int | None = None
+    problem = f"there is no static key {text[:80]!r}"
+    try:
+        address = symbols.resolve(text)
+    except SymbolError as error:
+        if len(named) > 1:
+            raise SymbolError(f"{len(named)} static keys are called {text[:80]!r}: name the address") from error
+    else:
+        for key in keys:
+            if key.address == address:
+                return key
+        problem = f"no static key is at {text[:80]!r}"
+    near = [key.name for key in keys if key.name.rpartition("+")[0] == text]
+    near = near[:MOST] or nearest(text, [key.name for key in keys if not key.name.startswith("0x")])
+    are = "is" if len(near) == 1 else "are"
+    hint = f"; the nearest {are} {listed(near)}" if near else ""
+    raise SymbolError(f"{problem}{hint}")
+
+
+class Part(NamedTuple):
+    """The sites of a key in one build, as the kernel has them."""
+
+    module: int
+    """The address of struct module; 0 for the kernel, and for a key without a list."""
+    entries: int
+    """The address of the first jump entry; 0 without any."""
+
+
+class Chain(NamedTuple):
+    """What a running kernel knows of the sites of a key, and the memory that says so."""
+
+    parts: tuple[Part, ...]
+    memory: tuple[tuple[int, bytes], ...]
+    """(address, bytes) that change when a module with sites of the key comes or goes."""
+
+
+def chain_of(target: Target, key: Key) -> Chain:
+    """The sites that the kernel itself knows of a key: its entries, or for JUMP_TYPE_LINKED its list of modules.
+
+    FormatError when the list does not check out.
+    """
+    assert key.address is not None
+    at = key.address + KEY_BYTES // 2
+    memory = [(at, target.read(at, 8))]
+    [union] = struct.unpack("<Q", memory[0][1])
+    if not union & _LINKED:
+        return Chain((Part(0, union & ~_FLAGS),), tuple(memory))
+    parts: list[Part] = []
+    node = union & ~_FLAGS
+    while node:
+        if not is_kernel_address(node) or len(parts) >= _MOST_MODULES:
+            raise FormatError(f"the list of the modules with sites of static key {key.name} leads to {node:#x}")
+        memory.append((node, target.read(node, _MOD.size)))
+        node, entries, module = _MOD.unpack(memory[-1][1])
+        parts.append(Part(module, entries))
+    return Chain(tuple(parts), tuple(memory))
