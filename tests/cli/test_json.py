@@ -26,6 +26,10 @@ from tests.proof.catalogue import PAPER
 from tests.support import assemble, link
 
 SOURCE = ".globl _start, pair, other\n_start: b _start\npair: add w0, w0, #1\n add w0, w0, #2\n ret\nother: nop\n ret\n"
+KEYED = (
+    'f: nop\n ret\n.section __jump_table, "a"\n.long f - ., f + 4 - .\n.quad key - .\n.bss\n.p2align 3\nkey: .skip 16\n'
+)
+"""A module with a static key."""
 PATCH = (
     "Add three.\n\n@@ pair -2 +2 @@\n-11000400  add w0, w0, #1\n+11000c00  add w0, w0, #3\n 11000800  add w0, w0, #2\n"
 )
@@ -39,6 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name, source in (("program", SOURCE), ("longer", SOURCE.replace("other: nop", "other: nop\n nop"))):
         link(assemble(source, tmp_path / f"{name}.o"), tmp_path / name, "--build-id=0xaabb")
+    assemble(KEYED, tmp_path / "keyed.ko")
     (tmp_path / "fix.patch").write_text(PATCH)
     (tmp_path / "foreign.patch").write_text(PATCH.replace("11000400  add w0, w0, #1", "91000400  add x0, x0, #1"))
     (tmp_path / "cut.patch").write_text("@@ pair @@\n-11000400\n-11000800\n")
@@ -95,6 +100,8 @@ DONE: list[tuple[str, int, list[str]]] = [
     ("prove nop.patch sim:program?cpus=2 --executors 1", 0, []),
     ("litmus SM.litmus --model both", 0, []),
     ("litmus SM.litmus wrong.litmus missing.litmus", 2, []),
+    ("keys keyed.ko", 0, []),
+    ("keys keyed.ko key", 0, []),
     ("demo", 0, []),
 ]  # fmt: skip
 
@@ -117,6 +124,9 @@ REFUSED: list[tuple[str, int, list[str], str]] = [
     (f"{APPLY} --accept nothing", 2, [], "RequestError"),
     (f"{APPLY} --prove", 2, [], "RequestError"),
     ("status other.patch program", 1, [], "PlanError"),
+    ("keys program", 2, [], "SymbolError"),
+    ("keys keyed.ko nothing", 2, [], "SymbolError"),
+    ("keys keyed.ko key --on", 2, [], "RequestError"),
     ("log 9", 1, [], "JournalError"),
     ("revert 1", 1, [], "JournalError"),
     ("revert 1", 1, [APPLY, "revert 1"], "PlanError"),

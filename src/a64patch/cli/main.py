@@ -40,6 +40,7 @@ COMMANDS = {
     "check": "may this word change race with execution? and why",
     "prove": "what may a CPU execute while a patch is carried out? SAFE, or how it goes wrong",
     "litmus": "does Arm's memory model allow what a litmus test asks?",
+    "keys": "list the static keys of a kernel, look at one, or switch it with all the words that it decides",
     "ftrace": "list the words that ftrace has in a kernel's functions, and whether it calls there now",
     "demo": "what goes wrong when code is changed under executing CPUs, and what does not",
 }

@@ -34,7 +34,11 @@ _BOOL: Schema = {"type": "boolean"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
 _ADDRESS: Schema = {"type": "string", "pattern": "^0x(0|[1-9a-f][0-9a-f]{0,16})$"}
+_ADDRESS_OR_NULL: Schema = _ADDRESS | {"type": ["string", "null"]}
+_BOOL_OR_NULL: Schema = {"type": ["boolean", "null"]}
+_NUMBER_OR_NULL: Schema = {"type": ["integer", "null"]}
 _WORD: Schema = {"type": "string", "pattern": "^[0-9a-f]{8}$"}
+_WORD_OR_NULL: Schema = _WORD | {"type": ["string", "null"]}
 _TIME: Schema = {"type": ["string", "null"], "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T"}
 _RANGE: Schema = _list_of(_ADDRESS) | {"minItems": 2, "maxItems": 2}
 
@@ -68,8 +72,10 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "data_changes": (_list_of(_object("change")), "the words of data that change with the code"),
     "details": (_by_name(_TEXT), "more about the target, by name"),
     "dic": (_BOOL, "CTR_EL0.DIC"),
+    "differing": (_COUNT, "how many words are not those of their keys' states"),
     "difference": (_TEXT, "the first word that is neither old nor new; empty unless the hunk is foreign"),
     "ended": (_TIME, "UTC, ISO 8601; null while the entry is open"),
+    "enabled": (_NUMBER_OR_NULL, "the counter of a static key; null when it is not known"),
     "end": (_ADDRESS, "the first address behind the range"),
     "entered": (_list_of(_TEXT), "the ways into the middle of the site"),
     "entry": (_COUNT_OR_NULL, "the number of the journal's entry; null where no journal keeps one"),
@@ -79,6 +85,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "exit_status": (_COUNT, "what the command returns, or would for this line or file alone"),
     "expected": (_TEXT, "the verdict that the file expects; empty without one"),
     "file": (_TEXT, "the path as it was given"),
+    "found": (_WORD_OR_NULL, "the word that is there; null when it is not read"),
     "functions": (_list_of(_object("function")), "the kernel's functions that were read"),
     "guards": (_list_of(_object("guard")), "the words of data that must hold while the others change"),
     "hazards": (_list_of(_object("hazard")), "what may go wrong, accepted or not"),
@@ -89,19 +96,27 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "idc": (_BOOL, "CTR_EL0.IDC"),
     "implied_nops": (_list_of(_ADDRESS), "where NOPs replace old instructions that have no new ones"),
     "incarnation": (_TEXT, "which run of the target it is: parts `NAME=VALUE`"),
+    "init": (_BOOL, "the code is freed after boot; the word of a running kernel is not compared then"),
+    "initially": (_BOOL_OR_NULL, "the key was on at first; null when it is not known"),
     "instructions": (_list_of(_TEXT), "`+OFFSET TEXT` of each instruction that matters"),
     "keep_out": (_list_of(_RANGE), "ranges [start, end) where no CPU may be"),
     "kept_out": (_list_of(_TEXT), "the functions where no CPU may be"),
     "kernel": (_TEXT, "what Linux does with the word"),
+    "key_address": (_ADDRESS_OR_NULL, "null for a key in another file, or in memory that the file does not hold"),
+    "key_sites": (_list_of(_object("key-site")), "the words that a static key decides"),
+    "key_state": (_one_of("on", "off", "changing", "unknown"), "of a static key"),
+    "keys": (_list_of(_object("static-key")), "the static keys by name, or the one that was named"),
     "kind": (_TEXT, "what the target is, such as `ELF file`"),
     "left_out": (_list_of(_TEXT), "what the proof leaves out, a clause each"),
     "lesson": (_TEXT, "a sentence"),
     "litmus": (_list_of(_object("export")), "the searched programs; `file` is empty for one that herd has no form for"),
+    "linked": (_BOOL, "loaded modules have sites of the key"),
     "location": (_TEXT, "the target, as TARGET takes it"),
     "may_race": (_BOOL, "the word may change while CPUs execute it"),
     "method": (_TEXT | {"type": ["string", "null"]}, "nosync, kick or stop; null when nothing is to be done"),
     "model": (_TEXT, "the memory model's name"),
     "models": (_by_name(_object("answer")), "the answer of each memory model"),
+    "module": (_TEXT, "the loaded module with the word; empty for the kernel, and in a file"),
     "modules": (_list_of(_object("module")), "the known builds in the target"),
     "name": (_TEXT, "of the error's class, the hazard, the module or the test"),
     "new": (_WORD, "eight hex digits"),
@@ -119,6 +134,8 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "omitted": (_list_of(_TEXT), "steps that are left out"),
     "patch": (_TEXT, "an assembly diff"),
     "places": (_list_of(_TEXT), "the sites that raise this question"),
+    "predicted": (_BOOL_OR_NULL, "the word is that of the key's state; null when the word or the state is not known"),
+    "predicted_word": (_WORD_OR_NULL, "the word that belongs to the key's state; null when that is not known"),
     "profile": (_TEXT, "the issue of the manual's list"),
     "proofs": (_list_of(_object("proof")), "a proof for each distinct site"),
     "property": (_TEXT, "P1, P2 or P3; for a protocol file `never` too"),
@@ -194,6 +211,9 @@ OBJECTS: dict[str, str] = {
     "hazard": "name address sentence",
     "entry": "id began ended state reverts reverted_by subject location build_id release base incarnation method reason"
     " words note changes? data_changes? guards? sites? patch?",
+    "static-keys": "location release build_id keys differing",
+    "static-key": "name key_address key_state enabled initially linked key_sites",
+    "key-site": "address site module init found text predicted_word predicted",
     "recovery": "id location was state note",
     "line": "address site word text hotpatchable data relocation kernel",
     "hook": "site address word text traced",
@@ -239,6 +259,7 @@ DOCUMENTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "check": ("check",),
     "prove": (("proof", "protocol-answer"), "kernel-proofs"),
     "litmus": (("test", "unanswered-test"),),
+    "keys": ("static-keys", "plan", "refused-plan", "applied-plan"),
     "ftrace": (("hook",),),
     "demo": (("scenario",),),
 }
@@ -273,6 +294,7 @@ def _fields(names: list[str]) -> Schema:
 def type_of(form: Schema) -> str:
     """The type of a field in words, for docs/json.md."""
     names = {id(_ADDRESS): "address", id(_WORD): "word", id(_TIME): "time or null", id(_RANGE): "range"}
+    names |= {id(_ADDRESS_OR_NULL): "address or null", id(_WORD_OR_NULL): "word or null"}
     if id(form) in names:
         return names[id(form)]
     if "$ref" in form:
