@@ -104,7 +104,8 @@ def _loaded(target: Target) -> tuple[list[tuple[str, int]], Structures | None]:
 
     if isinstance(target, FileTarget):
         return [], None
-    structures = structures_of(target, target.modules.main)
+    kernel = target.modules.main
+    structures = structures_of(target, kernel.symbols, kernel.build_id)
     return [(module.name, module.at) for module in modules_of(target, structures)], structures
 
 

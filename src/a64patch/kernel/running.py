@@ -17,9 +17,10 @@ from a64patch.kernel.hooks import claims_on_hooks
 from a64patch.kernel.loaded import NEEDED, Loaded, State, modules_of, symbols_of
 from a64patch.kernel.rewrites import HAZARD, claims_on_loaded
 from a64patch.kernel.structures import Structures, View, load_btf
+from a64patch.kernel.tasks import tasks_of
 from a64patch.oneline import counted
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Target
+from a64patch.targets.base import Others, Target
 from a64patch.targets.modules import Claim, Module
 from a64patch.targets.symbols import Symbol, SymbolTable
 
@@ -43,6 +44,8 @@ class Told(NamedTuple):
     """Of the kernel itself, of each loaded module, and of code that was made at run time."""
     facts: dict[str, str]
     """For people, by name."""
+    tasks: Others
+    """The tasks; they say themselves when they cannot be seen."""
     may_write: Ranges | None
     """The code of the kernel and its modules; None unless all modules are known."""
 
@@ -73,7 +76,8 @@ def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
     claims = [*claims_on_hooks(target, known), *second]
     own = kernel.claims
     whole = replace(kernel, claims=lambda: (*own(), *claims), shares_code=knows_itself)
-    return Told((whole, *modules, *others), facts, known if is_whole else None)
+    tasks = tasks_of(target, structures, kernel.symbols)
+    return Told((whole, *modules, *others), facts, tasks, known if is_whole else None)
 
 
 def _mapped(target: Target, kernel: Module, known: Ranges) -> tuple[tuple[Module, ...], str, list[Claim]]:

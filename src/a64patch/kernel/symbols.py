@@ -212,7 +212,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     ]
     target.knowing(kernel)
     more = running.tell(target, kernel, loaded)
-    target.knowing(*more.modules, may_write=more.may_write, facts=more.facts)
+    target.knowing(*more.modules, may_write=more.may_write, others=more.tasks, facts=more.facts)
     return target.symbols
 
 
