@@ -30,6 +30,20 @@ KEYED = (
     'f: nop\n ret\n.section __jump_table, "a"\n.long f - ., f + 4 - .\n.quad key - .\n.bss\n.p2align 3\nkey: .skip 16\n'
 )
 """A module with a static key."""
+TRACED = """
+    .text
+    .type pair, %function
+pair: nop
+    nop
+    ret
+    .size pair, . - pair
+    .type other, %function
+other: ret
+    .size other, . - other
+    .section __patchable_function_entries, "awo", %progbits, .text
+    .p2align 3
+    .quad pair
+"""
 PATCH = (
     "Add three.\n\n@@ pair -2 +2 @@\n-11000400  add w0, w0, #1\n+11000c00  add w0, w0, #3\n 11000800  add w0, w0, #2\n"
 )
@@ -44,6 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, source in (("program", SOURCE), ("longer", SOURCE.replace("other: nop", "other: nop\n nop"))):
         link(assemble(source, tmp_path / f"{name}.o"), tmp_path / name, "--build-id=0xaabb")
     assemble(KEYED, tmp_path / "keyed.ko")
+    assemble(TRACED, tmp_path / "traced.o")
     (tmp_path / "fix.patch").write_text(PATCH)
     (tmp_path / "foreign.patch").write_text(PATCH.replace("11000400  add w0, w0, #1", "91000400  add x0, x0, #1"))
     (tmp_path / "cut.patch").write_text("@@ pair @@\n-11000400\n-11000800\n")
@@ -102,6 +117,10 @@ DONE: list[tuple[str, int, list[str]]] = [
     ("litmus SM.litmus wrong.litmus missing.litmus", 2, []),
     ("keys keyed.ko", 0, []),
     ("keys keyed.ko key", 0, []),
+    ("ftrace traced.o", 0, []),
+    ("ftrace traced.o pair", 0, []),
+    ("ftrace traced.o --traced", 0, []),
+    ("ftrace traced.o other", 1, []),
     ("demo", 0, []),
 ]  # fmt: skip
 
@@ -134,6 +153,7 @@ REFUSED: list[tuple[str, int, list[str], str]] = [
     ("asm frob", 2, [], "AssemblyError"),
     ("disasm zz", 2, [], "AssemblyError"),
     ("check nop nop --profile 1066", 2, [], "RequestError"),
+    ("ftrace program nowhere", 2, [], "SymbolError"),
     ("prove --old nop", 2, [], "RequestError"),
     ("prove other.patch program", 1, [], "PlanError"),
 ]  # fmt: skip

@@ -65,7 +65,7 @@ class FakeTarget(Target):
         return slice(address - base, address - base + size)
 
     def read(self, address: int, size: int) -> bytes:
-        memory, base = (self.data_memory, DATA) if address >= DATA else (self.memory, BASE)
+        memory, base = (self.data_memory, DATA) if self.data_memory and address >= DATA else (self.memory, BASE)
         place = self._place(memory, base, address, size)
         if self._count("read"):
             raise ReadError("read failed")

@@ -71,7 +71,7 @@ def test_a_traced_function_and_one_with_a_probe_are_said_to_be(
         assert main(["ftrace", live.gdb, "--traced", *names]) == 0
         listed = capsys.readouterr().out.splitlines()
         assert re.search(r" vfs_read  .*  bl ftrace_caller$", listed[0])
-        assert listed[1] == "1 function that ftrace can trace, 1 traced now"
+        assert listed[1] == "functions that ftrace can trace: 1, traced now: 1"
         for site, new, old in (("vfs_read", "nop", "mov x9, x30"), ("vfs_read+4", "nop", "bl ftrace_caller")):
             assert main(["poke", live.gdb, site, new, "--expect", old, *names]) == 1
             assert "ftrace, which is tracing this function now: it calls ftrace_caller" in capsys.readouterr().err
@@ -81,7 +81,7 @@ def test_a_traced_function_and_one_with_a_probe_are_said_to_be(
         assert "it holds the BRK of a kprobe now; nothing was changed" in capsys.readouterr().err
     live.run("true")
     assert main(["ftrace", live.gdb, "vfs_read", *names]) == 0
-    assert "0 traced now" in capsys.readouterr().out
+    assert "traced now: 0" in capsys.readouterr().out
     live.require_healthy()
 
 

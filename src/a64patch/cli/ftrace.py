@@ -12,7 +12,6 @@ from a64patch.cli.table import print_table
 from a64patch.cli.targets import add_target_arguments, open_named_target
 from a64patch.cli.text import print_json
 from a64patch.errors import SymbolError
-from a64patch.oneline import counted
 
 if TYPE_CHECKING:
     from a64patch.kernel.hooks import Hook
@@ -73,4 +72,4 @@ def _print(target: Target, hooks: list[Hook], *, as_json: bool) -> None:
         return
     print_table([(line["address"], line["site"], f"{line['word']}  {line['text']}") for line in lines])  # type: ignore[misc]
     traced = sum(hook.called is not None for hook in hooks)
-    print(f"{counted(len(hooks), 'function')} that ftrace can trace, {traced} traced now" if hooks else "no such words")
+    print(f"functions that ftrace can trace: {len(hooks)}, traced now: {traced}")

@@ -23,7 +23,8 @@ from a64patch.targets.symbols import SymbolTable
 
 _LARGEST_FUNCTION = 1 << 16
 """Bytes. Of a larger function only the beginning is read."""
-_LARGEST_TABLE = 1 << 24
+_LARGEST_TABLE = 1 << 21
+"""Bytes. That of jump labels, the largest, has 190 KiB in Linux 6.12."""
 _MOST_PAIRS = 256
 _PROBE = 4 * 48
 """Bytes: entries of 8, 12, 16 or 24 bytes fill them."""
