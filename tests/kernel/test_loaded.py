@@ -205,6 +205,19 @@ def test_the_head_of_the_list_from_the_code_that_forms_it() -> None:
         modules_of(machine, structures(), SymbolTable())
 
 
+def test_an_empty_list_is_the_one_that_two_functions_form() -> None:
+    machine, code, other = kernel([]), 0xFFFF800008000000, HEAD + 0x1000
+    machine.put(other, struct.pack("<QQ", other, other))
+    both = f"adrp x0, {HEAD:#x}; ldr x1, [x0]; adrp x2, {other:#x}; ldr x3, [x2]; ret"
+    one = f"adrp x0, {HEAD:#x}; ldr x1, [x0]; ret"
+    machine.put(code, to_bytes([*assemble(both, code), *assemble(one, code + 20)]))
+    first = Symbol("print_modules", code, 20, is_function=True)
+    second = Symbol("find_module_all", code + 20, 12, is_function=True)
+    assert modules_of(machine, structures(), SymbolTable(lambda: [first, second])) == []
+    with pytest.raises(SymbolError, match="was not found"):
+        modules_of(machine, structures(), SymbolTable(lambda: [first]))
+
+
 @pytest.mark.parametrize(
     ("text", "formed"),
     [

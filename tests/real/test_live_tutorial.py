@@ -113,6 +113,7 @@ def alike(text: str) -> str:
     """Without what differs from boot to boot, and without how a line is broken."""
     text = re.sub(r"0xffff[0-9a-f]{12}", "ADDRESS", text)
     text = re.sub(r"stopped for \d+ us", "stopped for N us", text)
+    text = re.sub(r"\d+ ranges", "N ranges", text)
     text = re.sub(r"gdb\+unix:/\S+", "LOCATION", text)
     return " ".join(text.split())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -29,8 +30,8 @@ _MOST_CODE = 1 << 28
 """Bytes of one module."""
 _MOST_NOTES = 16
 _LONGEST_NOTE = 4096
-_NAMING_THE_LIST = ("print_modules", "m_start", "m_next", "find_module_all", "modules_open")
-"""Functions that form the address of `modules`, the head of the list (kernel/module/main.c, procfs.c)."""
+_NAMING_THE_LIST = ("print_modules", "find_module_all", "module_get_kallsym", "module_kallsyms_on_each_symbol")
+"""Functions that form the address of `modules`, the head of the list (kernel/module/main.c, kallsyms.c)."""
 NEEDED = frozenset({"modules", *_NAMING_THE_LIST})
 """The names of the kernel that are of use here."""
 _NAME = re.compile(r"[\w.+-]{1,63}")
@@ -157,22 +158,29 @@ def _head(target: Target, view: View, symbols: SymbolTable) -> int:
     named = symbols.named("modules")
     if len(named) == 1:
         return named[0].address
+    empty: Counter[int] = Counter()
     for function in _NAMING_THE_LIST:
         try:
-            candidates = formed_by(target, function, symbols)
+            candidates = [at for at in formed_by(target, function, symbols) if is_kernel_address(at)]
         except (SymbolError, TargetError):
             continue
         for address in candidates:
-            if is_kernel_address(address) and _is_head(view, address):
+            if _is_head(view, address):
                 return address
+        links = view.read([(address, _LIST_HEAD.size) for address in candidates])
+        empty.update(at for at, link in zip(candidates, links, strict=True) if link == _LIST_HEAD.pack(at, at))
+    # Any empty list points to itself. That of modules is the one that several of these functions know.
+    shared = [address for address, count in empty.items() if count > 1]
+    if len(shared) == 1:
+        return shared[0]
     raise SymbolError("the list of modules of this kernel was not found")
 
 
 def _is_head(view: View, head: int) -> bool:
     """Whether the list at this address is one of modules: its first member is a module, and links back."""
     with suppress(FormatError):
-        [(first, _)] = [each for each, _ in zip(_links(view, head), (0,), strict=False)]
-        return bool(_described(view, [first])[0] is not None)
+        first = next(_links(view, head), None)
+        return first is not None and _described(view, [first[0]])[0] is not None
     return False
 
 
