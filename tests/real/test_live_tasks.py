@@ -84,10 +84,9 @@ def test_stacks_are_those_of_proc(live: LiveGuest, target: GdbTarget) -> None:
     after = stacks(live)
     scheduler = range(live.names["__sched_text_start"], live.names["__sched_text_end"])
     compared = 0
-    for pid, lines in before.items():
+    for pid, (lines, switches) in before.items():
         task = found.get(pid)
-        # PID 1 waits for the command that asks.
-        if task is None or task.on_cpu or after.get(pid) != lines or pid == 1:
+        if task is None or task.on_cpu or after.get(pid) != (lines, switches):
             continue
         assert not task.doubt, task
         # /proc leaves out the scheduler's own functions, with which each stack of a sleeping task begins.
@@ -99,12 +98,14 @@ def test_stacks_are_those_of_proc(live: LiveGuest, target: GdbTarget) -> None:
     assert compared > 40
 
 
-def stacks(live: LiveGuest) -> dict[int, list[tuple[str, int]]]:
-    """/proc/PID/stack of each task: (name, offset) of each line."""
-    text = live.run("for task in /proc/[0-9]*; do echo = ${task#/proc/}; cat $task/stack 2>/dev/null; done; true")
+def stacks(live: LiveGuest) -> dict[int, tuple[list[tuple[str, int]], str]]:
+    """/proc/PID/stack of each task: (name, offset) of each line. And how often the task has run: not in between."""
+    command = "for task in /proc/[0-9]*; do echo = ${task#/proc/}; cat $task/stack; grep ctxt $task/status; done; true"
     return {
-        int(pid): [(name, int(offset, 16)) for name, offset in re.findall(r"^\[<0>\] (\S+)\+(0x\w+)/", rest, re.M)]
-        for pid, rest in re.findall(r"^= (\d+)\n((?:\[.*\n)*)", text, re.MULTILINE)
+        int(pid): ([(name, int(offset, 16)) for name, offset in re.findall(r"\] (\S+)\+(0x\w+)/", lines)], switches)
+        for pid, lines, switches in re.findall(
+            r"^= (\d+)\n((?:\[.*\n)*)((?:\w*ctxt.*\n)*)", live.run(command), re.MULTILINE
+        )
     }
 
 
