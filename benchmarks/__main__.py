@@ -26,6 +26,7 @@ _MODULES = {
     "simulator": "simulator",
     "litmus": "litmus",
     "live": "live",
+    "live-kernel": "live_kernel",
     "proof": "proof",
 }
 
