@@ -342,6 +342,31 @@ def test_idle_tasks_that_are_not_found_count_with_all_their_functions(machine: M
     assert len(found_in(machine.looker(), keep_out=idle)) == 1
 
 
+class Racing(Machine):
+    """Its tree of PIDs changes while it is read, so many times."""
+
+    times = 0
+
+    def read(self, address: int, size: int) -> bytes:
+        if size == 512 and self.times:
+            self.times -= 1
+            return b"\x81" * 512
+        return super().read(address, size)
+
+
+def test_a_tree_that_changes_while_it_is_read_is_read_again() -> None:
+    machine = Racing()
+    machine.add(1, "init", SCHEDULE, SLEEPER)
+    looker = machine.looker()
+    machine.times = 2
+    assert looker.unseen() == "", "a bad moment is no answer for good"
+    machine.times = 2
+    assert found_in(looker) == ["task 1 (init) will return to +0x0"]
+    machine.times = 100
+    with pytest.raises(FormatError, match="tree of PIDs"):
+        looker.prepare(SITE)
+
+
 def test_memory_that_is_gone_in_the_stop_is_no_end(machine: Machine) -> None:
     looker = machine.looker()
     looker.prepare(SITE)

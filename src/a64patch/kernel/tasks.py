@@ -1,4 +1,4 @@
-"""The tasks of a running Linux kernel: where each goes on that no CPU executes now.
+"""The tasks of a running Linux kernel, and the addresses where those go on that no CPU executes now.
 
 A task that sleeps, or was preempted, inside a site that changes would go on in half old and half new code. `tasks_of`
 gives a target's `others` (../targets/base.py), which keep such tasks out of sites.
@@ -28,6 +28,7 @@ from a64patch.targets.section import Found
 from a64patch.targets.symbols import SymbolTable
 
 MOST_TASKS = 1 << 17
+"""More are taken for nonsense."""
 _MOST_NODES = 1 << 17
 _MOST_PIDS = 1 << 22
 """PID_MAX_LIMIT (include/linux/threads.h)."""
@@ -344,10 +345,11 @@ class Tasks(Others):
         if numbers is None or numbers[0] or numbers[1] or not is_kernel_address(numbers[2]):
             return 0
         [pid] = self._view.fields([numbers[2]], "task_struct.pid")
-        with suppress(FormatError):
-            tree = self._walk_from(namespace)[1] if pid == (1,) else _Tree({}, {})
-            tasks, _ = self._of_pids([tree.pids[1]] if 1 in tree.pids else [])
-            return numbers[2] if tasks == [numbers[2]] else 0
+        for _ in range(_TRIES if pid == (1,) else 0):
+            with suppress(FormatError):  # The tree may have changed while it was read.
+                tree = self._walk_from(namespace)[1]
+                tasks, _ = self._of_pids([tree.pids[1]] if 1 in tree.pids else [])
+                return numbers[2] if tasks == [numbers[2]] else 0
         return 0
 
     def _size_of_stack(self, task: int) -> int:
