@@ -18,6 +18,7 @@ from a64patch.targets.rsp import (
     Found,
     frame,
     is_stop_reply,
+    sum_of,
     unpack,
 )
 from tests.targets.clock import Clock
@@ -358,3 +359,13 @@ def test_the_console_is_bounded(connect: Connect) -> None:
     line = packed(b"O" + b"61" * 1000)
     connection, _ = connect(lambda sent: [line] * 100 + [packed(b"OK")] if b"q" in sent else [])
     assert connection.ask_console(b"help") == b"a" * 65536
+
+
+@given(st.binary(max_size=3000))
+def test_the_checksum_is_the_sum_of_the_bytes(body: bytes) -> None:
+    assert sum_of(body) == sum(body) % 256
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65536])
+def test_the_checksum_of_the_largest_bytes(size: int) -> None:
+    assert sum_of(b"\xff" * size) == 255 * size % 256
