@@ -340,6 +340,7 @@ def good_test(block: Block, _: Place) -> None:
 
 
 _TUTORIAL = Elsewhere("tests/real/test_live_tutorial.py::test_the_tutorial")
+_KEYS = Elsewhere("tests/real/test_live_keys.py::test_the_page")
 _OMISSIONS = Elsewhere("tests/proof/test_cases.py::test_what_each_step_is_for")
 
 CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
@@ -394,6 +395,13 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "| before |": Nothing("fields that no command prints any more"),
     },
     "docs/python.md": {"import a64patch": python, "| name |": names_for_python},
+    "docs/static-keys.md": {
+        "$ a64patch keys gdb+unix:stub --symbols": _KEYS,
+        "$ a64patch show gdb+unix:stub": _KEYS,
+        "$ a64patch keys gdb+unix:stub 0xffffbb90e3f7fad0 --symbols": _KEYS,
+        "$ a64patch keys gdb+unix:stub 0xffffbb90e3f7fad0 --on": _KEYS,
+        "| refused |": Nothing("reasons; tests/kernel/test_switching.py refuses each"),
+    },
     "docs/live-kernel.md": {
         "$ sudo apt-get install": Nothing("installs packages; tests/real/packages.py gets the same ones without root"),
         "$ mkdir -p fs/bin": _TUTORIAL,

@@ -124,11 +124,14 @@ def _switch(target: Target, arguments: argparse.Namespace) -> int:
     from a64patch.kernel.static_keys import find_key, read_keys
     from a64patch.kernel.switching import plan_switch
 
+    only: int | None = None
     for tries in range(1, _TRIES + 1):
         modules, structures = _loaded(target)
         if structures is None:
             raise RequestError("--on and --off are for a running kernel: a file has no counters that count")
-        key = find_key(read_keys(target, modules, structures), arguments.key, target.symbols)
+        keys = read_keys(target, modules, structures, only=only)
+        key = find_key(keys, arguments.key if only is None else f"{only:#x}", target.symbols)
+        only = key.address
         try:
             plan = plan_switch(target, structures, key, on=arguments.new, modules=dict(modules))
             structures.save()

@@ -220,9 +220,13 @@ def _require_sound(entries: Iterable[JumpEntry], code: Ranges, owner: str) -> No
 
 
 def read_keys(
-    target: Target, modules: Iterable[tuple[str, int]] = (), structures: Structures | None = None
+    target: Target,
+    modules: Iterable[tuple[str, int]] = (),
+    structures: Structures | None = None,
+    *,
+    only: int | None = None,
 ) -> list[Key]:
-    """All static keys of a target that is a Linux kernel or a module, by name.
+    """All static keys of a target that is a Linux kernel or a module, by name; with `only`, the one at this address.
 
     - A file: each word is compared with the state that the key has at first.
     - A running kernel: with the state that the key has now. Sites of `modules` count too: (name, address of struct
@@ -236,11 +240,11 @@ def read_keys(
     - the errors of the target.
     """
     if isinstance(target, ElfFile) and target.is_relocatable:
-        return _ordered(_keys_of_module(target))
+        return _ordered(key for key in _keys_of_module(target) if only in (None, key.address))
     entries = [(entry, "") for entry in _kernel_entries(target)]
     if not isinstance(target, FileTarget):
         entries += _entries_of_modules(target, modules, structures)
-    return _ordered(_Reader(target).keys(entries))
+    return _ordered(_Reader(target).keys(each for each in entries if only in (None, each[0].key)))
 
 
 def _ordered(keys: Iterable[Key]) -> list[Key]:
