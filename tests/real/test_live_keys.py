@@ -21,6 +21,7 @@ from a64patch.errors import A64PatchError, BusyError, MismatchError, PlanError
 from a64patch.kernel.loaded import modules_of
 from a64patch.kernel.running import structures_of
 from a64patch.kernel.static_keys import Key, chain_of, read_keys
+from a64patch.kernel.structures import Structures
 from a64patch.kernel.switching import plan_switch
 from a64patch.patch.journal import EntryState, Journal
 from a64patch.patch.plan import Plan
@@ -31,8 +32,8 @@ from tests.real.live import Line
 from tests.real.test_live_tutorial import commands
 from tests.support import ROOT, eventually, rounds
 
-ROUNDS = rounds(200, 20)
-CUTS = rounds(25, 5)
+ROUNDS = rounds(200, 12)
+CUTS = rounds(25, 4)
 ACCEPT = {"kernel-rewrites"}
 SCHEDSTATS = "/proc/sys/kernel/sched_schedstats"
 """A file that says whether the key `sched_schedstats` is on, and switches it."""
@@ -58,8 +59,13 @@ def opened(guest: Guest) -> Target:
     return open_target(guest.gdb, symbols="kallsyms")
 
 
+def types_of(target: Target) -> Structures:
+    kernel = target.modules.main
+    return structures_of(target, kernel.symbols, kernel.build_id)
+
+
 def keys_of(target: Target) -> list[Key]:
-    structures = structures_of(target, target.modules.main)
+    structures = types_of(target)
     return read_keys(target, [(module.name, module.at) for module in modules_of(target, structures)], structures)
 
 
@@ -72,7 +78,7 @@ def schedstats(target: Target, keys: list[Key]) -> Key:
 
 def one_key(target: Target, address: int) -> tuple[Key, dict[str, int]]:
     """The key at an address, and the loaded modules."""
-    structures = structures_of(target, target.modules.main)
+    structures = types_of(target)
     modules = {module.name: module.at for module in modules_of(target, structures)}
     [key] = read_keys(target, modules.items(), structures, only=address)
     return key, modules
@@ -80,7 +86,7 @@ def one_key(target: Target, address: int) -> tuple[Key, dict[str, int]]:
 
 def plan_of(target: Target, address: int, *, on: bool) -> Plan:
     key, modules = one_key(target, address)
-    return plan_switch(target, structures_of(target, target.modules.main), key, on=on, modules=modules)
+    return plan_switch(target, types_of(target), key, on=on, modules=modules)
 
 
 def test_every_word_is_as_its_key_says(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +171,7 @@ def test_the_page(guest: Guest, tmp_path: Path) -> None:
         if prompt == "#":
             said = guest.run(command)
         else:
-            command = command.replace("a64patch", f"{sys.executable} -m a64patch")
+            command = re.sub("^a64patch ", f"{sys.executable} -m a64patch ", command)
             ran = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
             said = ran.stdout + ran.stderr
         assert without_numbers(said.strip()) == without_numbers(printed.partition("\n\n")[0].strip()), command
