@@ -233,6 +233,7 @@ def test_a_key_that_is_being_switched_is_looked_at_again(tmp_path: Path, monkeyp
     target.put_numbers("off", "i", -1)
     keys = by_name(read_keys(target))
     assert (keys["off"].state, keys["off"].on) == ("changing", True)
+    assert len(keys["off"].differing) == 2  # static_key_enabled() counts -1 as on
 
 
 def test_sites_in_freed_code_are_not_read(tmp_path: Path) -> None:
