@@ -356,6 +356,8 @@ def test_a_file_is_not_said_to_have_been_raced() -> None:
 class Sleepers:
     """Others of a target. Each look finds those of the next list, the last list again and again."""
 
+    note = ""
+
     def __init__(self, target: FakeTarget, *found: list[Found], unseen: str = "") -> None:
         self.target, self.found, self.why = target, list(found), unseen
         self.cpus: list[int] = []

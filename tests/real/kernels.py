@@ -18,7 +18,11 @@ from pathlib import Path
 
 from a64patch import open_target
 from a64patch.errors import A64PatchError
-from a64patch.kernel.symbols import attach
+from a64patch.kernel.loaded import modules_of
+from a64patch.kernel.running import structures_of
+from a64patch.kernel.static_keys import read_keys
+from a64patch.kernel.symbols import attach, parse_listing
+from a64patch.kernel.tasks import Tasks
 from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import Journal
 from a64patch.patch.plan import fill, make_plan
@@ -44,6 +48,9 @@ COLUMNS = (
     "Image",
     "build id",
     "code",
+    "names",
+    "keys",
+    "tasks",
     "kernel patch",
     "module patch",
 )
@@ -155,9 +162,62 @@ def look_at(tree: KernelTree, folder: Path) -> Iterator[str]:
         yield timed(lambda: name(tree.image))
         yield build_id[:12]
         yield timed(map_code)
+        yield counted(lambda: names_of_modules(guest, saved))
+        yield counted(lambda: words_of_keys(guest))
+        yield counted(lambda: tasks_of_proc(guest))
         yield timed(lambda: patch(guest, saved, folder, UPTIME, has_new_uptime))
         yield timed(lambda: patch(guest, saved, folder, RAM, has_new_disk)) if has_disk else "no module brd"
         guest.require_healthy()
+
+
+def counted(action: Callable[[], int]) -> str:
+    """How many were compared, or the beginning of the reason why it failed."""
+    found = 0
+
+    def count() -> None:
+        nonlocal found
+        found = action()
+
+    said = timed(count)
+    return said if said.startswith("FAILED") else f"{found:,}"
+
+
+def names_of_modules(guest: Guest, saved: Path) -> int:
+    """How many names of modules from the kernel's own list are those of /proc/kallsyms: all must be."""
+    inside = {(s.module, s.address, s.name) for s in parse_listing(saved.read_bytes(), "kallsyms") if s.module}
+    with open_target(guest.gdb, symbols="kallsyms") as target:
+        ours = {(s.module, s.address, s.name) for s in target.symbols.ascending() if s.module}
+    assert ours == inside, f"{len(ours ^ inside)} names differ: {sorted(ours ^ inside)[:3]}"
+    return len(ours)
+
+
+def words_of_keys(guest: Guest) -> int:
+    """How many words of static keys were predicted: all that can be read must be right."""
+    with open_target(guest.gdb, symbols="kallsyms") as target:
+        kernel = target.modules.main
+        structures = structures_of(target, kernel.symbols, kernel.build_id)
+        modules = [(module.name, module.at) for module in modules_of(target, structures)]
+        keys = read_keys(target, modules, structures)
+    wrong = [key.name for key in keys if key.differing]
+    assert not wrong, f"words of {len(wrong)} keys are not as predicted: {wrong[:3]}"
+    return sum(site.known for key in keys for site in key.sites)
+
+
+def tasks_of_proc(guest: Guest) -> int:
+    """How many tasks are those of /proc: all that were there before and afterwards must be found."""
+
+    def listed() -> set[int]:
+        return {int(pid) for pid in guest.run("ls -d /proc/[0-9]*/task/[0-9]* | sed 's/.*[/]//'").split()}
+
+    before = listed()
+    with open_target(guest.gdb, symbols="kallsyms") as target:
+        assert isinstance(target.others, Tasks)
+        why = target.others.unseen()
+        assert not why, why
+        found = {task.pid for task in target.others.tasks() if task.pid}
+    after = listed()
+    assert before & after <= found <= before | after, sorted(found ^ (before & after))
+    return len(found)
 
 
 def patch(guest: Guest, saved: Path, folder: Path, rewrite: Rewrite, is_new: Callable[[], bool]) -> None:

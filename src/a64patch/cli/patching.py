@@ -383,6 +383,8 @@ def _print_plan(plan: Plan, target: Target) -> None:
         print(f"Data at {target.symbols.describe(address)} must be {word:08x} in this stop, or nothing is changed.")
     for sentence in reasons_to_keep_out(plan.sites):
         print(f"{sentence[:1].upper()}{sentence[1:]}.")
+    if target.others is not None and target.others.note and any(site.keep_out for site in plan.sites):
+        print(f"{target.others.note[:1].upper()}{target.others.note[1:]}.")
     for hazard in plan.hazards:
         print_styled([(f"hazard {hazard.name}", "bold red"), f": {hazard.sentence}."])
     print("Dry run: nothing was changed.")

@@ -76,7 +76,8 @@ def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
     claims = [*claims_on_hooks(target, known), *second]
     own = kernel.claims
     whole = replace(kernel, claims=lambda: (*own(), *claims), shares_code=knows_itself)
-    tasks = tasks_of(target, structures, kernel.symbols)
+    note = f"every task of the kernel is kept out as CPUs are (preemption: {facts['preemption']})"
+    tasks = tasks_of(target, structures, kernel.symbols, note)
     return Told((whole, *modules, *others), facts, tasks, known if is_whole else None)
 
 

@@ -103,9 +103,9 @@ class Task(NamedTuple):
         return shown(self, f"{self.pid} ({self.comm})", where)
 
 
-def tasks_of(target: Target, structures: Structures, symbols: SymbolTable) -> Others:
+def tasks_of(target: Target, structures: Structures, symbols: SymbolTable, note: str = "") -> Others:
     """The tasks of the Linux kernel in a target, as its `others`. Nothing is read before the first question."""
-    return Tasks(target, structures, symbols)
+    return Tasks(target, structures, symbols, note)
 
 
 class _Node(NamedTuple):
@@ -196,8 +196,9 @@ class Tasks(Others):
     The target must answer each `read_many` at one moment, as GDB targets do.
     """
 
-    def __init__(self, target: Target, structures: Structures, symbols: SymbolTable) -> None:
+    def __init__(self, target: Target, structures: Structures, symbols: SymbolTable, note: str = "") -> None:
         """See `tasks_of`."""
+        self.note = note
         self._view = View(target, structures)
         self._structures, self._symbols = structures, symbols
         self._why: str | None = None

@@ -179,6 +179,9 @@ class StoppedCpus(Protocol):
 class Others(Protocol):
     """All who may go on in the code of a target although no CPU executes them now, such as the tasks of a kernel."""
 
+    note: str
+    """A sentence for people about a plan that keeps them out."""
+
     def unseen(self) -> str:
         """Why they cannot be seen, as a sentence for people; empty when they can. May read the target."""
 
