@@ -159,9 +159,8 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     A running kernel tells its loaded modules itself (running.py): a live target gets a module for each, with the exact
     ranges of its code and the names that the kernel keeps. A kernel without BTF does not; `Target.facts` says so.
 
-    The words that Linux rewrites in a running kernel are claimed as far as its tables are found (rewrites.py): that of
-    static keys, and with CONFIG_KALLSYMS_ALL the others. Words of ftrace and kprobes are seen in the code (hooks.py).
-    **Not seen:** alternatives, whose table the kernel has freed.
+    The words that Linux rewrites in a running kernel are claimed as far as its tables are found (rewrites.py). Words of
+    ftrace and kprobes are seen in the code (hooks.py). **Not seen:** alternatives, whose table the kernel has freed.
 
     Names from memory are decoded once for each build. Later calls take them from a file in the user's cache folder
     (table_cache.py), after a comparison with the kernel's code and with bytes of its tables, banner and build id.
