@@ -15,7 +15,7 @@ from a64patch.kernel.tasks import Tasks, tasks_of
 from a64patch.ranges import Ranges
 from a64patch.targets.base import CpuState
 from a64patch.targets.section import Found
-from tests.kernel.machine import BITS, CFS_RQ, HEAD, LINKS, NAMESPACE, SLOTS, SYMBOLS, Machine, btf
+from tests.kernel.machine import BITS, CFS_RQ, HEAD, LINKS, NAMESPACE, SLOTS, SYMBOLS, TEXT, Machine, btf
 from tests.support import rounds
 
 SLEEPER, CALLER, SCHEDULE = (SYMBOLS[name] + 0x20 for name in ("sleeper", "caller", "__schedule"))
@@ -213,6 +213,26 @@ def test_return_addresses_that_the_tracer_keeps_count(machine: Machine) -> None:
     assert found_in(looker) == [], "an entry that is not used"
     machine.set(task, "curr_ret_stack", 1)
     assert found_in(looker) == ["task 64 (task64) may return to +0x0"]
+
+
+def test_a_cpu_that_returns_through_the_tracer_is_followed_too(machine: Machine) -> None:
+    """The frames of a CPU lead to return_to_handler; its task keeps the address of the caller."""
+    task = machine.tasks[64]
+    looker = machine.looker()
+    looker.prepare(SITE)
+    machine.set(task, "on_cpu", 1)
+    machine.count(task)
+    traced = [CpuState(0, TEXT + 0x800, (SYMBOLS["return_to_handler"],))]
+    [found] = looker.look(SITE, traced)
+    assert "a probe has replaced" in found.doubt, "nobody knows what with"
+    kept = machine.allot(0x1000)
+    machine.set(task, "ret_stack", kept)
+    machine.number(kept, SYMBOLS["caller"])
+    assert list(looker.look(SITE, traced)) == []
+    machine.number(kept, SLEEPER)
+    [found] = looker.look(SITE, traced)
+    assert (found.who, found.stands) == ("task 64 (task64)", False)
+    assert list(looker.look(SITE, [CpuState(0, TEXT + 0x800)])) == [], "no CPU returns through the tracer"
 
 
 def test_return_addresses_that_probes_keep_count(machine: Machine) -> None:

@@ -271,10 +271,15 @@ class Tasks(Others):
             address in self._switching for cpu in cpus for address in (cpu.pc, *cpu.return_addresses)
         )
         places = self._places_before(again, is_switching)
+        executed = []
         for task, stack in self._stacks([*again], running=False, executed=is_switching):
+            if stack is not None and stack.on_cpu:
+                executed.append(task)
             # Between two tasks, both count as executed: what a CPU shows may be neither.
             if stack is None or is_switching or not stack.on_cpu:
                 places.append((task, self._place(stack or _Stack(b"", False, (), _NO_STACK))))
+        replaced = [at for cpu in cpus for at in (cpu.pc, *cpu.return_addresses) if at in self._replacing]
+        places += self._places_kept(executed, replaced) if replaced else []
         found = [self._named(task, place) for task, place in places if place is not None]
         if not self._idle:
             found += [Found(-1, start, False, "an idle task", _NO_IDLE) for start, _ in self._idling & keep_out]
@@ -580,6 +585,17 @@ class Tasks(Others):
                 return [*kept, *_words(data)], _GRAPH
         is_traced = any(address in self._replacing and address not in self._probed for address in addresses)
         return kept, _UNFOLLOWED if is_traced else ""
+
+    def _places_kept(self, executed: Sequence[int], replaced: Sequence[int]) -> list[tuple[int, _Place | None]]:
+        """Where the tasks that CPUs execute will return, when `replaced` addresses hide it from the CPUs' frames.
+
+        When no task keeps an address, it is not known what was replaced: then each of them may be in the way.
+        """
+        kept = [(task, *self._kept_elsewhere(task, replaced)) for task in executed]
+        if not any(addresses for _, addresses, _ in kept):
+            return [(task, self._place(_Stack(b"", True, (), _UNFOLLOWED))) for task in executed[:1]]
+        # The address of what a task executes comes first in a stack; 0 is nowhere.
+        return [(task, self._place(_Stack(b"", True, (0, *at), doubt or _GRAPH))) for task, at, doubt in kept if at]
 
     def _kept_by_probes(self, task: int) -> list[int]:
         """The return addresses that probes have replaced; empty when the kernel does not tell all of them."""
