@@ -26,8 +26,9 @@ _SAVE_LINK = 0xAA1E03E9
 """MOV X9, X30: ftrace's first word (aarch64_insn_gen_move_reg(A64_INSN_REG_9, A64_INSN_REG_LR))."""
 _BEFORE, _BEHIND = 8, 12
 """Bytes of a hook before a function (CALL_OPS, since 6.3), and from its start on: BTI and two words."""
+_KPROBE = 0xD4200080
 _BRKS = {
-    0xD4200080: "holds the BRK of a kprobe now",
+    _KPROBE: "holds the BRK of a kprobe now",
     0xD42000A0: "holds the BRK of a uprobe now",
     0xD42000C0: "holds the BRK behind a kprobe's single step now",
 }
@@ -65,10 +66,13 @@ class Hook(NamedTuple):
 
 
 def hook_in(start: int, words: Sequence[int]) -> Hook | None:
-    """ftrace's words in the function at `start`; None when it has none. `words` begin 8 bytes before the function."""
+    """ftrace's words in the function at `start`; None when it has none. `words` begin 8 bytes before the function.
+
+    A kprobe may have replaced the BTI or MOV X9, X30. A probed word before a NOP or BL counts as that MOV.
+    """
     before, words = words[:2], words[2:]
-    place = 1 if words and is_bti(words[0]) else 0
-    if len(words) < place + 2 or words[place] != _SAVE_LINK:
+    place = 1 if len(words) > 1 and (is_bti(words[0]) or (words[1] == _SAVE_LINK and words[0] == _KPROBE)) else 0
+    if len(words) < place + 2 or words[place] not in (_SAVE_LINK, _KPROBE):
         return None
     word = words[place + 1]
     if word != gen_nop() and not is_bl(word):
@@ -112,7 +116,7 @@ def running_hooks(target: Target) -> Iterator[Hook]:
     starts = set(starts_of(target))
     for start, end in target.modules.code.whole(INSN_SIZE).pieces(_PIECE):
         words = as_array(target.read(start, end - start))
-        places = numpy.flatnonzero(words == numpy.uint32(_SAVE_LINK)).tolist()
+        places = numpy.flatnonzero(numpy.isin(words, (_SAVE_LINK, _KPROBE))).tolist()
         found = [at - step for at in (start + INSN_SIZE * place for place in places) for step in (0, INSN_SIZE)]
         yield from hooks_of(target, [at for at in found if at in starts])
 
