@@ -14,7 +14,11 @@ from a64patch.patch.asmdiff import parse
 from a64patch.patch.journal import EntryState, Journal
 from a64patch.patch.plan import make_plan
 from a64patch.patch.transaction import apply_plan, recover, revert
+from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
+from a64patch.targets.modules import Module, Modules
+from a64patch.targets.symbols import Symbol, SymbolTable
+from tests.patch.fake import BASE, FakeTarget
 from tests.support import assemble
 
 CHECK = "mov w0, #1; ret"
@@ -121,3 +125,43 @@ def test_a_build_id_is_enough(tmp_path: Path, journal: Journal) -> None:
     file = link(assemble(f".globl _start\n_start: {CHECK}", tmp_path / "r.o"), tmp_path / "r", "--build-id=0xaa")
     entry = apply(file, journal, "@@ _start @@\n-52800020\n+52800000\n")
     assert journal.entry(entry).surroundings == ()
+
+
+def loaded(name: str, function: str, build: str) -> Module:
+    """A module of a running kernel, at one place."""
+    place = BASE + 0x40
+    names = SymbolTable(lambda: [Symbol(function, place, 0x40, is_function=True)])
+    return Module(name, names, build, code=Ranges(((place, place + 0x40),)), shares_code=True)
+
+
+def running(*modules: Module) -> FakeTarget:
+    target = FakeTarget([0xD65F03C0] * 32)
+    names = SymbolTable(lambda: [Symbol("site", BASE, 0x40)])
+    target._modules = Modules()
+    target.knowing(Module("kernel", names, code=Ranges(((BASE, BASE + 0x40),))), *modules)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        ((loaded("crc16", "crc16", "bb"),), r"crc16\+0x10 is there now, and dummy:validate\+0x10 was there then"),
+        ((loaded("crc16", "validate", "bb"),), r"validate\+0x10 is there now, and dummy:validate\+0x10 was there then"),
+        ((loaded("dummy", "validate", "bb"),), r"other code is in dummy:validate\+0x10 now"),
+        ((), r"is there now, and dummy:validate\+0x10 was there then"),
+    ],
+)
+def test_a_module_that_took_the_place_of_another_is_left_alone(
+    journal: Journal, now: tuple[Module, ...], says: str
+) -> None:
+    target = running(loaded("dummy", "validate", "aa"))
+    patch = parse("@@ dummy:validate+0x10 @@\n-d65f03c0\n+d503201f\n")
+    entry = apply_plan(make_plan(patch, target), target, journal, accept=("all",)).entry
+    other = running(*now)
+    other.memory[:] = target.memory  # the other module has an equal word there
+    with pytest.raises(PlanError, match=says):
+        revert(entry, other, journal)
+    assert other.memory == target.memory
+    target.memory[0x48:0x50] = bytes(8)  # Linux rewrites words of a function, such as those of ftrace
+    assert revert(entry, target, journal).entry == 2
+    assert revert(2, target, journal).entry == 3

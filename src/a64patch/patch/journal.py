@@ -130,7 +130,8 @@ class Entry(NamedTuple):
     sites: tuple[Site, ...] = ()
     """The words that change as one, and the addresses where no CPU may be; empty in an entry of version 1."""
     surroundings: tuple[Surrounding, ...] = ()
-    """The code around the words; empty where the identity tells the build, and in an entry of an older version."""
+    """The code around the words; empty where the identity tells the build, and in an entry of an older version.
+    Of a word in a loaded module: the word alone."""
     data: tuple[Change, ...] = ()
     """The words of data that change with `changes`, as one."""
     guards: tuple[Guard, ...] = ()

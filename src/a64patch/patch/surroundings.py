@@ -4,6 +4,8 @@ Read on: journal.py, which keeps the surroundings; transaction.py, which compare
 
 A build id or the incarnation of a running target tells this better. Surroundings are for targets with neither, such as
 an object file: after a new build, the same place of the same file may hold an equal word of another function.
+
+They also serve for the modules of a running kernel: when one is unloaded, another may get its place.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from a64patch.errors import MappingError, SymbolError
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
+from a64patch.targets.modules import Module
 from a64patch.targets.section import Change
 
 DIGEST_SIZE = 16
@@ -34,7 +37,7 @@ class Surrounding(NamedTuple):
     name: str
     """The name of `start` for people, as SymbolTable.describe gives it."""
     digest: bytes
-    """The digest of all its words, as they were before the entry."""
+    """The digest of all its words, as they were before the entry, and of the build id of a loaded module."""
 
     def __repr__(self) -> str:
         return shown(self, f"{self.name} {self.start:#x}-{self.end:#x}")
@@ -59,19 +62,36 @@ def surroundings(target: Target, changes: Sequence[Change]) -> tuple[Surrounding
     )
 
 
+def in_modules(target: Target, changes: Sequence[Change]) -> tuple[Surrounding, ...]:
+    """The changed words in all modules but the first, each for itself, in the order of the changes. Reads the target.
+
+    Only the words: Linux itself rewrites others of the function. The names begin with the module where one is known.
+    """
+    found = []
+    for change in changes:
+        module = _module_at(target, change.address)
+        if module is not None:
+            name = target.symbols.describe(change.address)
+            full = f"{module.name}:{name}"
+            span = change.address, change.address + INSN_SIZE
+            digest = _digest(target, *span, {change.address: change.old})
+            found.append(Surrounding(*span, full if _stands_for(target, full, change.address) else name, digest))
+    return tuple(found)
+
+
 def difference(target: Target, around: Iterable[Surrounding], olds: Mapping[int, int]) -> str | None:
     """The first difference to the target's code now, as a clause for people; None when there is none.
 
     `olds` has the word that each address had before the entry, where this or a later entry changed it.
     """
     for each in around:
+        name = target.symbols.describe(each.start)
+        if name != each.name and not _stands_for(target, each.name, each.start):
+            return f"{name} is there now, and {each.name} was there then"
         try:
             digest = _digest(target, each.start, each.end, olds)
         except MappingError:
             return f"{each.name} is not there any more"
-        name = target.symbols.describe(each.start)
-        if name != each.name and not _stands_for(target, each.name, each.start):
-            return f"{name} is there now, and {each.name} was there then"
         if digest != each.digest:
             return f"other code is in {each.name} now"
     return None
@@ -83,6 +103,11 @@ def _stands_for(target: Target, site: str, address: int) -> bool:
         return target.symbols.resolve(site) == address
     except SymbolError:
         return False
+
+
+def _module_at(target: Target, address: int) -> Module | None:
+    """The module that holds this address, unless it is the first one, which the identity tells."""
+    return next((module for module in target.modules[1:] if module.code and address in module.code), None)
 
 
 def _around(target: Target, code: Ranges, address: int) -> tuple[int, int]:
@@ -97,9 +122,12 @@ def _around(target: Target, code: Ranges, address: int) -> tuple[int, int]:
 
 
 def _digest(target: Target, start: int, end: int, olds: Mapping[int, int]) -> bytes:
+    """The digest of the words in [start, end), and of the build id if a module other than the first holds `start`."""
     from hashlib import blake2b
 
     words = from_bytes(target.read(start, end - start))
     for index, address in enumerate(range(start, end, INSN_SIZE)):
         words[index] = olds.get(address, words[index])
-    return blake2b(to_bytes(words), digest_size=DIGEST_SIZE).digest()
+    module = _module_at(target, start)
+    build = bytes.fromhex(module.build_id) if module else b""
+    return blake2b(to_bytes(words) + build, digest_size=DIGEST_SIZE).digest()

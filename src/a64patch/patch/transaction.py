@@ -26,7 +26,7 @@ from a64patch.patch.asmdiff import collector_paused, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
 from a64patch.patch.sites import Site, sites_of, spans_of
-from a64patch.patch.surroundings import difference, needed, surroundings
+from a64patch.patch.surroundings import difference, in_modules, needed, surroundings
 from a64patch.patch.text import PatchResult, method_for, write
 from a64patch.protocols import Method
 from a64patch.targets.base import Identity, Target
@@ -199,7 +199,7 @@ def _carry_out(
     words = [(change.address, change.new) for change in changes]
     method = _method(target, decided, sync)
     aftermath = () if reverts else target.aftermath(words)
-    around = surroundings(target, changes) if needed(identity) else ()
+    around = surroundings(target, changes) if needed(identity) else in_modules(target, changes)
     number = journal.begin(
         identity, changes, patch, method=method, reason=_reason(decided, method), sites=decided.sites,
         surroundings=around, aftermath=aftermath, reverts=reverts, data=decided.data, guards=decided.guards,
@@ -342,8 +342,8 @@ def _require_surroundings(entry: Entry, target: Target, journal: Journal) -> Non
     found = difference(target, entry.surroundings, olds)
     if found is not None:
         raise PlanError(
-            f"{entry.identity.location} is not what entry {entry.id} patched: {found}; it was built again, or"
-            " changed by somebody else; nothing was changed"
+            f"{entry.identity.location} is not what entry {entry.id} patched: {found}; it was built or loaded"
+            " again, or changed by somebody else; nothing was changed"
         )
 
 
