@@ -15,6 +15,7 @@ from a64patch.a64.words import from_bytes
 from a64patch.errors import FormatError, MappingError, RequestError, SymbolError
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.kallsyms import KernelSymbol
+from a64patch.kernel.rewrites import HAZARD
 from a64patch.kernel.symbols import LINKED_TO, attach, live_symbols, names_a_kernel, parse_listing, read_source
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Build, Capabilities, CpuState, Identity, Rendezvous, Target
@@ -277,6 +278,19 @@ def test_modules(tmp_path: Path) -> None:
     assert machine.writable() == Ranges((text, pages))
     assert machine.code_with(text[0]) == [text]
     assert machine.code_with(MODULE_AT) == [pages], "its own code, not the kernel's"
+
+
+def test_a_module_without_known_tables_is_claimed(tmp_path: Path) -> None:
+    kernel, path = build_kernel(), tmp_path / "kallsyms"
+    machine = Machine(kernel)
+    module = machine.load_module()
+    path.write_text(listing(kernel.symbols) + listing(module, 0, "ext4"))
+    attach(machine, path)
+    claims = [claim for claim in machine.modules.claims if claim.of_build]
+    places = [module[5][0], kernel.symbols[5][0]]
+    assert [(claim.hazard, *claim.on(places)) for claim in claims] == [(HAZARD, module[5][0])]
+    [sentence] = claims[0].on(places).values()
+    assert sentence == "may be listed in a table of module ext4: the kernel does not tell where its tables are"
 
 
 def test_a_module_with_variables_for_each_cpu_does_not_reach_over_the_kernel(tmp_path: Path) -> None:

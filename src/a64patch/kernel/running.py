@@ -68,7 +68,7 @@ def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
         modules = [_module(target, structures, each, own_names[each.name]) for each in loaded]
         facts["loaded modules"] = _summary(loaded)
     except (SymbolError, FormatError, TargetError) as error:
-        modules, is_whole = [*listed], bool(listed)
+        modules, is_whole = [_without_tables(each) for each in listed], bool(listed)
         facts["loaded modules"] = f"not known from the kernel itself: {error}"
     structures.save()
     known = (kernel.code or Ranges()) | Ranges.of(span for module in modules for span in module.code or ())
@@ -133,6 +133,13 @@ def preemption(names: SymbolTable) -> str:
 def _summary(loaded: Sequence[Loaded]) -> str:
     unsettled = [f"{each.name} is {each.state.value}" for each in loaded if each.state is not State.LIVE]
     return ", ".join([counted(len(loaded), "module"), *unsettled])
+
+
+def _without_tables(listed: Module) -> Module:
+    """A module of which only names are known: any of its words may be a site of a static key, or one that may fault."""
+    said = f"may be listed in a table of module {listed.name}: the kernel does not tell where its tables are"
+    claim = Claim(HAZARD, listed.code or Ranges(), said, of_build=True)
+    return replace(listed, claims=lambda: (claim,))
 
 
 def _module(target: Target, structures: Structures, loaded: Loaded, names: Sequence[Symbol]) -> Module:

@@ -158,6 +158,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
 
     A running kernel tells its loaded modules itself (running.py): a live target gets a module for each, with the exact
     ranges of its code and the names that the kernel keeps. A kernel without BTF does not; `Target.facts` says so.
+    Modules that only the source names are claimed whole: nobody knows their tables.
 
     The words that Linux rewrites in a running kernel are claimed as far as its tables are found (rewrites.py). Words of
     ftrace and kprobes are seen in the code (hooks.py). **Not seen:** alternatives, whose table the kernel has freed.
