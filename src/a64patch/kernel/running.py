@@ -88,12 +88,14 @@ def _mapped(target: Target, kernel: Module, known: Ranges) -> tuple[tuple[Module
     except (CapabilityError, TargetError) as error:
         return (), f"not known from the translation tables: {error}", []
     mapped = Ranges.of((each.start, each.end) for each in mappings)
-    text = next((each for each in mappings if kernel.code and each.start in kernel.code), None)
+    # With KPTI, 5.10 maps its text from _text on, 64 KiB before _stext.
+    begin = kernel.code.spans[0][0] if kernel.code else -1
+    text = next((each for each in mappings if each.start <= begin < each.end), None)
     more = mapped - known
     twice = Ranges.of(
         (start, min(start + each.end - each.start, text.end))
         for each in mappings
-        if text is not None and each.start not in known
+        if text is not None and each is not text and each.start not in known
         and text.start <= (start := text.start + each.physical - text.physical) < text.end
     )  # fmt: skip
     claims = [Claim(TWICE, twice, "is executed at a second address too, where nobody looks for CPUs")] if twice else []
