@@ -18,7 +18,6 @@ from a64patch.errors import MappingError, SymbolError
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
-from a64patch.targets.modules import Module
 from a64patch.targets.section import Change
 
 DIGEST_SIZE = 16
@@ -69,7 +68,7 @@ def in_modules(target: Target, changes: Sequence[Change]) -> tuple[Surrounding, 
     """
     found = []
     for change in changes:
-        module = _module_at(target, change.address)
+        module = target.modules.beside_main(change.address)
         if module is not None:
             name = target.symbols.describe(change.address)
             full = f"{module.name}:{name}"
@@ -105,11 +104,6 @@ def _stands_for(target: Target, site: str, address: int) -> bool:
         return False
 
 
-def _module_at(target: Target, address: int) -> Module | None:
-    """The module that holds this address, unless it is the first one, which the identity tells."""
-    return next((module for module in target.modules[1:] if module.code and address in module.code), None)
-
-
 def _around(target: Target, code: Ranges, address: int) -> tuple[int, int]:
     function = target.symbols.extent(address)
     if function is not None and function[1] - function[0] <= _LONGEST:
@@ -128,6 +122,6 @@ def _digest(target: Target, start: int, end: int, olds: Mapping[int, int]) -> by
     words = from_bytes(target.read(start, end - start))
     for index, address in enumerate(range(start, end, INSN_SIZE)):
         words[index] = olds.get(address, words[index])
-    module = _module_at(target, start)
+    module = target.modules.beside_main(start)
     build = bytes.fromhex(module.build_id) if module else b""
     return blake2b(to_bytes(words) + build, digest_size=DIGEST_SIZE).digest()

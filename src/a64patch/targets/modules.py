@@ -115,6 +115,10 @@ class Modules(tuple[Module, ...]):
             return Ranges()
         return self.code if found.shares_code else found.code
 
+    def beside_main(self, address: int) -> Module | None:
+        """The module whose known code holds this address, unless it is the first one; None without one."""
+        return next((module for module in self[1:] if module.code and address in module.code), None)
+
     def knowing(self, modules: Iterable[Module]) -> Modules:
         """These modules and then `modules`; a module takes the place of one with the same name."""
         found = {module.name: module for module in self}
