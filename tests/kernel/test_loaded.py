@@ -144,6 +144,19 @@ def test_modules_with_their_code_and_names(newest: bool) -> None:
     ]
 
 
+def test_the_last_name_may_end_where_the_memory_ends() -> None:
+    """The strings of a module may lie at the end of its last page; the name with the highest offset was cut short."""
+    machine, types = kernel(["brd"]), structures()
+    rows = machine.parts[TABLES]
+    strings = bytes(rows[0x40 + 4 * 24 :]).rstrip(b"\0") + b"\0"
+    end = TABLES + 0x10000
+    data = strings.replace(b"$x\0", b"zz\0")
+    machine.put(end - len(data), data)
+    machine.put(TABLES + 16, struct.pack("<Q", end - len(data)))
+    found = symbols_of(machine, types, modules_of(machine, types, NAMES))["brd"]
+    assert [each.name for each in found] == ["run", "table", "zz"]
+
+
 def test_a_module_that_has_no_place_yet_is_left_out() -> None:
     machine = kernel(["a", "b", "c", "d"], [0, 1, 2, 3])
     found = modules_of(machine, structures(), NAMES)

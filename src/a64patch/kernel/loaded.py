@@ -28,6 +28,9 @@ _MOST_SYMBOLS = 1 << 18
 _MOST_STRINGS = 1 << 24
 _MOST_CODE = 1 << 28
 """Bytes of one module."""
+_LONGEST_NAME = 512
+"""Bytes (KSYM_NAME_LEN)."""
+_SMALLEST_PAGE = 4096
 _MOST_NOTES = 16
 _LONGEST_NOTE = 4096
 _NAMING_THE_LIST = ("print_modules", "find_module_all", "module_get_kallsym", "module_kallsyms_on_each_symbol")
@@ -99,29 +102,33 @@ def symbols_of(target: Target, structures: Structures, modules: Sequence[Loaded]
     tables = _pointed(view, modules)
     found: dict[str, list[Symbol]] = {each.name: [] for each in modules}
     data = view.read([(symtab, count * _SYMBOL.size) for _, symtab, _, count in tables])
-    sized = []
+    known: list[tuple[Loaded, int, list[tuple[int, ...]], int]] = []
     for (module, _, strtab, _), raw in zip(tables, data, strict=True):
         rows = [*_SYMBOL.iter_unpack(raw)] if raw else []
-        sized.append((module, strtab, rows))
-    ends = view.read(
-        [(strtab + max(row[0] for row in rows), 512) for _, strtab, rows in sized if rows and _sound(rows)]
-    )
-    texts = iter(ends)
-    requests, kept = [], []
-    for module, strtab, rows in sized:
-        if not rows or not _sound(rows):
-            continue
-        last = next(texts)
-        size = max(row[0] for row in rows) + (len((last or b"").partition(b"\0")[0]) + 1)
-        requests.append((strtab, size))
-        kept.append((module, rows))
-    for (module, rows), strings in zip(kept, view.read(requests), strict=True):
+        last = max((row[0] for row in rows), default=_MOST_STRINGS)
+        if last < _MOST_STRINGS:
+            known.append((module, strtab, rows, last))
+    ends = _names_at(view, [strtab + last for _, strtab, _, last in known])
+    sizes = [last + len(end) + 1 for (_, _, _, last), end in zip(known, ends, strict=True)]
+    texts = view.read([(strtab, size) for (_, strtab, _, _), size in zip(known, sizes, strict=True)])
+    for (module, _, rows, _), strings in zip(known, texts, strict=True):
         found[module.name] = list(_named(module, rows, strings or b""))
     return found
 
 
-def _sound(rows: Iterable[tuple[int, ...]]) -> bool:
-    return max(row[0] for row in rows) < _MOST_STRINGS
+def _names_at(view: View, places: Sequence[int]) -> list[bytes]:
+    """The C string at each place. What follows it may lie on a page that is not there."""
+    cuts = [min(_LONGEST_NAME, _SMALLEST_PAGE - place % _SMALLEST_PAGE) for place in places]
+    requests = [
+        part
+        for place, cut in zip(places, cuts, strict=True)
+        for part in ((place, cut), (place + cut, _LONGEST_NAME - cut))
+    ]
+    pieces = view.read(requests)
+    return [
+        ((first or b"") + (second or b"" if first else b"")).partition(b"\0")[0]
+        for first, second in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
 
 
 def _pointed(view: View, modules: Sequence[Loaded]) -> list[tuple[Loaded, int, int, int]]:
@@ -140,7 +147,7 @@ def _pointed(view: View, modules: Sequence[Loaded]) -> list[tuple[Loaded, int, i
 def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> Iterator[Symbol]:
     code = module.text | module.init
     for name_at, info, _, section, value, size in rows:
-        name = text_of(strings[name_at : name_at + 512])
+        name = text_of(strings[name_at : name_at + _LONGEST_NAME])
         if not name or not value or not section or _MAPPING_SYMBOL.fullmatch(name):
             continue
         limit = code.around(value)
