@@ -41,7 +41,8 @@ _NAME = re.compile(r"[\w.+-]{1,63}")
 _SYMBOL = struct.Struct("<IBBHQQ")
 """Elf64_Sym: name, info, other, section, value, size."""
 _LIST_HEAD = struct.Struct("<QQ")
-_MAPPING_SYMBOL = re.compile(r"\$[a-z](\..*)?|\.L.*")
+_NAMES_NOTHING = re.compile(r"\$[xd](\..*)?|\.L[0-9]{1,20}\?[0-9]{1,20}")
+"""Mapping symbols (AAELF64 5.5.5), and numbered labels of GNU as, whose byte 1 or 2 is a `?` here."""
 _STT_FUNC = 2
 
 
@@ -148,7 +149,7 @@ def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> I
     code = module.text | module.init
     for name_at, info, _, section, value, size in rows:
         name = text_of(strings[name_at : name_at + _LONGEST_NAME])
-        if not name or not value or not section or _MAPPING_SYMBOL.fullmatch(name):
+        if not name or not value or not section or _NAMES_NOTHING.fullmatch(name):
             continue
         limit = code.around(value)
         is_function = limit is not None and info & 15 == _STT_FUNC
