@@ -403,6 +403,9 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "| refused |": Nothing("reasons; tests/kernel/test_switching.py refuses each"),
     },
     "docs/live-kernel.md": {
+        "| kernel | modules |": Nothing(
+            "`python -m tests.real.kernels` prints it; CI boots the kernel of its release only"
+        ),
         "$ sudo apt-get install": Nothing("installs packages; tests/real/packages.py gets the same ones without root"),
         "$ mkdir -p fs/bin": _TUTORIAL,
         "$ qemu-system-aarch64": _TUTORIAL,
