@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from a64patch.a64.effects import effects_of
-from a64patch.a64.predicates import decode
-from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, reference
-from a64patch.a64.row import Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError, TargetError
 from a64patch.targets.base import Target
 from a64patch.targets.symbols import SymbolTable
+
+if TYPE_CHECKING:
+    from a64patch.a64.row import Encoding
 
 _LARGEST_FUNCTION = 1 << 16
 """Bytes. Of a larger function only the beginning is read."""
@@ -82,6 +81,12 @@ def bounds(
 
 def formed(words: Sequence[int], start: int) -> list[int]:
     """The addresses that these words form; the first word is at `start` (bytes)."""
+    # Commands on files come here too, and most files are no kernel: these tables load for code that is read.
+    from a64patch.a64.effects import effects_of
+    from a64patch.a64.predicates import decode
+    from a64patch.a64.references import ADDRESS_SPACE
+    from a64patch.a64.row import Flow
+
     known: dict[str, int] = {}
     found: dict[int, None] = {}
     for place, word in enumerate(words):
@@ -110,6 +115,9 @@ class _Results(NamedTuple):
 
 
 def _results(row: Encoding, word: int, address: int, known: Mapping[str, int]) -> _Results:
+    from a64patch.a64.effects import effects_of
+    from a64patch.a64.references import ReferenceKind, reference
+
     f = {name: part.get(word) for name, part in row.fields.items()}
     name, _, mode = row.name.partition(".")[0].partition("_")
     refers = reference(row)

@@ -6,7 +6,6 @@ Read on: btf.py finds the fields; loaded.py and tasks.py ask for them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -67,6 +66,8 @@ class Structures:
     def save(self) -> None:
         """Keep the answers for the next run, if there are new ones."""
         if self._unsaved:
+            import json
+
             from a64patch.kernel import table_cache
 
             table_cache.keep(self._build_id, _KIND, json.dumps(self._answers).encode())
@@ -90,6 +91,8 @@ class Structures:
 
 def _kept_answers(build_id: str) -> dict[str, list[int] | None]:
     """The answers of earlier runs; none when the file has another form."""
+    import json
+
     from a64patch.kernel import table_cache
 
     data = table_cache.kept(build_id, _KIND)
