@@ -17,6 +17,7 @@ from a64patch.a64.words import to_bytes
 from a64patch.errors import A64PatchError, FormatError, MappingError, SymbolError
 from a64patch.kernel import hooks, pointers
 from a64patch.kernel.loaded import Loaded, State, modules_of, symbols_of
+from a64patch.kernel.rewrites import claims_on_loaded
 from a64patch.kernel.structures import Structures, View, load_btf
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Capabilities, Target
@@ -353,3 +354,17 @@ def test_one_address_that_cannot_be_read_does_not_hide_the_others() -> None:
     machine.put(TEXT, b"abcdefgh")
     view = View(machine, structures())
     assert view.read([(TEXT, 4), (0x10, 4), (TEXT + 4, 4)]) == [b"abcd", None, b"efgh"]
+
+
+@pytest.mark.parametrize("size", [0, 2, 20])
+def test_entries_of_an_impossible_size_claim_the_whole_module(size: int) -> None:
+    types = Writer()
+    u32, u64 = types.integer("u32", 4), types.integer("u64", 8)
+    types.structure("module", SIZE, [("jump_entries", u64, 0), ("num_jump_entries", u32, 64)])
+    types.structure("jump_entry", size, [])
+    machine, code = Kernel(), Ranges(((TEXT, TEXT + 0x1000),))
+    machine.put(MODULES, struct.pack("<QI", TABLES, 2) + bytes(SIZE))
+    machine.put(TABLES, bytes(64))
+    loaded = Loaded("ext4", MODULES, State.LIVE, code, Ranges(), 0)
+    [claim] = claims_on_loaded(View(machine, Structures(types.bytes)), loaded, code)
+    assert (claim.words, claim.of_build) == (code, True)

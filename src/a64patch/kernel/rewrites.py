@@ -214,8 +214,8 @@ def claims_on_kernel(
 def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim]:
     """The claims that the tables of a loaded module make; see hooks.py for ftrace.
 
-    The entries for code that was freed stay in the tables, and claim nothing. A table that cannot be read claims all
-    code of the module.
+    The entries for code that was freed stay in the tables, and claim nothing. A table that cannot be read, or whose
+    entries have another size than in any known release, claims all code of the module.
     """
     for kind in _KINDS:
         pointer, count, entry = kind.loaded
@@ -223,7 +223,7 @@ def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim
             continue
         [found] = view.fields([loaded.at], pointer, count)
         size = view.structures.size(entry)
-        if found is None or found[1] * size > _MOST_BYTES:
+        if found is None or size not in kind.strides or found[1] * size > _MOST_BYTES:
             yield _unknown(kind, code)
             continue
         start, number = found

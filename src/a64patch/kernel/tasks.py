@@ -13,12 +13,10 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from a64patch.a64.effects import effects_of
-from a64patch.a64.fields import adrp_get_offset
-from a64patch.a64.predicates import is_adrp
 from a64patch.a64.row import PAGE_SIZE
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import FormatError, SymbolError, TargetError
+from a64patch.kernel.pointers import formed
 from a64patch.kernel.structures import Structures, View, is_kernel_address
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
@@ -342,7 +340,7 @@ class Tasks(Others):
         for start, end in namers:
             with suppress(TargetError):
                 words = from_bytes(self._view.target.read(start, min(end - start, _MOST_CODE) & -INSN_SIZE))
-                yield from dict.fromkeys(_addresses_in(words, start))
+                yield from dict.fromkeys(formed(words, start))
 
     def _first_task(self, namespace: int) -> int:
         """The task with PID 1, if this is the address of init_pid_ns; else 0."""
@@ -654,16 +652,3 @@ def _slots(node: _Node, before: Sequence[int]) -> list[_Entry]:
 def _words(data: bytes) -> list[int]:
     """The words of eight bytes that are addresses in the kernel's half, signed or not."""
     return [word for (word,) in struct.iter_unpack("<Q", data[: len(data) & -8]) if word >> 55 & 1]
-
-
-def _addresses_in(words: Sequence[int], start: int) -> Iterator[int]:
-    """The addresses that pairs of ADRP and ADD make."""
-    for number, word in enumerate(words):
-        if not is_adrp(word):
-            continue
-        page = (start + INSN_SIZE * number) // PAGE_SIZE * PAGE_SIZE + adrp_get_offset(word)
-        for other in words[number + 1 : number + 1 + _NEAR]:
-            does = effects_of(other)
-            low = does.low_half if does is not None and does.memory is None else None
-            if low is not None and low.base == f"x{word & 31}":
-                yield page + low.offset
