@@ -218,10 +218,12 @@ def carry_out(
     *,
     read: Callable[[], Sequence[bytes]] | None = None,
     write: Callable[[], None] | None = None,
+    look: Callable[[], Iterable[Found]] | None = None,
 ) -> Outcome:
     """Ask the target for each operation of the section's protocol. A target may give a quicker `read` and `write`.
 
-    `write` writes the code, then the data. When letting go fails, its error passes through and the new words stay.
+    `write` writes the code, then the data. `look` finds all who are in `Section.keep_out`, for a target that knows more
+    of them than `StoppedCpus.states` tells. When letting go fails, its error passes through and the new words stay.
 
     - BusyError when not every CPU comes.
     - MismatchError when a word differs from the expected word, or from the new word after it was written.
@@ -246,7 +248,7 @@ def carry_out(
                         raise BusyError("not every CPU came to the rendezvous; nothing was changed")
                     cpus = parked.rendezvous.arrived
                 elif operation is Operation.LOOK:
-                    if found := _found(parked.states, section.keep_out, others):
+                    if found := tuple(look()) if look else _found(parked.states, section.keep_out, others):
                         stop.close()
                         return Outcome(cpus, time.perf_counter_ns() - start, found)
                 elif operation is Operation.WRITE:
