@@ -83,6 +83,15 @@ class TargetError(A64PatchError, OSError):
     """A target could not be opened, read or written."""
 
 
+class GoneError(TargetError):
+    """A running target does not exist any more, and neither do the words that were written to it.
+
+    `incarnation` is that of this moment: `targets.base.Identity.incarnation`, as far as it is known.
+    """
+
+    incarnation = ""
+
+
 class FormatError(TargetError):
     """A file or its content is wrong: not ELF, not AArch64, truncated, contradictory."""
 

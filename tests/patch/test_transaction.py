@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,6 +18,7 @@ from a64patch.errors import (
     A64PatchError,
     BusyError,
     CapabilityError,
+    GoneError,
     JournalError,
     MismatchError,
     PartialPatchError,
@@ -322,6 +324,42 @@ def test_another_run_of_the_target(now: str, same: bool, journal: Journal, monke
         with pytest.raises(PlanError, match=r"fake was started again since entry 1 patched it.*--forget 1"):
             revert(1, target, journal)
         assert target.words == NEW
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["another process", "no process"])
+@pytest.mark.parametrize(
+    ("now", "over"), [("boot=1 start=8", True), ("boot=2 start=8", False), ("start=8", False), ("boot=1", False)]
+)
+def test_a_run_that_is_surely_over_needs_no_recovery(
+    now: str, over: bool, exists: bool, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only within one boot of one machine is it sure that the process with this number is another one."""
+    target = FakeTarget(OLD)
+    monkeypatch.setattr(target, "identity", lambda: Identity("pid:7", incarnation="boot=1 start=7"))
+    plan = planned(target)
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "carry_out", _interrupted)
+        patch.setattr(journal, "finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            apply_plan(plan, target, journal)
+    monkeypatch.setattr(target, "identity", lambda: Identity("pid:7", incarnation=now))
+
+    def opened(entry: Entry) -> Target:
+        if exists:
+            return target
+        gone = GoneError("process 7 has ended")
+        gone.incarnation = now
+        raise gone
+
+    [found] = recover(journal, opened)
+    runs_on = exists and now == "boot=1"
+    assert found.state is journal.entry(1).state is (EntryState.UNDONE if over or runs_on else EntryState.OPEN)
+    told = "nothing had been changed" if runs_on else "--forget 1" if not over else "is over" if exists else "has ended"
+    assert told in found.note
+
+
+def _interrupted(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def test_the_same_target_opened_in_another_way(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

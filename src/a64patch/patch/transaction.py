@@ -17,10 +17,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
-from a64patch.errors import A64PatchError, JournalError, MismatchError, PartialPatchError, PlanError
+from a64patch.errors import A64PatchError, GoneError, JournalError, MismatchError, PartialPatchError, PlanError
 from a64patch.oneline import shown
 from a64patch.patch.asmdiff import collector_paused, to_text
 from a64patch.patch.journal import Entry, EntryState, Journal
@@ -133,6 +134,8 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
     - Some are old and some new: the old words are put back, and the entry is UNDONE. If that fails, it is PARTIAL.
     - Some are neither old nor new: these stay, all others become old, and the entry is PARTIAL.
 
+    An entry is UNDONE, too, when the run of the target that it patched is surely over: the words ended with it.
+
     An entry does not change, and the note says why, when
 
     - its target cannot be opened or read, or is not the one that was patched;
@@ -142,8 +145,17 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
         for entry in journal.entries(*_UNFINISHED):
             try:
                 with open_target(entry) as target:
-                    _require_same(entry, target, journal)
-                    state, note = _recovered(entry, target)
+                    if target.identity().outlives(entry.identity):
+                        state, note = EntryState.UNDONE, f"{entry.identity.location} {_OVER}"
+                    else:
+                        _require_same(entry, target, journal)
+                        state, note = _recovered(entry, target)
+            except GoneError as error:
+                if not replace(entry.identity, incarnation=error.incarnation).outlives(entry.identity):
+                    forget = journal.command("recover", "--forget", str(entry.id))
+                    yield Recovery(entry, entry.state, f"{error}; `{forget}` closes the entry")
+                    continue
+                state, note = EntryState.UNDONE, str(error)
             except A64PatchError as error:
                 yield Recovery(entry, entry.state, str(error))
                 continue
@@ -165,6 +177,7 @@ def forget(number: int, journal: Journal) -> Recovery:
         return Recovery(entry, EntryState.UNDONE, note)
 
 
+_OVER = "is another run now than the patched one: that one is over, and its words ended with it"
 _UNFINISHED = (EntryState.OPEN, EntryState.PARTIAL)
 
 

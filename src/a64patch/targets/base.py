@@ -90,9 +90,23 @@ class Identity:
 
     def runs_on_from(self, earlier: Identity) -> bool:
         """Whether this may be the same run as the earlier one: each incarnation part that both tell is equal."""
-        then = dict(part.split("=", 1) for part in earlier.incarnation.split() if "=" in part)
-        now = dict(part.split("=", 1) for part in self.incarnation.split() if "=" in part)
+        then, now = _parts(earlier.incarnation), _parts(self.incarnation)
         return all(now[name] == then[name] for name in now.keys() & then.keys())
+
+    def outlives(self, earlier: Identity) -> bool:
+        """Whether the earlier run is surely over: `boot` tells that it was of this machine and of this boot.
+
+        A kernel without `boot` may be another machine at the same location now, so nothing is sure.
+        """
+        then, now = _parts(earlier.incarnation), _parts(self.incarnation)
+        return (
+            self.place == earlier.place and then.get("boot", "") == now.get("boot") and not self.runs_on_from(earlier)
+        )
+
+
+def _parts(incarnation: str) -> dict[str, str]:
+    """The parts `NAME=VALUE` of an incarnation."""
+    return dict(part.split("=", 1) for part in incarnation.split() if "=" in part)
 
 
 class Aftermath(NamedTuple):

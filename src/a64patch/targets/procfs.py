@@ -13,7 +13,14 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
-from a64patch.errors import CapabilityError, MappingError, ReadError, TargetError, WriteError
+from a64patch.errors import (
+    CapabilityError,
+    GoneError,
+    MappingError,
+    ReadError,
+    TargetError,
+    WriteError,
+)
 from a64patch.targets.maps import Mapping, Maps, parse_maps
 
 MOST_BYTES = 256 << 20
@@ -24,8 +31,9 @@ _TOP = 1 << 63
 class Process:
     """The process with one number, as it was when this was made: its memory is that of the program it ran then.
 
-    TargetError when there is no such process, it has ended, or its memory may not be seen. CapabilityError when the
-    number is that of a kernel thread or of one thread of a process.
+    - GoneError when there is no such process, or it has ended.
+    - CapabilityError for the number of a kernel thread, or of one thread of a process.
+    - TargetError when its memory may not be seen.
     """
 
     def __init__(self, pid: int) -> None:
@@ -60,9 +68,8 @@ class Process:
         - `exec`: from the addresses that the kernel gave the program when it began (the auxiliary vector). The
           program itself cannot change the kernel's copy, and address space randomisation makes it differ after an exec.
         """
-        boot = self._text("/proc/sys/kernel/random/boot_id").strip()
         auxv = hashlib.sha256(self._auxv()).hexdigest()[:16]
-        return f"boot={boot} start={self._stat()[19]} exec={auxv}"
+        return f"{_boot()} start={self._stat()[19]} exec={auxv}"
 
     def same_program(self) -> bool:
         """Whether the process still runs, with the program that it ran when this was made."""
@@ -97,7 +104,7 @@ class Process:
         return tasks_of(self.pid)
 
     def status(self) -> dict[str, str]:
-        """The fields of the status of the process. TargetError when there is no such process."""
+        """The fields of the status of the process. GoneError when there is no such process."""
         return _fields(self._text(f"/proc/{self.pid}/status"))
 
     # Memory
@@ -115,7 +122,7 @@ class Process:
         return parse_maps(self.maps_text())
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes of its memory. MappingError where the process could not read, ReadError when it is gone."""
+        """`size` bytes of its memory. MappingError where the process could not read, GoneError when it has ended."""
         try:
             data = os.pread(self._memory, size, address) if 0 <= address < _TOP else b""
         except OSError as error:
@@ -125,14 +132,13 @@ class Process:
         if len(data) == size:
             return data
         if not self.same_program():
-            raise self.gone(ReadError)
+            raise self.gone()
         raise MappingError(f"process {self.pid} does not map {address + len(data):#x}")
 
     def write(self, address: int, data: bytes) -> None:
         """Write to its memory, whatever its page permits (FOLL_FORCE). The kernel publishes what is executable.
 
-        WriteError when the kernel refuses or the process is gone; PermissionError as its cause when this kernel does
-        not let anybody write to read-only memory in this way.
+        WriteError when the kernel refuses, with its OSError as the cause; GoneError when the process has ended.
         """
         try:
             written = os.pwrite(self._memory, data, address) if 0 <= address < _TOP else 0
@@ -142,7 +148,7 @@ class Process:
             cause = OSError(errno.EIO, os.strerror(errno.EIO))
         if written != len(data):
             if not self.same_program():
-                raise self.gone(WriteError) from cause
+                raise self.gone() from cause
             raise WriteError(
                 f"the kernel refuses to write {len(data)} bytes at {address:#x} of process {self.pid}"
                 f" ({cause.strerror})"
@@ -167,15 +173,11 @@ class Process:
 
     # Errors
 
-    def gone(self, kind: type[TargetError] = TargetError) -> TargetError:
+    def gone(self) -> GoneError:
         """The error for a process that is not what it was."""
-        try:
-            state = self.status().get("State", "Z")
-        except TargetError:
-            state = "Z"
-        if state.startswith(("Z", "X")):
-            return kind(f"process {self.pid} has ended, and its memory with it")
-        return kind(f"process {self.pid} executes another program than before, and the words of the first are gone")
+        if state_of(self.pid, self.pid) in ("", "Z", "X"):
+            return _gone(f"process {self.pid} has ended, and its memory with it")
+        return _gone(f"process {self.pid} executes another program than before, and the words of the first are gone")
 
     def refused(self, error: OSError, tid: int | None = None) -> TargetError:
         """The error when the kernel does not let us look at the process, or stop one of its threads: why, and a way."""
@@ -200,7 +202,7 @@ class Process:
             with open(place, encoding="utf-8", errors="backslashreplace") as file:
                 return file.read(1 << 20)
         except (FileNotFoundError, ProcessLookupError) as error:
-            raise TargetError(f"there is no process {self.pid}: it has ended, or never was") from error
+            raise _gone(f"there is no process {self.pid}: it has ended, or never was") from error
         except OSError as error:
             raise TargetError(f"cannot read {place}: {error.strerror}") from error
 
@@ -214,6 +216,22 @@ class Process:
                 return file.read(4096)
         except OSError:
             return b""
+
+
+def _boot() -> str:
+    """Which boot of which machine this is, as the first part of an incarnation; empty where Linux does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"boot={file.read(64).strip()}"
+    except OSError:
+        return ""
+
+
+def _gone(sentence: str) -> GoneError:
+    """No process of this number, or of this program, is there: `start` and `exec` of none are empty."""
+    error = GoneError(sentence)
+    error.incarnation = f"{_boot()} start= exec="
+    return error
 
 
 def tasks_of(pid: int) -> list[int]:
@@ -296,7 +314,7 @@ def _why_refused(pid: int, status: dict[str, str]) -> str:
     if scope == "3":
         return "kernel.yama.ptrace_scope is 3, which forbids tracing until the next boot"
     if scope == "2" or (scope == "1" and os.geteuid()):
-        return f"kernel.yama.ptrace_scope is {scope}; run a64patch as root, or (as root) `sysctl kernel.yama.ptrace_scope=0`"
+        return f"kernel.yama.ptrace_scope is {scope}; run a64patch as root, or set it to 0 (`sysctl`, as root)"
     if os.geteuid():
         return "it does not let itself be dumped (prctl PR_SET_DUMPABLE, or more capabilities); run a64patch as root"
     with open("/proc/self/status", encoding="ascii") as file:
