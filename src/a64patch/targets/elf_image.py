@@ -45,9 +45,9 @@ R_AARCH64_TLSDESC, R_AARCH64_IRELATIVE = 1031, 1032
 R_AARCH64_NONE = (0, 256)
 """AAELF64 5.7.1: the type is 0, and was 256 in early drafts; loaders take both."""
 
-_HEADER, _SEGMENT, _SECTION = "16sHHIQQQIHHHHHH", "IIQQQQQQ", "IIQQQQIIQQ"
-_SYMBOL, _RELA, _REL, _RELR, _DYNAMIC = "IBBHQQ", "QQq", "QQ", "Q", "QQ"
-_HEADER_SIZE, _SEGMENT_SIZE, _SECTION_SIZE, _SYMBOL_SIZE, _RELA_SIZE, _REL_SIZE = 64, 56, 64, 24, 24, 16
+_HEADER, SEGMENT, _SECTION = "16sHHIQQQIHHHHHH", "IIQQQQQQ", "IIQQQQIIQQ"
+_SYMBOL, _RELA, _REL, _RELR, DYNAMIC = "IBBHQQ", "QQq", "QQ", "Q", "QQ"
+HEADER_SIZE, SEGMENT_SIZE, _SECTION_SIZE, SYMBOL_SIZE, _RELA_SIZE, _REL_SIZE = 64, 56, 64, 24, 24, 16
 
 _MOST_SECTIONS = 1 << 20
 _MOST_SEGMENTS = 1 << 10
@@ -261,7 +261,7 @@ class ElfImage:
 
     def __init__(self, data: bytes, name: str) -> None:
         self.data, self.name = data, name
-        require_aarch64(data[:_HEADER_SIZE], name)
+        require_aarch64(data[:HEADER_SIZE], name)
         self.order = "<" if data[5] == 1 else ">"
         """The byte order of numbers in the file, as a `struct` prefix. Instructions are always little-endian."""
         _, self.type, _, _, self.entry, *header = struct.unpack_from(self.order + _HEADER, data)
@@ -291,10 +291,10 @@ class ElfImage:
                 self._require(section.offset, section.size, f"section {index}")
         if segment_count > _MOST_SEGMENTS:
             raise self.bad(f"it claims {segment_count} program headers; no more than {_MOST_SEGMENTS} can be read")
-        if segment_count and segment_size != _SEGMENT_SIZE:
-            raise self.bad(f"its program headers have {segment_size} bytes, not {_SEGMENT_SIZE}")
+        if segment_count and segment_size != SEGMENT_SIZE:
+            raise self.bad(f"its program headers have {segment_size} bytes, not {SEGMENT_SIZE}")
         self.segments = [
-            Segment(*self._unpack(_SEGMENT, self._segments_at + index * _SEGMENT_SIZE, f"program header {index}"))
+            Segment(*self._unpack(SEGMENT, self._segments_at + index * SEGMENT_SIZE, f"program header {index}"))
             for index in range(segment_count)
         ]
         self._pieces = self._map()
@@ -463,8 +463,8 @@ class ElfImage:
         """The part of the ranges that holds neither headers nor relocation tables; without what is not in the file."""
         structure = Ranges.of(
             [
-                (0, _HEADER_SIZE),
-                (self._segments_at, self._segments_at + _SEGMENT_SIZE * len(self.segments)),
+                (0, HEADER_SIZE),
+                (self._segments_at, self._segments_at + SEGMENT_SIZE * len(self.segments)),
                 (self._sections_at, self._sections_at + _SECTION_SIZE * len(self.sections)),
                 *((table.offset, table.offset + table.size) for table in self.tables),
             ]
@@ -490,7 +490,7 @@ class ElfImage:
             self._require(segment.offset, segment.file_size, "its dynamic segment")
             if found or segment.file_size > 1 << 20:
                 raise self.bad("it has a second dynamic segment or one of more than 1 MiB")
-            for index, (tag, value) in enumerate(self._entries(_DYNAMIC, segment.offset, segment.file_size)):
+            for index, (tag, value) in enumerate(self._entries(DYNAMIC, segment.offset, segment.file_size)):
                 if tag == DT_NULL:
                     break
                 found[tag] = value, segment.offset + 16 * index + 8
@@ -622,8 +622,8 @@ class ElfImage:
     def _referred(self, section: Section, of: Space, homes: list[Space | None]) -> Iterator[tuple[int, Referred]]:
         table = self._section_for(section.link, "a relocation section")
         for place, info, addend in self._entries(_RELA, section.offset, section.size):
-            at = _SYMBOL_SIZE * (info >> 32)
-            if table.type != SHT_SYMTAB or at + _SYMBOL_SIZE > table.size or place >= of.end - of.start:
+            at = SYMBOL_SIZE * (info >> 32)
+            if table.type != SHT_SYMTAB or at + SYMBOL_SIZE > table.size or place >= of.end - of.start:
                 raise self.bad(f"a relocation of {of.name} lies outside it, or has a symbol that does not exist")
             name_at, _, _, home, value, _ = self._unpack(_SYMBOL, table.offset + at, "a symbol")
             if home == SHN_XINDEX:
@@ -760,9 +760,9 @@ class ElfImage:
             table = self._symbol_table(index, section) if section.type in (SHT_SYMTAB, SHT_DYNSYM) else None
         else:
             table = self._dynamic_symbols
-        if table is None or not number or _SYMBOL_SIZE * (number + 1) > table.room:
+        if table is None or not number or SYMBOL_SIZE * (number + 1) > table.room:
             return ""
-        name, info, _, home, _, _ = self._unpack(_SYMBOL, table.offset + _SYMBOL_SIZE * number, "a symbol")
+        name, info, _, home, _, _ = self._unpack(_SYMBOL, table.offset + SYMBOL_SIZE * number, "a symbol")
         if info & 15 == STT_SECTION and home < len(self.sections):
             return self.section_name(self.sections[home]) or f"section {home}"
         return table.names.at(name)
@@ -805,12 +805,12 @@ class ElfImage:
         tables = [self._symbol_table(index, section) for index, section in found]
         if SHT_DYNSYM not in kinds and self._dynamic_symbols is not None:
             tables.append(self._dynamic_symbols)
-        if sum(table.size for table in tables) > _MOST_ENTRIES * _SYMBOL_SIZE:
+        if sum(table.size for table in tables) > _MOST_ENTRIES * SYMBOL_SIZE:
             raise self.bad(f"it has more than {_MOST_ENTRIES} symbols, which cannot be read")
         return tables
 
     def _symbol_table(self, index: int, section: Section) -> _SymbolTable:
-        if section.entry_size != _SYMBOL_SIZE:
+        if section.entry_size != SYMBOL_SIZE:
             raise self.bad(f"the entries of symbol table {index} have {section.entry_size} bytes, not 24")
         return _SymbolTable(index, section.offset, section.size, section.size, self._strings_of(section.link))
 
@@ -824,7 +824,7 @@ class ElfImage:
         values = {tag: value for tag, (value, _) in self._dynamic.items()}
         if not {DT_SYMTAB, DT_STRTAB} <= values.keys():
             return None
-        if values.get(DT_SYMENT, _SYMBOL_SIZE) != _SYMBOL_SIZE:
+        if values.get(DT_SYMENT, SYMBOL_SIZE) != SYMBOL_SIZE:
             raise self.bad(f"the entries of its dynamic symbol table have {values[DT_SYMENT]} bytes, not 24")
         count = 0
         if DT_HASH in values:
@@ -832,7 +832,7 @@ class ElfImage:
             _, count = self._unpack("II", self._offset_of(values[DT_HASH], 8, "its hash table"), "its hash table")
         elif DT_GNU_HASH in values:
             count = self._count_by_gnu_hash(values[DT_GNU_HASH])
-        start, size = values[DT_SYMTAB], count * _SYMBOL_SIZE
+        start, size = values[DT_SYMTAB], count * SYMBOL_SIZE
         offset = self._offset_of(start, size, "its dynamic symbol table")
         size_of_names = values.get(DT_STRSZ, 0)
         names = self._offset_of(values[DT_STRTAB], size_of_names, "its dynamic string table")
@@ -981,7 +981,7 @@ class ElfImage:
         """
         marks: dict[int, list[tuple[int, bool]]] = {}
         for index, table in enumerate(self.sections):
-            if table.type != SHT_SYMTAB or table.entry_size != _SYMBOL_SIZE:
+            if table.type != SHT_SYMTAB or table.entry_size != SYMBOL_SIZE:
                 continue
             names = self._strings_of(table.link)
             for number, (offset, info, _, home, value, _) in enumerate(
@@ -1041,20 +1041,30 @@ class ElfImage:
         if sum(size for _, size, _, _ in notes) > _MOST_NOTE_BYTES:
             raise self.bad("its notes are larger than can be read")
         for offset, size, alignment, address in notes:
-            distance = address - offset
             self._require(offset, size, "a note")
-            alignment = 8 if alignment == 8 else 4
-            end = offset + size
-            while offset + 12 <= end:
-                name_size, size, kind = self._unpack("III", offset, "a note")
-                start = offset + -(-(12 + name_size) // alignment) * alignment
-                if start + size > end:
-                    break
-                owner = self.data[offset + 12 : offset + 12 + min(name_size, 5)]
-                if kind == NT_GNU_BUILD_ID and owner == b"GNU\0" and size <= 256:
-                    return distance + start, self.data[start : start + size]
-                offset = start + -(-size // alignment) * alignment
+            place, found = build_id_in(self.data[offset : offset + size], self.order, alignment)
+            if found:
+                return address + place, found
         return 0, b""
+
+
+def build_id_in(notes: bytes, order: str, alignment: int) -> tuple[int, bytes]:
+    """The offset of the descriptor of the NT_GNU_BUILD_ID note in a segment or section of notes, and the descriptor.
+
+    (0, b"") when there is none. `order` is that of `ElfImage`, `alignment` that of the segment or section.
+    """
+    alignment = 8 if alignment == 8 else 4
+    offset, end = 0, len(notes)
+    while offset + 12 <= end:
+        name_size, size, kind = struct.unpack_from(f"{order}III", notes, offset)
+        start = offset + -(-(12 + name_size) // alignment) * alignment
+        if start + size > end:
+            break
+        owner = notes[offset + 12 : offset + 12 + min(name_size, 5)]
+        if kind == NT_GNU_BUILD_ID and owner == b"GNU\0" and 0 < size <= 256:
+            return start, notes[start : start + size]
+        offset = start + -(-size // alignment) * alignment
+    return 0, b""
 
 
 def require_aarch64(head: bytes, name: str) -> None:
