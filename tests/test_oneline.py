@@ -161,3 +161,8 @@ def test_every_value_with_addresses_or_words_has_a_form_of_its_own() -> None:
     plain = [value.__name__ for value in _values() if "shown" not in value.__repr__.__code__.co_names]
     # Its fields are a name, a number of CPUs, yes and no.
     assert plain == ["Capabilities"]
+
+
+def test_a_text_that_others_chose_stays_on_one_line() -> None:
+    assert oneline.printable("a b ä") == "a b ä"
+    assert oneline.printable("a\nb\x1b[2Jc\u202e\udcff") == "a?b?[2Jc??"

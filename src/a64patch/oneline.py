@@ -22,6 +22,11 @@ def shown(value: object, *parts: str) -> str:
     return f"<{text}>" if len(text) + 2 <= LONGEST else f"<{text[: LONGEST - 3]}…>"
 
 
+def printable(text: str) -> str:
+    """A text that others chose, on one line: `?` for each character that does not print."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
 def counted(number: int, noun: str) -> str:
     """`1 word`, `2 words`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -13,6 +13,7 @@ from typing import Any
 from a64patch.errors import FormatError, SymbolError, TargetError
 from a64patch.kernel import btf
 from a64patch.kernel.btf import Btf, Field
+from a64patch.oneline import printable
 from a64patch.targets.base import Target
 
 _KIND = "structures"
@@ -195,8 +196,7 @@ def _number(data: bytes, field: Field) -> int:
 
 def text_of(data: bytes) -> str:
     """A C string of untrusted bytes, printable."""
-    text = data.partition(b"\0")[0].decode("ascii", "replace").replace("\ufffd", "?")
-    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+    return printable(data.partition(b"\0")[0].decode("ascii", "replace").replace("\ufffd", "?"))
 
 
 def is_kernel_address(address: Any) -> bool:
