@@ -1,0 +1,122 @@
+"""Where programs will return to, asked at each of their instructions and compared with what they do.
+
+gcc compiles the programs, and qemu-aarch64 executes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from a64patch.a64 import is_bl, is_blr, is_ret
+from a64patch.ranges import Ranges
+from a64patch.targets.section import Found
+from a64patch.targets.stacks import found_in
+from a64patch.targets.unwinding import UnwindTables
+from tests.real.stepped import SIGNATURE_BITS, Stepped, stepped
+from tests.support import need, run
+
+PROGRAM = r"""
+typedef unsigned long u64;
+#define APART __attribute__((noinline, noclone)) static
+volatile u64 sink;
+APART u64 leaf(u64 a) { return a * 3 + sink; }
+APART u64 tail(u64 a) { sink += a; return leaf(a + 1); }
+APART u64 many(u64 a, u64 (*f)(u64)) {
+    u64 b = f(a), c = f(b), d = f(c), e = f(d);
+    return f(a + b) + f(c + d) + e + b * c;
+}
+APART u64 room(u64 n) {
+    volatile u64 *at = __builtin_alloca(n * 8);
+    for (u64 i = 0; i < n; i++) at[i] = leaf(i);
+    return many(at[n / 2], tail);
+}
+APART u64 large(u64 a) {
+    volatile u64 space[1200];
+    space[a & 1023] = a;
+    return leaf(space[a & 1023]) + room(3);
+}
+APART u64 deep(u64 n) { return n ? deep(n - 1) * 3 + leaf(n) : large(7); }
+APART u64 early(u64 a) { return __builtin_expect(a < 3, 1) ? a : many(a, leaf) + deep(a & 1); }
+/* Returns by x19, as a compiler does that keeps x30 in another register. */
+u64 beside(u64 a);
+asm("beside: .cfi_startproc; stp x19, x20, [sp, #-16]!; .cfi_def_cfa_offset 16; .cfi_offset 19, -16;"
+    ".cfi_offset 20, -8; mov x19, x30; .cfi_register 30, 19; bl leaf; mov x30, x19; .cfi_same_value 30;"
+    "ldp x19, x20, [sp], #16; .cfi_def_cfa_offset 0; .cfi_same_value 19; .cfi_same_value 20; ret; .cfi_endproc");
+__attribute__((used)) void start(void) {
+    sink = early(1) + early(4) + deep(1) + beside(2);
+    register u64 x8 asm("x8") = 93, x0 asm("x0") = 0;
+    asm volatile("svc #0" : : "r"(x8), "r"(x0));
+    __builtin_unreachable();
+}
+asm(".globl _start; .type _start, %function; _start: .cfi_startproc; .cfi_undefined x30;"
+    "mov x29, #0; mov x30, #0; bl start; brk #1; .cfi_endproc; .size _start, . - _start");
+"""
+
+
+def compiled(source: str, path: Path, *options: str) -> Path:
+    """A static program without libc."""
+    run(
+        need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"), "-static", "-nostdlib", "-fasynchronous-unwind-tables",
+        "-Wl,--eh-frame-hdr", *options, "-x", "c", "-o", path, "-", stdin=source,
+    )  # fmt: skip
+    return path
+
+
+def steps(process: Stepped) -> Iterator[tuple[list[int], bool]]:
+    """At each instruction: the return addresses that the program has yet to use, innermost first; is x30 signed?"""
+    shadow: list[int] = []
+    words: dict[int, int] = {}
+    while True:
+        registers = process.registers
+        yield shadow[::-1], bool(registers.x[30] & SIGNATURE_BITS)
+        pc = registers.pc
+        if pc not in words:
+            words[pc] = process.word(pc)
+        if not process.step():
+            return
+        if is_bl(words[pc]) or is_blr(words[pc]):
+            shadow.append(pc + 4)
+        elif is_ret(words[pc]):
+            assert shadow.pop() == process.registers.pc
+
+
+@pytest.mark.fresh("gcc-aarch64-linux-gnu", "qemu-user")
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-O0", "-O1", "-O2", "-O3 -fno-omit-frame-pointer", "-Os -fomit-frame-pointer",
+        "-O1 -mbranch-protection=pac-ret+leaf", "-O2 -mbranch-protection=standard", "-O2 -fstack-clash-protection",
+    ],
+)  # fmt: skip
+def test_at_each_instruction_of_a_real_program_its_return_addresses_are_found_and_no_others(
+    options: str, tmp_path: Path
+) -> None:
+    """An old return address is in a register or on the stack at most instructions. It must not count."""
+    program = compiled(PROGRAM, tmp_path / "program", *options.split())
+    with stepped(program) as process:
+        maps = process.maps()
+        tables = UnwindTables(maps, process.read)
+        known: set[int] = set()
+        number, was_signed = 0, False
+        for expected, is_signed in steps(process):
+            number += 1
+            was_signed |= is_signed
+            known |= {*expected}
+
+            def found(*addresses: int) -> Found | None:
+                keep_out = Ranges.of((address, address + 4) for address in addresses)
+                return found_in(
+                    process.registers, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=tables
+                )
+
+            here = process.registers.pc
+            wanted = [address for address in expected if address != here]
+            for address in {*wanted}:
+                assert found(address) == Found(-1, address, False, "thread 1 (stepped)"), hex(here)
+            assert found(*(known - {*wanted, here})) is None, hex(here)
+        assert number > 400
+        assert len(known) > 20
+        assert was_signed == ("branch-protection" in options)
