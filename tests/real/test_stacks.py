@@ -120,3 +120,36 @@ def test_at_each_instruction_of_a_real_program_its_return_addresses_are_found_an
         assert number > 400
         assert len(known) > 20
         assert was_signed == ("branch-protection" in options)
+
+
+ONLY_BEHIND_CALLS = r"""
+asm(".globl called; called: .cfi_startproc; sub sp, sp, #48; stp x29, x30, [sp, #32]; add x29, sp, #32;"
+    ".cfi_def_cfa x29, 16; .cfi_offset 29, -16; .cfi_offset 30, -8; stp x0, x30, [sp]; bl last;"
+    "ldp x29, x30, [sp, #32]; add sp, sp, #48; ret; .cfi_endproc;"
+    "caller: .cfi_startproc; sub sp, sp, #32; str x30, [sp]; .cfi_def_cfa_offset 32; .cfi_offset 30, -32;"
+    "bl called; bl last; ldr x30, [sp]; add sp, sp, #32; ret; .cfi_endproc;"
+    "last: .cfi_startproc; ret; .cfi_endproc;"
+    ".globl _start; .type _start, %function; _start: .cfi_startproc; .cfi_undefined x30; mov x29, #0; mov x30, #0;"
+    "bl caller; mov x8, #93; mov x0, #0; svc #0; brk #1; .cfi_endproc");
+"""
+"""Without frame changes in the tables before and behind the calls: as clang wrote them before LLVM 15."""
+
+
+def test_tables_that_are_right_behind_calls_only_hide_no_return_address(tmp_path: Path) -> None:
+    program = compiled(ONLY_BEHIND_CALLS, tmp_path / "program")
+    with stepped(program) as process:
+        maps = process.maps()
+        tables = UnwindTables(maps, process.read)
+        certain = doubtful = 0
+        for expected, _ in steps(process):
+            for address in expected:
+                keep_out = Ranges(((address, address + 4),))
+                found = found_in(
+                    process.registers, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=tables
+                )
+                assert found is not None, hex(process.registers.pc)
+                assert found.address == address
+                doubtful += bool(found.doubt)
+                certain += not found.doubt and not found.stands
+        assert certain > 5
+        assert doubtful > 5

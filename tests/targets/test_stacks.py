@@ -51,6 +51,10 @@ class Table(NamedTuple):
     """Stands for an UnwindTable."""
 
     rows: Mapping[int, Row]
+    only_behind_calls: set[int]
+
+    def suits_each_instruction(self, row: Row) -> bool:
+        return row.start not in self.only_behind_calls
 
     def row(self, pc: int) -> Row | None:
         return next((row for row in self.rows.values() if row.start <= pc < row.end), None)
@@ -77,6 +81,7 @@ class Process:
         self.x = [0] * 31
         self.sp, self.pc = TOP - 0x1000, LEAF
         self.reads: list[tuple[int, int]] = []
+        self.only_behind_calls: set[int] = set()
 
     def put(self, address: int, *words: int) -> None:
         [(start, data)] = [each for each in self.memory.items() if each[0] <= address < each[0] + len(each[1])]
@@ -100,7 +105,7 @@ class Process:
 
     def found(self, keep_out: Ranges = KEEP_OUT) -> Found | None:
         thread = ThreadRegisters(7, "worker\n", tuple(self.x), self.sp, self.pc)
-        table = cast("UnwindTable", Table(self.rows))
+        table = cast("UnwindTable", Table(self.rows, self.only_behind_calls))
         return found_in(
             thread, keep_out, self.maps, self.read, signature_bits=0x7F << 48,
             cfi=lambda pc: table if CODE <= pc < CODE + 0x10000 else None,
@@ -184,11 +189,23 @@ def test_the_interrupted_instruction_may_be_the_first_of_its_function() -> None:
     assert process.found() == WILL
 
 
-def test_the_chain_ends_where_the_return_address_is_zero() -> None:
+def test_a_return_address_of_zero_may_be_the_end_or_a_wrong_table() -> None:
     process = Process()
     process.pc = SAVED + 8
     process.put(process.sp, 0, 0, SITE + 4)
     assert process.found() is None
+    process.put(process.sp + 32, SITE + 4)
+    assert "its outermost return address is 0" in doubt_of(process)
+
+
+def test_an_entry_that_is_right_behind_calls_only_leaves_a_doubt_elsewhere() -> None:
+    process = Process()
+    process.only_behind_calls.add(SAVED)
+    process.put(process.sp, 0, OUTERMOST + 4, SITE + 4)
+    process.x[30] = SAVED + 8
+    assert process.found() is None
+    process.pc = SAVED + 8
+    assert doubt_of(process).endswith("its unwind entry is right behind calls only, and it is elsewhere")
 
 
 def doubt_of(process: Process) -> str:

@@ -170,6 +170,29 @@ def test_an_entry_that_contradicts_itself_is_refused(rules: str, tmp_path: Path)
         row_with(rules, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("rules", "suits"),
+    [
+        ("ret", True), ("ret x15; .cfi_def_cfa_offset 16", True),
+        (".cfi_def_cfa_offset 16; sub sp, sp, #16; add sp, sp, #16; ret", False),
+        (".cfi_offset x30, -8; retaa", False), (".cfi_def_cfa x29, 0; retab", False),
+        (".cfi_def_cfa_offset 16; nop; .cfi_def_cfa_offset 0; ret", True),
+        (".cfi_register x30, x9; ret", False),
+    ],
+)  # fmt: skip
+def test_a_ret_tells_whether_a_table_suits_each_instruction(rules: str, suits: bool, tmp_path: Path) -> None:
+    objects = assemble(SOURCE.format(rules=f".arch armv8.3-a; {rules}"), tmp_path / "a.o")
+    loaded = Loaded(link(objects, tmp_path / "a", "--eh-frame-hdr"), 0)
+    tables = UnwindTables(loaded.maps, loaded.read)
+    symbols = ElfImage((tmp_path / "a").read_bytes(), "a").symbols()
+    [start] = [each.address for each in symbols if each.name == "_start"]
+    table = tables(start)
+    assert table is not None
+    row = table.row(start)
+    assert row is not None
+    assert table.suits_each_instruction(row) == suits
+
+
 def test_code_without_a_table_has_none(tmp_path: Path) -> None:
     program = link(assemble(".globl _start; _start: nop", tmp_path / "a.o"), tmp_path / "a")
     loaded = Loaded(program, 0)

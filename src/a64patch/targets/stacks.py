@@ -88,7 +88,8 @@ def found_in(
     None is certain, within these limits:
 
     - Return addresses are on the thread's stack, in its registers, or on a stack that a signal handler interrupted.
-    - Unwind tables are right at each instruction where a thread can stop. Compilers call them asynchronous.
+    - Unwind tables are right behind each call. Where a thread was interrupted, they are right at each instruction, or
+      `UnwindTable.suits_each_instruction` tells.
     - NOT_SEEN is outside.
 
     A Found with a doubt is not certain. It comes when the stack cannot be followed to its end, and
@@ -314,9 +315,10 @@ class _Walk:
                 x[number] = None
         self._passed.append((self._sp, cfa))
         self._x, self._sp, self.pc, self._was_interrupted = x, sp, link & self._user, False
-        if self.pc:
-            self.addresses.append(self.pc)
-        return bool(self.pc)
+        if not self.pc:
+            raise FormatError("its outermost return address is 0")
+        self.addresses.append(self.pc)
+        return True
 
     def _row(self) -> Row:
         # A call may be the last instruction of its function. Then the return address is in another function.
@@ -325,6 +327,8 @@ class _Walk:
         row = table.row(at) if table is not None else None
         if row is None:
             raise FormatError("no unwind entry is for this code")
+        if self._was_interrupted and table is not None and not table.suits_each_instruction(row):
+            raise FormatError("its unwind entry is right behind calls only, and it is elsewhere")
         return row
 
     def _register(self, number: int) -> int:

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import FormatError, TargetError
 from a64patch.oneline import shown
 from a64patch.targets.maps import Maps
@@ -24,6 +25,10 @@ MOST_TABLE = 1 << 25
 """A larger .eh_frame_hdr is refused (bytes): four million functions."""
 MOST_ENTRY = 1 << 16
 """A larger entry for one function is refused (bytes)."""
+MOST_CODE = 1 << 20
+"""A larger function is taken for one whose table does not suit each instruction (bytes)."""
+_RETURNS = (0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF)
+"""RET, RETAA, RETAB."""
 _USUAL_ENTRY = 256
 _MOST_REMEMBERED = 64
 _MOST_KEPT = 1 << 16
@@ -104,6 +109,7 @@ class UnwindTable:
         self._table: tuple[bytes, int, int] | None = None
         self._common: dict[int, _Common] = {}
         self._rows: dict[int, Row | None] = {}
+        self._suiting: dict[int, bool] = {}
 
     def __repr__(self) -> str:
         return shown(self, f"at {self._header:#x}, {self._size} bytes")
@@ -118,6 +124,33 @@ class UnwindTable:
                 self._rows.clear()
             self._rows[pc] = self._find(pc)
         return self._rows[pc]
+
+    def suits_each_instruction(self, row: Row) -> bool:
+        """Whether a thread may be at any instruction of the row's function, and not only behind a call.
+
+        Told by the function's own RET instructions: there the return address is in x30, and SP is as at entry. Tables
+        that serve exceptions only say something else there, as clang's did before LLVM 15. Not guaranteed for a
+        function without a RET.
+        """
+        if row.start not in self._suiting:
+            if len(self._suiting) >= _MOST_KEPT:
+                self._suiting.clear()
+            self._suiting[row.start] = self._suits(row)
+        return self._suiting[row.start]
+
+    def _suits(self, row: Row) -> bool:
+        import numpy
+
+        size = row.end - row.start
+        code = read_some(self._read, row.start, min(size, MOST_CODE))
+        if len(code) < size or row.start % INSN_SIZE:
+            return False
+        words = numpy.frombuffer(code, "<u4", size // INSN_SIZE)
+        for index in numpy.flatnonzero(numpy.isin(words, _RETURNS)):
+            there = self.row(row.start + INSN_SIZE * int(index))
+            if there is None or there.cfa != (SP, 0) or there.rules.get(there.link, SAME) != SAME:
+                return False
+        return True
 
     def _find(self, pc: int) -> Row | None:
         if self._table is None:
