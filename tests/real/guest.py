@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -58,11 +58,15 @@ until grep -qs 'host_connected: 1' /sys/kernel/debug/virtio-ports/vport0p1; do s
 exec 3<>/dev/vport0p1
 echo ready >&3
 set +x
-while read -r line <&3; do
+while read -r line size <&3; do
     printf %s "$line" | base64 -d >/tmp/command
-    sh /tmp/command </dev/null >/tmp/output 2>&1 3>&-
-    echo "$? $(stat -c %s /tmp/output)" >&3
-    cat /tmp/output >&3
+    if [ "$size" = 0 ]; then : >/tmp/input; else head -c "$size" <&3 >/tmp/input; fi
+    rm -f /tmp/output
+    sh /tmp/command </tmp/input >/tmp/output 2>&1 3>&-
+    status=$?
+    size=$(stat -c %s /tmp/output)
+    echo "$status $size" >&3
+    head -c "$size" /tmp/output >&3
 done
 poweroff -f
 """
@@ -90,8 +94,11 @@ def build_initramfs(
     *,
     modules: Iterable[str] = (),
     tree: packages.KernelTree | None = None,
+    bases: Sequence[Path] = (),
 ) -> Path:
     """A cpio archive (newc, not compressed) at `path`: /init, busybox, modules in the order to load, and `files`.
+
+    `bases` are other such archives, which the kernel unpacks first: with the folder /usr, and links to it in /.
 
     `files` are by their absolute path in the guest. Everything in it may be executed and has the time 0, so equal
     files make equal archives. Names of modules are the kernel's: `ext4`; what they depend on is added, and one that is
@@ -107,8 +114,12 @@ def build_initramfs(
     contents |= {f"/modules/{name}.ko": tree.module(name) for name in ordered}
     contents |= files
     with path.open("wb") as archive:
-        writer = _Archive(archive)
+        writer = Archive(archive)
         made: set[str] = set()
+        for base in bases:
+            with base.open("rb") as first:
+                shutil.copyfileobj(first, archive, 1 << 20)
+            made |= {"/bin", "/lib", "/sbin"}  # links: a folder would take their place
         for name, content in contents.items():
             for folder in reversed(Path(name).parents[:-1]):
                 if str(folder) not in made:
@@ -125,13 +136,14 @@ def build_initramfs(
     return path
 
 
-class _Archive:
-    """The newc format, as the kernel's Documentation/driver-api/early-userspace/buffer-format.rst describes it."""
+class Archive:
+    """Writes the newc format: see Documentation/driver-api/early-userspace/buffer-format.rst of the kernel."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._number = stream, 0
 
     def add(self, name: str, mode: int, data: bytes, device: tuple[int, int] = (0, 0)) -> None:
+        """A file, folder, link or device by its path; `mode` as in stat(2), `data` of a link is where it leads."""
         self._number += 1
         encoded = name.lstrip("/").encode() + b"\0"
         numbers = (self._number, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
@@ -139,6 +151,7 @@ class _Archive:
         self._put(data)
 
     def end(self) -> None:
+        """Nothing may be added afterwards."""
         self.add("TRAILER!!!", 0, b"")
 
     def _put(self, data: bytes) -> None:
@@ -178,7 +191,8 @@ class Guest:
     kernel at random, as machines do. `symbols()` is the guest's /proc/kallsyms with real addresses. `gdb_tcp` makes
     `gdb` a gdb://127.0.0.1:PORT instead of gdb+unix:PATH. `halted` starts it with -S: it executes
     nothing until somebody lets it go; see `await_ready`. `kernel` is another Image than Debian's, `tree` another kernel
-    than the newest one with its modules. `processor` and `machine` are QEMU's, with their properties.
+    than the newest one with its modules. `processor` and `machine` are QEMU's, with their properties. `bases` are
+    those of `build_initramfs`, `memory` counts MiB.
     `gdbserver` serves one process of the guest. `runs` asks QEMU whether the CPUs run, without halting them.
 
     While a debugger holds the machine stopped no command is answered: `run` then fails after its time. Each wait is
@@ -199,6 +213,8 @@ class Guest:
         halted: bool = False,
         processor: str = "",
         machine: str = "virt",
+        bases: Sequence[Path] = (),
+        memory: int = MEMORY,
         seconds: float = GUARD_SECONDS,
     ) -> None:
         qemu = need("qemu-system-aarch64", "qemu-system-arm")
@@ -215,7 +231,9 @@ class Guest:
         self._control, far = socket.socketpair()
         self._monitor, monitored = socket.socketpair()
         try:
-            archive = build_initramfs(files or {}, self.directory / "initramfs", modules=modules, tree=tree)
+            archive = build_initramfs(
+                files or {}, self.directory / "initramfs", modules=modules, tree=tree, bases=bases
+            )
             listener, self.gdb = self._listen("stub", tcp=gdb_tcp)
             append = f"console=ttyAMA0 panic=-1 {'' if kaslr else 'nokaslr '}{command_line}".strip()
             server, self._gdbserver = self._listen("gdbserver", tcp=False)
@@ -224,7 +242,7 @@ class Guest:
                     [
                         # The kernel ends it when this process dies, however that happens.
                         *("setpriv", "--pdeathsig", "KILL", qemu),
-                        *("-M", machine, "-cpu", processor, "-smp", str(CPUS), "-m", str(MEMORY)),
+                        *("-M", machine, "-cpu", processor, "-smp", str(CPUS), "-m", str(memory)),
                         *("-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"),
                         *("-kernel", str(kernel), "-initrd", str(archive), "-append", append),
                         *("-chardev", f"socket,id=gdb,fd={listener.fileno()},server=on,wait=off"),
@@ -319,20 +337,24 @@ class Guest:
 
     def run_bytes(self, command: str, *, seconds: float = GUARD_SECONDS, check: bool = True) -> bytes:
         """As `run`, for output that is no text."""
+        status, output = self.execute(command, seconds=seconds)
+        if check and status:
+            raise GuestError(
+                f"{command!r} ended with status {status} in the guest:\n{output.decode('utf-8', 'replace')}"
+            )
+        return output
+
+    def execute(self, command: str, stdin: bytes = b"", *, seconds: float = GUARD_SECONDS) -> tuple[int, bytes]:
+        """The status of a shell command in the guest, and what it wrote to either stream until it ended."""
         if self._lost:
             raise GuestError(f"the guest {self._lost} before, so it cannot run {command!r}")
         self._deadline = time.monotonic() + seconds
-        self._send(base64.b64encode(command.encode()) + b"\n")
+        self._send(b"%s %d\n%s" % (base64.b64encode(command.encode()), len(stdin), stdin))
         answer = self._line()
         match = re.fullmatch(r"([0-9]{1,3}) ([0-9]{1,9})", answer)
         if not match or int(match[2]) > _MOST_OUTPUT:
             raise self._lose(f"answered {answer[:80]!r} to {command!r}")
-        output = self._receive(int(match[2]))
-        if check and match[1] != "0":
-            raise GuestError(
-                f"{command!r} ended with status {match[1]} in the guest:\n{output.decode('utf-8', 'replace')}"
-            )
-        return output
+        return int(match[1]), self._receive(int(match[2]))
 
     def symbols(self) -> str:
         """The guest's /proc/kallsyms, as root sees it with kptr_restrict 0."""
@@ -410,7 +432,7 @@ class Guest:
         """Let the guest power itself off; GuestError when it does not."""
         assert self._process is not None
         self._deadline = time.monotonic() + seconds
-        self._send(base64.b64encode(b"poweroff -f") + b"\n")
+        self._send(base64.b64encode(b"poweroff -f") + b" 0\n")
         try:
             self._process.wait(seconds)
             self._lost = "powered off"
