@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ import pytest
 from tests.real import packages
 from tests.real.guest import Guest
 from tests.real.live import LiveGuest
+from tests.real.userland import Userland
 
-_GUESTS = {"guest", "boot", "live"}
+_GUESTS = {"guest", "boot", "live", "userland", "boot_userland"}
 _SHARED: list[Guest] = []
 """The guest of `guest`, while there is one."""
 _LIVE: list[LiveGuest] = []
 """The guest of `live`, while there is one."""
+_USERLAND: list[Userland] = []
+"""The guest of `userland`, while there is one."""
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +75,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _end_guests() -> None:
-    for guests in (_SHARED, _LIVE):
+    shared: Sequence[list[Any]] = (_SHARED, _LIVE, _USERLAND)
+    for guests in shared:
         while guests:
             guests.pop().close()
 
@@ -113,6 +117,28 @@ def boot() -> Iterator[Callable[..., Guest]]:
 
         def start(**options: Any) -> Guest:
             return stack.enter_context(Guest(**options))
+
+        yield start
+
+
+@pytest.fixture
+def userland() -> Iterator[Userland]:
+    """A booted arm64 Linux with Python, a64patch and redis in it; else as `guest`. End what a test starts there."""
+    if not _USERLAND or not _USERLAND[0].guest.usable:
+        for old in _USERLAND:
+            old.close()
+        _USERLAND[:] = [Userland()]
+    yield _USERLAND[0]
+    _USERLAND[0].guest.require_healthy()
+
+
+@pytest.fixture
+def boot_userland() -> Iterator[Callable[..., Userland]]:
+    """Boots one of the test's own, with the arguments of `Userland`; it ends with the test. One a test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> Userland:
+            return stack.enter_context(Userland(**options))
 
         yield start
 

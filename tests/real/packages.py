@@ -10,6 +10,7 @@ import fcntl
 import functools
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,8 +27,22 @@ KERNEL = "linux-image-arm64"
 
 NEEDED = ("libc6", "coreutils", "hello", "busybox-static", "libssl3", KERNEL)
 
-TREES = {"sysroot": ("libc6", "coreutils"), "gdbserver-root": ("gdbserver",)}
-"""Packages that are unpacked into one tree, together with all that they depend on."""
+TREES = {
+    "sysroot": ("libc6", "coreutils"),
+    "gdbserver-root": ("gdbserver",),
+    "userland-root": ("python3", "redis-server"),
+    "gdb-root": ("gdb",),
+}
+"""Packages that are unpacked into one tree, together with what they depend on for work."""
+
+ON_DEMAND = ("gdb-root",)
+"""Trees that no test needs."""
+
+_TO_INSTALL = re.compile(
+    r"adduser|base-passwd|debconf|dpkg|init-system-helpers|libaudit.*|libcap-ng0|libdb5.*|libdebconf.*|libgdbm.*|lib.*perl.*"
+    r"|libpam.*|libsem.*|libsepol.*|login.*|lsb-base|netbase|passwd|perl.*|sysvinit-utils|tar|tzdata|ucf|usrmerge"
+)
+"""Packages that others depend on only while they are installed or for their services: no tree holds them."""
 
 _OTHER_NAMES = {"libssl3": "libssl3t64"}
 """Packages that newer releases renamed."""
@@ -235,7 +250,7 @@ class Apt:
         names = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("Inst ")]
         if done.returncode or not names:
             raise self._missing(" and ".join(packages))
-        return names
+        return [name for name in names if name in packages or not _TO_INSTALL.fullmatch(name)]
 
     def download(self, packages: Sequence[str]) -> list[Path]:
         done = self._run("apt-get", "download", *packages, directory=self._archives)
@@ -272,6 +287,8 @@ def main() -> int:
     """Get all that the tests need; 1 and one sentence when something could not be had."""
     missing = {}
     for name in (*TREES, *NEEDED):
+        if name in ON_DEMAND:
+            continue
         try:
             fetch_tree(name) if name in TREES else fetch(name)
         except MissingPackageError as error:
