@@ -25,9 +25,10 @@ def main() -> None:
     for module in PRELOADED:
         __import__(module)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    # Open to write as well: so that there is no end, and whoever writes always has a reader.
+    jobs = os.fdopen(os.open(FOLDER / "in", os.O_RDWR), "rb")
     while True:
-        with (FOLDER / "in").open(encoding="utf-8") as jobs:
-            job = json.loads(jobs.readline())
+        job = json.loads(jobs.readline())
         path = FOLDER / job["name"]
         path.write_text(job["source"], "utf-8")
         (FOLDER / "output").unlink(missing_ok=True)
