@@ -32,7 +32,7 @@ class Symbol(NamedTuple):
     address: int
     size: int = 0
     module: str = ""
-    """The section (relocatable file) or kernel module of the symbol; empty for a global name."""
+    """The symbol's section (relocatable file), kernel module or mapped file (process); empty for a global name."""
     is_function: bool = False
     """The symbol is known to name a function (ELF: STT_FUNC, STT_GNU_IFUNC)."""
     limit: int = ADDRESS_SPACE
