@@ -5,6 +5,7 @@ gcc compiles the programs, and qemu-aarch64 executes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,8 +136,8 @@ asm(".globl called; called: .cfi_startproc; sub sp, sp, #48; stp x29, x30, [sp, 
 """Without frame changes in the tables before and behind the calls: as clang wrote them before LLVM 15."""
 
 
-def test_tables_that_are_right_behind_calls_only_hide_no_return_address(tmp_path: Path) -> None:
-    program = compiled(ONLY_BEHIND_CALLS, tmp_path / "program")
+def never_hidden(program: Path) -> tuple[int, int]:
+    """Each return address is found at each instruction. How often this is certain, and how often doubtful."""
     with stepped(program) as process:
         maps = process.maps()
         tables = UnwindTables(maps, process.read)
@@ -151,5 +152,53 @@ def test_tables_that_are_right_behind_calls_only_hide_no_return_address(tmp_path
                 assert found.address == address
                 doubtful += bool(found.doubt)
                 certain += not found.doubt and not found.stands
-        assert certain > 5
-        assert doubtful > 5
+    return certain, doubtful
+
+
+@pytest.mark.fresh("gcc-aarch64-linux-gnu", "qemu-user")
+def test_tables_that_are_right_behind_calls_only_hide_no_return_address(tmp_path: Path) -> None:
+    certain, doubtful = never_hidden(compiled(ONLY_BEHIND_CALLS, tmp_path / "program"))
+    assert certain > 5
+    assert doubtful > 5
+
+
+BY_LLVM = """
+target triple = "aarch64-unknown-linux-gnu"
+define i64 @last(i64 %a) noinline TABLES {
+  %b = mul i64 %a, 3
+  ret i64 %b
+}
+define i64 @called(i64 %a, i64 %b) noinline TABLES {
+  %space = alloca i64, i64 40
+  store volatile i64 %a, ptr %space
+  %c = call i64 @last(i64 %a)
+  %d = call i64 @last(i64 %b)
+  %e = add i64 %c, %d
+  ret i64 %e
+}
+define i64 @caller(i64 %a, i64 %b) TABLES {
+  %c = call i64 @called(i64 %a, i64 %b)
+  %d = call i64 @called(i64 %b, i64 %c)
+  ret i64 %d
+}
+"""
+START = r"""
+asm(".globl _start; .type _start, %function; _start: .cfi_startproc; .cfi_undefined x30; mov x29, #0; mov x30, #0;"
+    "bl caller; mov x8, #93; mov x0, #0; svc #0; brk #1; .cfi_endproc");
+"""
+
+
+@pytest.mark.fresh("gcc-aarch64-linux-gnu", "llvm", "qemu-user")
+@pytest.mark.parametrize("tables", ["uwtable", "uwtable(sync)"])
+def test_llvms_tables_hide_no_return_address(tables: str, tmp_path: Path) -> None:
+    """Since LLVM 15 a table suits each instruction, unless the compiler is told that it need not."""
+    llc = need("llc", "llvm")
+    match = re.search(r"version (\d+)", run(llc, "--version"))
+    assert match is not None
+    suits = int(match[1]) >= 15 and tables == "uwtable"
+    source = BY_LLVM.replace("TABLES", tables if int(match[1]) >= 15 else "uwtable")
+    if int(match[1]) < 15:
+        source = source.replace("ptr %space", "i64* %space")
+    run(llc, "-O2", "-filetype=obj", "-o", tmp_path / "a.o", "-", stdin=source)
+    _, doubtful = never_hidden(compiled(START, tmp_path / "program", "-x", "none", str(tmp_path / "a.o")))
+    assert (doubtful == 0) == suits

@@ -46,7 +46,7 @@ class Loaded:
         self.requests += 1
         for start, data in self._pieces:
             if start <= address < start + len(data):
-                return data[address - start :][:size]
+                return data[address - start : address - start + size]
         raise ReadError(f"{address:#x} is not mapped")
 
 
