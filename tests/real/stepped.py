@@ -22,6 +22,7 @@ from tests.support import GUARD_SECONDS, eventually, need
 SIGNATURE_BITS = 0x7F << 48
 """A user's address has 48 bits here, and the top byte is ignored."""
 _PAGE = 4096
+_SIGTRAP = "05"
 _BLOCK = 0x400
 """Bytes that are read in one packet."""
 
@@ -42,7 +43,7 @@ class Stepped:
         self._kept: dict[int, bytes] = {}
         self._kept_for_this_step: dict[int, bytes] = {}
         self.program = program
-        self.registers = self._registers()
+        self.registers = self._registers(1)
         self._initial_sp = self.registers.sp
 
     def _ask(self, request: str) -> str:
@@ -56,24 +57,40 @@ class Stepped:
         self._connection.sendall(b"+")
         return answer.partition(b"$")[2].decode()
 
-    def _registers(self) -> ThreadRegisters:
+    def threads(self) -> list[ThreadRegisters]:
+        """All threads, with the numbers that the stub gives them."""
+        found: list[int] = []
+        answer = self._ask("qfThreadInfo")
+        while answer.startswith("m"):
+            found += [int(each, 16) for each in answer[1:].split(",")]
+            answer = self._ask("qsThreadInfo")
+        threads = []
+        for tid in found:
+            assert self._ask(f"Hg{tid:x}") == "OK"
+            threads.append(self._registers(tid))
+        return threads
+
+    def _registers(self, tid: int) -> ThreadRegisters:
         data = bytes.fromhex(self._ask("g")[: 33 * 16])
         *x, sp, pc = struct.unpack("<33Q", data)
-        return ThreadRegisters(1, "stepped", tuple(x), sp, pc)
+        return ThreadRegisters(tid, "stepped", tuple(x), sp, pc)
 
     def step(self) -> bool:
         """Execute one instruction; false when the program has ended."""
         return self._went_on("s")
 
     def run(self) -> bool:
-        """Execute until a BRK or the end; false at the end."""
+        """Execute until a BRK or the end; false at the end. The program gets its signals."""
         return self._went_on("c")
 
     def _went_on(self, request: str) -> bool:
-        if self._ask(request)[:1] not in ("T", "S"):
+        answer = self._ask(request)
+        while answer[:1] == "T" and answer[1:3] != _SIGTRAP:
+            answer = self._ask(f"C{answer[1:3]}")
+        if answer[:1] not in ("T", "S"):
             return False
         self._kept_for_this_step.clear()
-        self.registers = self._registers()
+        self.registers = self._registers(1)
         return True
 
     def word(self, address: int) -> int:

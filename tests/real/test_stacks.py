@@ -6,6 +6,7 @@ gcc compiles the programs, and qemu-aarch64 executes them.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 
 from a64patch.a64 import is_bl, is_blr, is_ret
 from a64patch.ranges import Ranges
+from a64patch.targets.elf_image import ElfImage
+from a64patch.targets.maps import parse_maps
 from a64patch.targets.section import Found
-from a64patch.targets.stacks import found_in
+from a64patch.targets.stacks import ThreadRegisters, found_in
 from a64patch.targets.unwinding import UnwindTables
+from tests.real.guest import compile_program
 from tests.real.stepped import SIGNATURE_BITS, Stepped, stepped
 from tests.support import need, run
 
@@ -202,3 +206,102 @@ def test_llvms_tables_hide_no_return_address(tables: str, tmp_path: Path) -> Non
     run(llc, "-O2", "-filetype=obj", "-o", tmp_path / "a.o", "-", stdin=source)
     _, doubtful = never_hidden(compiled(START, tmp_path / "program", "-x", "none", str(tmp_path / "a.o")))
     assert (doubtful == 0) == suits
+
+
+THREADS = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#define APART __attribute__((noinline, noclone))
+#define HERE(list) (list)[count_##list++] = __builtin_extract_return_addr(__builtin_return_address(0))
+void *in_main[16], *in_thread[16], *old[16];
+int count_in_main, count_in_thread, count_old;
+char maps[65536];
+volatile int sink;
+static sem_t ready;
+static jmp_buf back;
+APART static void read_maps(void) {
+    int file = open("/proc/self/maps", O_RDONLY);
+    for (long at = 0, got; (got = read(file, maps + at, sizeof maps - 1 - at)) > 0;) at += got;
+    close(file);
+}
+APART static void sleeping(void) { HERE(in_thread); sem_post(&ready); for (;;) pause(); }
+APART static int second(int n) {
+    HERE(in_thread);
+    volatile char *room = alloca(n);
+    room[0] = 1;
+    sleeping();
+    return room[0];
+}
+static void *first(void *unused) { HERE(in_thread); sink += second(100); return unused; }
+APART static void gone(int n) { HERE(old); if (n) { gone(n - 1); sink++; } else longjmp(back, 1); }
+APART static void stop(void) { HERE(in_main); asm volatile("brk #0"); sink++; }
+static void on_signal(int number) { stop(); sink += number; }
+APART static int interrupted(int n) { HERE(in_main); sink += raise(SIGUSR1); return n; }
+/* Its room is where gone() left its return addresses. */
+APART static int over_old(int n) {
+    HERE(in_main);
+    volatile char room[4096];
+    room[n] = 1;
+    return interrupted(n) + room[n];
+}
+APART static int jump_first(int n) {
+    HERE(in_main);
+    if (!setjmp(back)) { gone(5); sink++; }
+    return over_old(n) + 1;
+}
+int main(void) {
+    stack_t other = {.ss_sp = malloc(65536), .ss_size = 65536};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
+    pthread_t thread;
+    sem_init(&ready, 0, 0);
+    pthread_create(&thread, 0, first, 0);
+    sem_wait(&ready);
+    read_maps();
+    sigaltstack(&other, 0);
+    sigaction(SIGUSR1, &action, 0);
+    sink += jump_first(3);
+    return 0;
+}
+"""
+
+
+@pytest.mark.fresh("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user")
+@pytest.mark.parametrize("options", ["-O0", "-O2", "-O2 -fomit-frame-pointer", "-O1 -mbranch-protection=standard"])
+def test_threads_of_a_real_program_and_a_handler_on_its_own_stack_are_followed(options: str, tmp_path: Path) -> None:
+    """Each function of the program has written down its return address. Some were left by longjmp()."""
+    # Without this option gcc gives a static program no search table, and then each word on a stack counts.
+    program = compile_program(THREADS, tmp_path / "program", "-Wl,--eh-frame-hdr", *options.split())
+    symbols = {each.name: each.address for each in ElfImage(program.read_bytes(), str(program)).symbols()}
+    with stepped(program) as process:
+        assert process.run()
+
+        def addresses(name: str) -> list[int]:
+            data = process.read(symbols[name], 128)
+            return [each for (each,) in struct.iter_unpack("<Q", data) if each]
+
+        maps = parse_maps(process.read(symbols["maps"], 65536).partition(b"\0")[0])
+        tables = UnwindTables(maps, process.read)
+        main, thread = sorted(process.threads(), key=lambda each: each.pc != process.registers.pc)
+
+        def found(who: ThreadRegisters, address: int) -> Found | None:
+            keep_out = Ranges(((address, address + 4),))
+            return found_in(who, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=tables)
+
+        assert [len(addresses(name)) for name in ("in_main", "in_thread", "old")] == [4, 3, 6]
+        for name, who, other in (("in_main", main, thread), ("in_thread", thread, main)):
+            for address in addresses(name):
+                assert found(who, address) == Found(-1, address, False, who.who), (name, hex(address))
+                assert found(other, address) is None, (name, hex(address))
+        for address in {*addresses("old")} - {*addresses("in_main")}:
+            assert found(main, address) is None
+            keep_out = Ranges(((address, address + 4),))
+            doubtful = found_in(main, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=lambda pc: None)
+            assert doubtful is not None, "the word is still there"
+            assert doubtful.doubt
