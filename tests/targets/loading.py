@@ -12,8 +12,8 @@ from a64patch.errors import MappingError
 from a64patch.targets.elf_image import PF_W, PF_X, PT_DYNAMIC, R_AARCH64_RELATIVE, ElfImage
 from a64patch.targets.maps import Mapping, Maps
 
-RELOCATED = (4, 5, 6, 7, 17, 23, 0x6FFFFEF5)
-"""Entries of PT_DYNAMIC that glibc makes absolute (elf/get-dynamic-info.h, ADJUST_DYN_INFO): DT_HASH to DT_GNU_HASH."""
+RELOCATED = (4, 5, 6, 7, 17, 23, 0x6FFFFEF5, 0x6FFFFFF0)
+"""Entries of PT_DYNAMIC that glibc makes absolute (elf/get-dynamic-info.h, ADJUST_DYN_INFO)."""
 
 
 class Process:

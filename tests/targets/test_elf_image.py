@@ -29,6 +29,7 @@ from tests.targets.elf_files import (
     section_headers,
     set_bytes,
     with_packed_relocations,
+    without_section_headers,
 )
 
 LIBRARIES = Path("/usr/aarch64-linux-gnu/lib")
@@ -102,16 +103,90 @@ def test_segments_are_read_as_pyelftools_reads_them(path: Path) -> None:
 def test_symbols_are_read_as_pyelftools_reads_them(path: Path, absolute: bool) -> None:
     with both(path) as (ours, theirs):
         expected = [
-            found._replace(file=file if symbol["st_info"]["bind"] == "STB_LOCAL" else "")
+            found._replace(
+                name=versioned.get(number, found.name),
+                file=file if symbol["st_info"]["bind"] == "STB_LOCAL" else "",
+            )
             for table in theirs.iter_sections()
             if table["sh_type"] in ("SHT_SYMTAB", "SHT_DYNSYM")
-            for symbol, file in with_files(table)
+            for versioned in [old_versions(theirs, table)]
+            for number, (symbol, file) in enumerate(with_files(table))
             for found in named(theirs, symbol)
             if absolute or symbol["st_shndx"] != "SHN_ABS"
         ]
         # One table may say the same twice, two tables together do not.
         assert list(dict.fromkeys(ours.symbols(absolute=absolute))) == list(dict.fromkeys(expected))
         assert expected
+
+
+def old_versions(theirs: Any, table: Any) -> dict[int, str]:
+    """By number, the name and version of each symbol that is not the default one of several with its name."""
+    versions, defined = (theirs.get_section_by_name(f".gnu.version{suffix}") for suffix in ("", "_d"))
+    if table["sh_type"] != "SHT_DYNSYM" or versions is None or defined is None:
+        return {}
+    symbols = list(table.iter_symbols())
+    names = {version["vd_ndx"]: next(parts).name for version, parts in defined.iter_versions()}
+    numbers = [each["ndx"] if isinstance(each["ndx"], int) else 1 for each in versions.iter_symbols()]
+    places: dict[str, set[int]] = {}
+    for symbol, number in zip(symbols, numbers, strict=True):
+        if symbol["st_shndx"] != "SHN_UNDEF" and number > 1:
+            places.setdefault(symbol.name, set()).add(symbol["st_value"])
+    return {
+        index: f"{symbol.name}@{names[number & 0x7FFF]}"
+        for index, (symbol, number) in enumerate(zip(symbols, numbers, strict=True))
+        if number & 0x8000 and len(places.get(symbol.name, ())) > 1
+    }
+
+
+VERSIONS = """
+        .text
+        .globl old, new, only
+        .type old, %function
+old:    nop
+        ret
+        .size old, . - old
+        .type new, %function
+new:    nop
+        ret
+        .size new, . - new
+        .type only, %function
+only:   ret
+        .size only, . - only
+        .symver old, f@V1
+        .symver new, f@@V2
+        .symver only, alone@V1
+"""
+SCRIPT = "V1 { global: f; alone; local: *; }; V2 { global: f; } V1;"
+
+
+@pytest.mark.parametrize("endian", ["-EL", "-EB"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_name_without_version_is_the_default_version(tmp_path: Path, endian: str, bare: bool) -> None:
+    script = tmp_path / "versions"
+    script.write_text(SCRIPT, "ascii")
+    made = assemble(VERSIONS, tmp_path / "made.o", endian)
+    data = link(made, tmp_path / "made", endian, "-shared", "-s", f"--version-script={script}").read_bytes()
+    image = ElfImage(without_section_headers(data) if bare else data, "made")
+    places = {symbol.name: symbol.address for symbol in image.symbols(absolute=False)}
+    assert places.keys() == {"f@V1", "f", "alone"}
+    assert (places["f"] - places["f@V1"], places["alone"] - places["f"]) == (8, 8)
+
+
+def test_versions_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    script = tmp_path / "versions"
+    script.write_text(SCRIPT, "ascii")
+    data = link(
+        assemble(VERSIONS, tmp_path / "made.o"), tmp_path / "made", "-shared", f"--version-script={script}", "-s"
+    )
+    content = data.read_bytes()
+    [(_, dynamic)] = [entry for entry in program_headers(content) if entry[1][0] == 2]
+    for at in range(dynamic[2], dynamic[2] + dynamic[5], 16):
+        if int.from_bytes(content[at : at + 8], "little") in (0x6FFFFFF0, 0x6FFFFFFC):
+            for value in (0, 1 << 40, (1 << 64) - 1, ElfImage(content, "").loads[0].file_size - 2):
+                names = {
+                    each.name for each in ElfImage(set_bytes(content, at + 8, "Q", value), "").symbols(absolute=False)
+                }
+                assert {"f", "alone"} <= names
 
 
 def with_files(table: Any) -> Iterator[tuple[Any, str]]:

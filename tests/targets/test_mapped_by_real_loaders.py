@@ -66,7 +66,7 @@ KINDS = {
     "static": ("-static", "-DSTATIC"),
     "static-pie": ("-static-pie", "-DSTATIC"),
 }
-IN_LIBC = ("malloc", "printf", "qsort", "getenv")
+IN_LIBC = ("malloc", "printf", "qsort", "getenv", "pthread_kill", "fmemopen")
 
 
 class Told(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ STB_LOCAL = 0
 NT_GNU_BUILD_ID = 3
 DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_REL, DT_RELSZ, DT_PLTREL, DT_JMPREL = 0, 2, 7, 8, 17, 18, 20, 23
 DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_GNU_HASH = 4, 5, 6, 10, 11, 0x6FFFFEF5
+DT_VERSYM, DT_VERDEF, DT_VERDEFNUM = 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFD
 DT_RELRSZ, DT_RELR, DT_RELACOUNT, DT_RELCOUNT = 35, 36, 0x6FFFFFF9, 0x6FFFFFFA
 DT_ANDROID_REL, DT_ANDROID_RELSZ, DT_ANDROID_RELA, DT_ANDROID_RELASZ = 0x6000000F, 0x60000010, 0x60000011, 0x60000012
 DT_ANDROID_RELR, DT_ANDROID_RELRSZ = 0x6FFFE000, 0x6FFFE001
@@ -58,6 +60,8 @@ _MOST_ALIASES = 16
 _MOST_PADDING = 1 << 16
 """The largest page, and so the largest room that a linker leaves before a section."""
 _MOST_NOTE_BYTES = 1 << 24
+_HIDDEN = 1 << 15
+"""The bit of a version that is not the default: the number of a version has 15 bits (LSB, "Symbol Version Table")."""
 _MOST_POINTER_BYTES = 1 << 24
 
 # AAELF64 5.7, as runs of consecutive numbers.
@@ -793,6 +797,9 @@ class ElfImage:
         `Symbol.file` of a local symbol is the name of the last STT_FILE symbol before it (gABI, "Symbol Table",
         STT_FILE). Global symbols come after all local ones, and so say nothing about their file. GNU ld puts an
         STT_FILE without a name before local symbols of its own (bfd/elflink.c): these have no file.
+
+        A library may have one name in several versions. The name alone stands for the default version. Another version
+        is `name@VERSION`, if the library has this name at several addresses. GNU ld writes .symtab in the same way.
         """
         return list(dict.fromkeys(symbol for symbol, _ in self._listed(absolute)))
 
@@ -888,7 +895,9 @@ class ElfImage:
         tables = self._symbol_tables()
         homes = self._homes() if self.relocatable and tables else []
         limit_of = self._limits()
-        for index, start, length, _, names in tables:
+        for table in tables:
+            index, start, length, _, names = table
+            versioned = self._versioned(table)
             source = ""
             for number, entry in enumerate(self._entries(_SYMBOL, start, length)):
                 offset, info, _, home, value, size = entry
@@ -897,7 +906,7 @@ class ElfImage:
                     source = names.at(offset) if offset else ""
                 if home in (SHN_UNDEF, SHN_COMMON) or kind in (STT_SECTION, STT_FILE, STT_TLS) or not offset:
                     continue
-                name = names.at(offset)
+                name = versioned.get(number) or names.at(offset)
                 if _is_mapping_symbol(name, info):
                     continue
                 is_function = kind in (STT_FUNC, STT_GNU_IFUNC)
@@ -917,6 +926,53 @@ class ElfImage:
                 place = homes[home]
                 if place is not None and value <= place.end - place.start:
                     yield Symbol(name, place.start + value, size, place.name, is_function, place.end, file), kind
+
+    def _versioned(self, table: _SymbolTable) -> dict[int, str]:
+        """The names with a version that `symbols` gives, by the number of the symbol. Only .dynsym has versions.
+
+        Versions that cannot be read are none.
+        """
+        count = table.size // SYMBOL_SIZE
+        start, symbols = (self._dynamic.get(tag, (ADDRESS_SPACE, 0))[0] for tag in (DT_VERSYM, DT_SYMTAB))
+        if self.chunks(symbols, table.size) != [(table.offset, table.size)]:
+            return {}
+        found = self.chunks(start, 2 * count) or []
+        versions = [version for offset, size in found[:1] for (version,) in self._entries("H", offset, size & -2)]
+        if len(versions) < count:
+            return {}
+        places: dict[str, set[int]] = {}
+        hidden: dict[int, tuple[str, int]] = {}
+        for number, entry in enumerate(self._entries(_SYMBOL, table.offset, table.size)):
+            offset, _, _, home, value, _ = entry
+            if home != SHN_UNDEF and offset and versions[number] > 1:
+                name = table.names.at(offset)
+                places.setdefault(name, set()).add(value)
+                if versions[number] & _HIDDEN:
+                    hidden[number] = name, versions[number] & ~_HIDDEN
+        ambiguous = {number: (name, version) for number, (name, version) in hidden.items() if len(places[name]) > 1}
+        defined = self._versions(table.names) if ambiguous else {}
+        return {
+            number: f"{name}@{defined[version]}" for number, (name, version) in ambiguous.items() if version in defined
+        }
+
+    def _versions(self, names: _Strings) -> dict[int, str]:
+        """The names of the versions that the file defines, by number (LSB, "Version Definition Section")."""
+        address = self._dynamic.get(DT_VERDEF, (ADDRESS_SPACE, 0))[0]
+        found: dict[int, str] = {}
+        for _ in range(min(self._dynamic.get(DT_VERDEFNUM, (0, 0))[0], _HIDDEN)):
+            piece = self.piece_at(address)
+            if piece is None or address + 20 > piece[1]:
+                break
+            _, _, version, parts, _, name_at, following = self._unpack("HHHHIII", piece[2] + address - piece[0], "")
+            chunks = self.chunks(address + name_at, 4)
+            if parts and chunks and len(chunks) == 1:
+                [name_at] = self._unpack("I", chunks[0][0], "")
+                with suppress(FormatError):
+                    found[version] = names.at(name_at)
+            if not following:
+                break
+            address += following
+        return found
 
     def _stubs(self, listed: Iterable[tuple[Symbol, int]]) -> Iterator[Symbol]:
         """The names of stubs. `listed` are the file's symbols and their types."""

@@ -27,6 +27,8 @@ from a64patch.targets.elf_image import (
     DT_RELR,
     DT_STRTAB,
     DT_SYMTAB,
+    DT_VERDEF,
+    DT_VERSYM,
     DYNAMIC,
     ET_REL,
     HEADER_SIZE,
@@ -60,7 +62,7 @@ _CHANGED = 16
 """One of so many words of code may differ between a file and memory: patches change few words."""
 _ADDRESSES = (
     DT_HASH, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_REL, DT_JMPREL, DT_GNU_HASH, DT_RELR,
-    DT_ANDROID_REL, DT_ANDROID_RELA, DT_ANDROID_RELR,
+    DT_ANDROID_REL, DT_ANDROID_RELA, DT_ANDROID_RELR, DT_VERSYM, DT_VERDEF,
 )  # fmt: skip
 """Entries of PT_DYNAMIC that are addresses, of those that ElfImage reads."""
 
