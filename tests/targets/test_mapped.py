@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from a64patch.a64.names import parse_site
 from a64patch.errors import ReadError, SymbolError, TargetError
+from a64patch.patch.hazards import NAMES
 from a64patch.ranges import Ranges
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.mapped import MappedModule, modules_of
@@ -164,7 +165,7 @@ def test_no_file_is_opened_and_little_is_read_before_the_first_name(tmp_path: Pa
     assert all(size <= 4096 for _, size in process.reads)
     module = found[3]
     assert module.symbols["exported"]
-    assert claims[5].on([module.base]) == {}
+    assert [claim.on([module.base]) for claim in claims[6:8]] == [{}, {}]
     assert process.opened == ["/lib/lib3.so"]
 
 
@@ -400,7 +401,7 @@ def test_constants_in_executable_memory_are_claimed_as_data(tmp_path: Path) -> N
     process = Process()
     process.load(data, "/lib/lib.so", LIBRARY)
     found = only(process)
-    [claim] = found.claims()
+    claim = next(iter(found.claims()))
     places = addresses(found)
     assert claim.hazard == "data"
     assert found.code is not None
@@ -408,6 +409,20 @@ def test_constants_in_executable_memory_are_claimed_as_data(tmp_path: Path) -> N
     wanted = [places[name] for name in ("exported", "pool", "hidden", "constant")]
     assert list(claim.on(wanted)) == [places["pool"], places["constant"]]
     assert list(claim.on([LIBRARY, found.code.spans[0][1] - 4])) == []
+
+
+@pytest.mark.parametrize("with_file", [False, True])
+def test_a_function_that_the_loader_called_to_choose_another_is_claimed(tmp_path: Path, with_file: bool) -> None:
+    source = EXPORTING.replace(".type exported, %function", ".type exported, %gnu_indirect_function")
+    process = Process()
+    process.load(library(tmp_path, source=source), "/lib/lib.so", LIBRARY)
+    if not with_file:
+        process.files.clear()
+    found = only(process)
+    start, end = found.symbols.extent(found.symbols["exported"]) or (0, 0)
+    told = [(claim.hazard, [*claim.on([start - 4, start, end - 4, end])]) for claim in found.claims()]
+    assert told == [("data", []), ("resolver", [start, end - 4])]
+    assert {claim.hazard for claim in found.claims()} <= NAMES.keys()
 
 
 def test_code_in_the_room_behind_a_segment_is_code(tmp_path: Path) -> None:

@@ -84,12 +84,13 @@ class Told(NamedTuple):
         raise MappingError(f"{address:#x} is not mapped")
 
 
-def told_by(folder: Path, options: tuple[str, ...]) -> Told:
+def told_by(folder: Path, options: tuple[str, ...], *names: str) -> Told:
     (folder / "program.c").write_text(SOURCE, "ascii")
     gcc = need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     run(gcc, "-O1", *options, folder / "program.c", "-o", folder / "program", "-ldl")
     qemu = need("qemu-aarch64", "qemu-user")
-    lines = [line.split() for line in run(qemu, "-L", ROOT, folder / "program", folder / "out", *IN_LIBC).splitlines()]
+    said = run(qemu, "-L", ROOT, folder / "program", folder / "out", *(names or IN_LIBC))
+    lines = [line.split() for line in said.splitlines()]
     found = {kind: {name: int(number, 16) for each, name, number in lines if each == kind} for kind in ("base", "name")}
     data = (folder / "out").read_bytes()
     memory, place = {}, 1 << 16
@@ -129,6 +130,16 @@ def test_bases_and_names_are_those_that_the_loader_tells(tmp_path: Path, options
         assert found.symbols.resolve("program:main") == found.symbols["main"] == told.names["main"]
     for name in IN_LIBC if "-DSTATIC" not in options else ():
         assert found.symbols.resolve(f"libc.so.6:{name}") == found.symbols[name] == told.names[name]
+
+
+def test_memcpy_of_glibc_only_chooses_another_function(tmp_path: Path) -> None:
+    told = told_by(tmp_path, (), "memcpy", "malloc")
+    found = modules(told, tmp_path)
+    memcpy, malloc = (found.symbols.resolve(f"libc.so.6:{name}") for name in ("memcpy", "malloc"))
+    assert memcpy != told.names["memcpy"]
+    assert malloc == told.names["malloc"]
+    on_both = {claim.hazard: list(claim.on([memcpy, malloc])) for claim in found.claims if malloc in claim.words}
+    assert on_both == {"data": [], "resolver": [memcpy]}
 
 
 @pytest.mark.parametrize("kind", ["pie", "no-pie", "separate-code"])

@@ -1025,6 +1025,16 @@ class ElfImage:
         return slots
 
     @cached_property
+    def resolvers(self) -> Ranges:
+        """The functions that return the address of another one to the loader (STT_GNU_IFUNC). Not in ET_REL."""
+        spans = []
+        for table in () if self.relocatable else self._symbol_tables():
+            for _, info, _, home, value, size in self._entries(_SYMBOL, table.offset, table.size):
+                if info & 15 == STT_GNU_IFUNC and home != SHN_UNDEF:
+                    spans.append((value, value + size))
+        return Ranges.of(spans)
+
+    @cached_property
     def data_in_code(self) -> Ranges:
         """The part of `code` that holds data, as `marked_data` says."""
         return self.marked_data & self.code

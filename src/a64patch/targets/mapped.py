@@ -30,6 +30,7 @@ _MOST_SPANS = 16
 """Executable segments of one file that begin at one place. Linkers make one; garbage may claim any number."""
 _PAGE = 1 << 12
 _DATA = "is no code: the file has constants or tables here, which other code reads"
+_RESOLVER = "is in a function that only chooses another one (IFUNC): the loader has called it, and the choice stays"
 
 OpenFile = Callable[[Mapping], bytes | None]
 """The content of a mapped file as it can be reached now; None when it cannot."""
@@ -78,7 +79,8 @@ def modules_of(
     Names that cannot be read are none: `MappedModule.origin` tells it, and neither a name nor a claim raises an error.
 
     `code` is all executable memory of the module. Linkers often put constants and tables into executable memory. Those
-    that the file tells are claimed as `data`, and are still part of `code`: they may look like branches.
+    that the file tells are claimed as `data`, and are still part of `code`: they may look like branches. The functions
+    that the loader calls to choose others are claimed as `resolver`: `memcpy` of glibc is one, and is not what runs.
 
     Not found: a file whose first page is not mapped. Its code belongs to `JIT`.
     """
@@ -192,6 +194,15 @@ def _name_of(mapping: Mapping) -> str:
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
+class _Facts(NamedTuple):
+    """What a file, or the memory of one, tells about a module. Addresses are those in memory."""
+
+    symbols: list[Symbol]
+    data: Ranges
+    resolvers: Ranges
+    origin: Origin
+
+
 class _Build:
     """Reads the names of one module when somebody needs them, from its file or from memory."""
 
@@ -203,19 +214,20 @@ class _Build:
         """The module. Reads nothing."""
         loaded = self._found.loaded
         return MappedModule(
-            self._name, SymbolTable(lambda: self._facts[0]), loaded.build_id, base=loaded.base, code=self._code,
-            claims=self._claims, origin=lambda: self._facts[2],
+            self._name, SymbolTable(lambda: self._facts.symbols), loaded.build_id, base=loaded.base, code=self._code,
+            claims=self._claims, origin=lambda: self._facts.origin,
         )  # fmt: skip
 
     def _claims(self) -> Iterable[Claim]:
-        return [Claim("data", self._code, _DATA, tell=self._data_at)]
-
-    def _data_at(self, addresses: Sequence[int]) -> dict[int, str]:
-        return {address: _DATA for address in addresses if address in self._facts[1]}
+        return [
+            Claim("data", self._code, _DATA, tell=lambda asked: _inside(self._facts.data, asked, _DATA)),
+            Claim(
+                "resolver", self._code, _RESOLVER, tell=lambda asked: _inside(self._facts.resolvers, asked, _RESOLVER)
+            ),
+        ]
 
     @cached_property
-    def _facts(self) -> tuple[list[Symbol], Ranges, Origin]:
-        """The symbols, the addresses without code, and the origin of both."""
+    def _facts(self) -> _Facts:
         path, doubt = self._found.mapping.path, ""
         if not self._found.is_vdso:
             doubt = "its file cannot be read"
@@ -225,20 +237,19 @@ class _Build:
                     image = ElfImage(content, path)
                     doubt = "its file was replaced, and the new one is of another build"
                     if same_build(self._found.loaded, image, self._read):
-                        symbols, data = self._names(image, path)
-                        return symbols, data, Origin(path)
+                        return self._told(image, path, Origin(path))
             except FormatError:
                 doubt = "its file is not the one that was loaded, or is not sound"
             except TargetError:
                 doubt = "its file cannot be read"
         try:
             image = ElfImage(file_of(self._found.loaded, self._read, self._mapped), self._name)
-            symbols, data = self._names(image, path)
+            return self._told(image, path, Origin("", doubt and f"{doubt}: its names come from memory"))
         except FormatError:
-            return [], Ranges(), Origin("", f"{doubt or 'its memory is not sound'}: it has no names")
-        return symbols, data, Origin("", doubt and f"{doubt}: its names come from memory")
+            origin = Origin("", f"{doubt or 'its memory is not sound'}: it has no names")
+            return _Facts([], Ranges(), Ranges(), origin)
 
-    def _names(self, image: ElfImage, path: str) -> tuple[list[Symbol], Ranges]:
+    def _told(self, image: ElfImage, path: str, origin: Origin) -> _Facts:
         base = self._found.loaded.base
         names: Names = names_of(image, path, absolute=False)
         low, high = self._found.loaded.extent
@@ -250,4 +261,12 @@ class _Build:
         constants = [section for section in image.sections if section.mapped and not section.executable]
         data = Ranges.of((section.address, section.address + section.size) for section in constants) - image.executable
         data |= image.data_in_code | names.data & image.executable
-        return symbols, Ranges.of((start + base, end + base) for start, end in data)
+        return _Facts(symbols, _moved(data, base), _moved(image.resolvers, base), origin)
+
+
+def _moved(ranges: Ranges, distance: int) -> Ranges:
+    return Ranges.of((start + distance, end + distance) for start, end in ranges)
+
+
+def _inside(ranges: Ranges, addresses: Sequence[int], sentence: str) -> dict[int, str]:
+    return {address: sentence for address in addresses if address in ranges}
