@@ -5,8 +5,13 @@ Read on: userland.py, which starts it there and sends it one line of JSON for ea
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
+import io
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import sys
@@ -14,16 +19,27 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import a64patch
+import a64patch.cli.main
+
 FOLDER = Path("/run/worker")
 """Its fifos `in` and `out`, the last script and what this script wrote to `output`."""
 LATE = "late"
 """The status of a script whose time was over."""
-PRELOADED = ("numpy", "elftools.elf.elffile", "a64patch", "a64patch.cli.main")
+PRELOADED = ("numpy", "elftools.elf.elffile", "rich.console")
+"""Besides all modules of a64patch."""
 
 
 def main() -> None:
     for module in PRELOADED:
-        __import__(module)
+        importlib.import_module(module)
+    for found in pkgutil.walk_packages(a64patch.__path__, "a64patch."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    with contextlib.redirect_stdout(io.StringIO()):  # the first time it makes tables
+        a64patch.cli.main.main(["asm", "nop"])
+        a64patch.cli.main.main(["disasm", "d503201f"])
+    gc.freeze()  # what is not looked at is not copied either
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     # Open to write as well: so that there is no end, and whoever writes always has a reader.
     jobs = os.fdopen(os.open(FOLDER / "in", os.O_RDWR), "rb")
