@@ -25,7 +25,7 @@ from tests.support import unavailable
 KERNEL = "linux-image-arm64"
 """The newest kernel: its Image under the name boot/vmlinuz-*, and its modules."""
 
-NEEDED = ("libc6", "coreutils", "hello", "busybox-static", "libssl3", KERNEL)
+NEEDED = ("libc6", "coreutils", "hello", "busybox-static", "libssl3", "musl", "musl-dev", KERNEL)
 
 TREES = {
     "sysroot": ("libc6", "coreutils"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from a64patch.version import VERSION
-from tests.real import packages
+from tests.real import packages, userland_image
 from tests.real.guest import GuestError, compile_program
 from tests.real.userland import PROCESSOR_MAX, Userland
 from tests.support import eventually
@@ -107,6 +108,15 @@ def test_scripts_of_python(userland: Userland, tmp_path: Path) -> None:
     assert userland.python("import time; time.sleep(6); print(1)") == 1
 
 
+def test_a64patch_can_be_put_in_anew(userland: Userland) -> None:
+    place = userland_image.place_of_project()
+    userland.output_of(f"echo 'raise SystemExit(9)' >{place}/__init__.py; rm -rf {place}/__pycache__")
+    assert userland.run("a64patch --version").status == 9
+    userland.refresh()
+    assert userland.run("a64patch --version") == (0, f"a64patch {VERSION}\n")
+    assert userland.a64patch("--version") == (0, f"a64patch {VERSION}\n")
+
+
 def test_scripts_of_python_run_in_the_same_environment_as_commands(userland: Userland) -> None:
     modules = ("numpy", "rich", "elftools", "a64patch")
     script = f"import json; print(json.dumps([__import__(name).__file__ for name in {modules}]))"
@@ -122,6 +132,17 @@ def test_compiled_programs_run(boot_userland: Callable[..., Userland], tmp_path:
     assert with_authentication.run("/opt/later") == (0, "hello from C\n")
     assert with_authentication.run("a64patch asm nop") == (0, "d503201f\n")
     with_authentication.guest.require_healthy()
+
+
+def test_wheels_that_cannot_be_had_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    version = userland_image.python_version()
+    monkeypatch.setattr(userland_image, "python_version", lambda: version)
+    monkeypatch.setenv("A64PATCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(packages.MissingPackageError, match=r"^pip got no wheels for arm64 of numpy.*: ERROR: .*$"):
+        userland_image._fetch_wheels()
+    assert not list(tmp_path.glob("arm64/wheels-*"))
 
 
 def test_debians_programs_run(userland: Userland) -> None:
