@@ -89,6 +89,7 @@ def plan_of(target: Target, address: int, *, on: bool) -> Plan:
     return plan_switch(target, types_of(target), key, on=on, modules=modules)
 
 
+@pytest.mark.other_kernel
 def test_every_word_is_as_its_key_says(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     with opened(guest) as target:
         keys = keys_of(target)

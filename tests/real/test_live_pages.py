@@ -31,6 +31,7 @@ def opened(location: str) -> Iterator[GdbTarget]:
         yield target
 
 
+@pytest.mark.other_kernel
 def test_its_own_view_of_debians_kernel(live: LiveGuest) -> None:
     with opened(live.gdb) as target:
         require_own_view(live, packages.newest_kernel(), target)

@@ -25,6 +25,7 @@ def kernel(live: LiveGuest) -> Iterator[Target]:
         yield target
 
 
+@pytest.mark.other_kernel
 def test_modules_and_their_names_are_those_of_proc(live: LiveGuest, kernel: Target) -> None:
     named = {line.split()[0] for line in live.run("cat /proc/modules").splitlines()}
     loaded = [module for module in kernel.modules[1:] if module.name != MADE]

@@ -120,6 +120,7 @@ def nap(target: GdbTarget) -> tuple[list[int], list[int], list[int]]:
     return places, old, [old[0], *assemble(f"add {match[1]}, {match[2]}, #0")]
 
 
+@pytest.mark.other_kernel
 def test_a_task_that_sleeps_inside_a_site_keeps_the_patch_away(live: LiveGuest, target: GdbTarget) -> None:
     """With a sleeping process it is busy, by name; once the process has ended it is not. CPUs alone show nothing."""
     places, old, new = nap(target)
