@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 from collections.abc import Iterator
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from a64patch import open_target
 from a64patch.cli.main import main
-from a64patch.kernel.running import MADE
+from a64patch.kernel.alternatives import SECTION, loaded_alternatives
+from a64patch.kernel.image import KernelImage
+from a64patch.kernel.loaded import modules_of, sections_of
+from a64patch.kernel.running import MADE, structures_of
+from a64patch.kernel.structures import View
 from a64patch.kernel.symbols import parse_listing
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
+from tests.real import packages, pages
 from tests.real.guest import Guest
 from tests.real.live import LiveGuest
+from tests.support import rounds
 
 _TRACING = "/sys/kernel/debug/tracing"
 
@@ -99,3 +108,55 @@ def test_the_functions_that_ftrace_can_trace_are_those_that_the_kernel_lists(liv
     plain = {name for name in theirs - ours if len(kernel.symbols.named(name)) == 1}
     assert len(plain) < 100, plain
     assert len(ours & theirs) > 30_000
+
+
+@pytest.mark.other_kernel
+def test_alternatives_are_as_the_kernel_chose(live: LiveGuest) -> None:
+    """By feature: all words with the feature are the replacement, all without it the original; none is neither.
+
+    A kernel that names its variables keeps the features for which it took the replacement.
+    """
+    path = packages.newest_kernel().image
+    with KernelImage(path) as image, open_target(live.gdb, symbols=str(path)) as target:
+        assert not [each for each in image.modules.claims if each.of_build], "all tables of the file are sound"
+        shift = target.identity().base
+        code = target.modules.main.code or Ranges()
+        found = [each for each in image.alternatives() if each.code + shift in code]
+        entries = {each.code + shift: each for each in found[:: rounds(1, 8)]}
+        names = {each.new: image.symbols.describe(each.new) for each in entries.values()}
+        [claim] = [each for each in target.modules.claims if each.table == SECTION and code.spans[0][0] in each.words]
+        said = claim.on(entries)
+    assert len(found) > 20_000
+    assert len(said) == len(entries)
+    chosen: dict[int, set[bool]] = {}
+    for place, each in entries.items():
+        what = re.search(r"; now (?:it is|its \d+ words are) (.*)$", said[place])
+        assert what is not None, said[place]
+        if names[each.new] == "alt_cb_patch_nops" or each.new_size:
+            assert what[1] in ("the original", "the replacement" if each.new_size else "not the original")
+            chosen.setdefault(each.feature, set()).add(what[1] != "the original")
+    assert all(len(each) == 1 for each in chosen.values()), chosen
+    taken = {feature for feature, each in chosen.items() if True in each}
+    assert 1 < len(taken) < len(chosen) - 10
+    if live.names.named("applied_alternatives"):
+        with open_target(live.gdb) as target:
+            bits = int.from_bytes(target.read(live.names["applied_alternatives"], 16), "little")
+        assert taken == {feature for feature in chosen if bits >> feature & 1}
+
+
+def test_alternatives_of_modules_are_those_of_their_files(live: LiveGuest, kernel: Target) -> None:
+    main_module, places = kernel.modules.main, pages.sections(live)
+    view = View(kernel, structures_of(kernel, main_module.symbols, main_module.build_id))
+    counts = 0
+    for module in modules_of(kernel, view.structures):
+        assert sections_of(view, module) == places[module.name]
+        section = ELFFile(io.BytesIO(packages.read_kernel_module(module.name))).get_section_by_name(SECTION)
+        found = loaded_alternatives(view, module)
+        assert len(found) == (section["sh_size"] // 12 if section else 0), module
+        [claim] = [
+            each for each in kernel.modules.claims if each.table == SECTION and module.text.spans[0][0] in each.words
+        ]
+        said = claim.on(each.code for each in found)
+        assert all(each.code in said for each in found if each.code in module.text)
+        counts += len(found)
+    assert counts > 10

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from a64patch.kernel import rewrites, static_keys
+from a64patch.kernel.alternatives import Alternative
 from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import R_AARCH64_RELATIVE
@@ -47,6 +48,11 @@ class KernelElf(ElfFile):
                 f" `truncate -s -{size} {shlex.quote(self.path)}` removes the signature",
                 of_build=True,
             )
+
+    def alternatives(self) -> list[Alternative]:
+        """As `rewrites.alternatives_in`, of a vmlinux."""
+        main = self.modules.main
+        return rewrites.alternatives_in(self.read, main.symbols, main.code or Ranges(), self._relocated)
 
     def _relocated(self, start: int, end: int) -> Mapping[int, int]:
         return {

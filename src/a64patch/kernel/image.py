@@ -12,24 +12,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import repeat
 from operator import itemgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import notes, placement
+from a64patch.kernel.alternatives import Alternative
 from a64patch.kernel.kallsyms import CODE_TYPES, Kallsyms, KernelSymbol, decode
-from a64patch.kernel.rewrites import claims_on_kernel
+from a64patch.kernel.rewrites import alternatives_in, claims_on_kernel
 from a64patch.ranges import Ranges
 from a64patch.targets.file import FileTarget
 from a64patch.targets.modules import Claim, Module
 from a64patch.targets.symbols import ADDRESS_SPACE, Symbol, SymbolTable
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[numpy.uint64]
 
 KERNEL = "kernel"
 """The name of the module that is the kernel itself."""
 
 _MOST_BYTES = 1 << 30
 _BIG_ENDIAN = 1
-_RELATIVE = struct.pack("<Q", 1027)
-"""The r_info of an R_AARCH64_RELATIVE relocation (AAELF64 5.7.15)."""
+_R_AARCH64_RELATIVE = 1027
+"""The r_info of such a relocation (AAELF64 5.7.15)."""
+_RELATIVE = struct.pack("<Q", _R_AARCH64_RELATIVE)
 _HEAD = 0x1000
 """Bytes at the beginning of the file that hold headers: symbols cannot be checked there."""
 
@@ -77,7 +85,35 @@ class KernelImage(FileTarget):
         return [Module(KERNEL, table, build_id, release, code=code, file=self.location, claims=self._claims)]
 
     def _claims(self) -> Iterable[Claim]:
-        return claims_on_kernel(self.read, self.symbols, self._layout.code)
+        return claims_on_kernel(self.read, self.symbols, self._layout.code, relocated=self._relocated)
+
+    def alternatives(self) -> list[Alternative]:
+        """As `rewrites.alternatives_in`."""
+        return alternatives_in(self.read, self.symbols, self._layout.code, self._relocated)
+
+    def _relocated(self, start: int, end: int) -> dict[int, int]:
+        """The addresses that the boot writes between two addresses, by place, if .rela.dyn has them (not .relr.dyn)."""
+        import numpy
+
+        places, values = self._relative
+        first, last = numpy.searchsorted(places, numpy.array((start, end), numpy.uint64))
+        return dict(zip(places[first:last].tolist(), values[first:last].tolist(), strict=True))
+
+    @cached_property
+    def _relative(self) -> tuple[Numbers, Numbers]:
+        """The place and the addend of each R_AARCH64_RELATIVE in the file, ascending by place.
+
+        Found by the number of their type, at places in the file: other data with this form would be taken for one too.
+        """
+        import numpy
+
+        start, size = self._layout.start, len(self._original)
+        numbers = numpy.frombuffer(self._original, "<u8", size // 8)
+        middle = 1 + numpy.flatnonzero(numbers[1:-1] == _R_AARCH64_RELATIVE)
+        places = numbers[middle - 1]
+        middle = middle[places - numpy.uint64(start) < numpy.uint64(size)]
+        middle = middle[numpy.argsort(numbers[middle - 1], kind="stable")]
+        return numbers[middle - 1], numbers[middle + 1]
 
     def kernel_symbols(self) -> list[KernelSymbol]:
         """All names in the file with nm's letter for each, ascending by address; empty when there are none."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
+from itertools import takewhile
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, SymbolError, TargetError
@@ -31,6 +32,9 @@ _MOST_CODE = 1 << 28
 _LONGEST_NAME = 512
 """Bytes (KSYM_NAME_LEN)."""
 _SMALLEST_PAGE = 4096
+_MOST_SECTIONS, _SECTIONS_AT_ONCE = 1024, 64
+_LONGEST_SECTION = 64
+"""Bytes of a section's name that are read."""
 _MOST_NOTES = 16
 _LONGEST_NOTE = 4096
 _NAMING_THE_LIST = ("print_modules", "find_module_all", "module_get_kallsym", "module_kallsyms_on_each_symbol")
@@ -156,6 +160,47 @@ def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> I
         size = min(size, _MOST_CODE)
         # Data of unknown size must not reach into the code behind it.
         yield Symbol(name, value, size, module.name, is_function, limit[1] if limit else value + max(size, 1))
+
+
+def sections_of(view: View, module: Loaded) -> dict[str, int]:
+    """The address of each section of a loaded module, by its name (struct module_sect_attrs).
+
+    Sections for initialisation were freed, and their addresses may be those of something else now. Empty for a kernel
+    that does not keep the addresses (CONFIG_SYSFS, CONFIG_KALLSYMS).
+    """
+    structures, listed = view.structures, "module_sect_attrs.grp.bin_attrs"
+    if not all(map(structures.has, ("module.sect_attrs", listed, "bin_attribute.attr.name"))):
+        return {}
+    kept = view.fields([module.at], "module.sect_attrs")[0]
+    array = view.fields([kept[0]], listed)[0] if kept and is_kernel_address(kept[0]) else None
+    attributes: list[int] = []
+    while array and is_kernel_address(array[0]) and len(attributes) < _MOST_SECTIONS:
+        pointers = view.numbers([array[0] + 8 * (len(attributes) + number) for number in range(_SECTIONS_AT_ONCE)])
+        some = [*takewhile(is_kernel_address, pointers)]
+        attributes += [at for at in some if at is not None]
+        if len(some) < len(pointers):
+            break
+    names = view.fields(attributes, "bin_attribute.attr.name")
+    if structures.has("module_sect_attr.address"):  # before 6.14
+        distance = structures.field("module_sect_attr.battr").offset
+        places = view.fields([at - distance for at in attributes], "module_sect_attr.address")
+    else:
+        places = view.fields(attributes, "bin_attribute.private")
+    texts = view.texts([name[0] if name else 0 for name in names], _LONGEST_SECTION)
+    return {text: place[0] for text, place in zip(texts, places, strict=True) if text and place}
+
+
+def ending_of(view: View, module: Loaded, address: int) -> int:
+    """The end of the read-only data of a loaded module that has this address; 0 when it has not."""
+    structures = view.structures
+    base, size = "module.core_layout.base", "module.core_layout.ro_size"
+    if structures.has("module.mem"):  # since 6.4
+        index = structures.constant("MOD_RODATA")
+        base, size = f"module.mem[{index}].base", f"module.mem[{index}].size"
+    if not (structures.has(base) and structures.has(size)):
+        return 0
+    [found] = view.fields([module.at], base, size)
+    return sum(found) if found and found[0] <= address < sum(found) else 0
 
 
 # The list

@@ -54,10 +54,12 @@ def bounds(
     names: tuple[str, str],
     function: str,
     fits: Callable[[bytes, int], bool],
+    pointer_at: Callable[[int], int | None] | None = None,
 ) -> tuple[int, int]:
     """Where a linked kernel has a table: [start, end). Symbols with these names say it, or the code of `function`.
 
-    The function forms both addresses. Of all pairs of addresses that it forms, the widest counts with bytes that fit.
+    The function forms both addresses, or the address of two pointers to them; `pointer_at` gives the pointer at an
+    address. Of all such pairs of addresses, the widest counts with bytes that fit.
     `fits` takes the bytes and their address; it is also asked about some whole entries at either end. SymbolError when
     neither symbols nor code say it.
     """
@@ -68,7 +70,10 @@ def bounds(
     if not 0 < symbol.size <= _LARGEST_FUNCTION:
         raise SymbolError(f"the end of {function} is not known, so the table that it uses is not found")
     places = sorted(formed(from_bytes(read(symbol.address, symbol.size & -INSN_SIZE)), symbol.address))
-    pairs = [(start, end) for start in places for end in places if 0 < end - start <= _LARGEST_TABLE]
+    pairs = [(start, end) for start in places for end in places]
+    if pointer_at is not None:
+        pairs += [(pointer_at(place) or 0, pointer_at(place + 8) or 0) for place in places]
+    pairs = [(start, end) for start, end in pairs if 0 < end - start <= _LARGEST_TABLE]
     for start, end in sorted(pairs, key=lambda pair: pair[0] - pair[1])[:_MOST_PAIRS]:
         with suppress(TargetError):
             # Both ends first: most pairs are of unlike places, with megabytes between.

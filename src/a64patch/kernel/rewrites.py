@@ -5,7 +5,7 @@ of static keys.
 
 A table of a module is zero: relocations hold its addresses. In a linked kernel, each field holds the distance from
 itself (since 4.20), and symbols say where the table begins and ends. arm64 has no table of static calls: their
-trampolines read a literal outside the text.
+trampolines read a literal outside the text. alternatives.py tells what a running kernel made of its alternatives.
 
 Not seen: PACIASP and AUTIASP, which a kernel with dynamic shadow call stacks rewrites at boot (.init.eh_frame); probes
 that somebody sets at run time; and in a running kernel the sites of ftrace, since the kernel frees their table.
@@ -21,7 +21,8 @@ from typing import NamedTuple
 from a64patch.a64.predicates import is_bl, is_bti
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError, TargetError
-from a64patch.kernel import pointers, static_keys
+from a64patch.kernel import alternatives, pointers, static_keys
+from a64patch.kernel.alternatives import Alternative, linked_alternatives, loaded_alternatives
 from a64patch.kernel.loaded import Loaded
 from a64patch.kernel.structures import View
 from a64patch.ranges import Ranges
@@ -68,10 +69,14 @@ class _Kind(NamedTuple):
     spans: Callable[[_Data, int], Iterable[tuple[Span, str]]]
     """The words that the entry at this offset is about, and what the kernel does with them."""
     formed_in: str = ""
-    """A function that forms both addresses in `bounds`: a kernel without CONFIG_KALLSYMS_ALL does not name them."""
+    """A function that forms both addresses in `bounds`, or that of two pointers to them (the alternatives of 6.1): a
+    kernel without CONFIG_KALLSYMS_ALL does not name them."""
     loaded: tuple[str, str, str] = ("", "", "")
     """Where a loaded module has it: the fields of struct module with its address and its number of entries, and the
     structure of an entry; empty where a running kernel has it no more."""
+    sound: Callable[[_Data, int], bool] | None = None
+    """Whether the entry at this offset has possible numbers. Its code may lie anywhere from the first to the last known
+    code then: the trampoline of KPTI is in the read-only data (since 6.1 at the latest)."""
 
 
 def _jump_label(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
@@ -82,13 +87,17 @@ def _jump_label(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
 
 
 def _alternative(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
-    # struct alt_instr: orig_offset, alt_offset, cpucap, orig_len, alt_len; alt_len is 0 for a callback.
+    # struct alt_instr, as in alternatives.py; a callback has no length.
     old, new, (length, of_new) = data.address_at(at), data.address_at(at + 4), data.data[at + 10 : at + 12]
     assert old is not None
-    how = "at boot or load, if the CPU has or lacks some feature"
-    yield (old, old + length), f"the kernel overwrites it {how}"
+    yield (old, old + length), alternatives.OVERWRITES
     if new is not None and of_new:
-        yield (new, new + of_new), f"the kernel copies it over other code {how}"
+        yield (new, new + of_new), alternatives.COPIES
+
+
+def _is_alternative(data: _Data, at: int) -> bool:
+    length, of_new = data.data[at + 10 : at + 12]
+    return length % INSN_SIZE == 0 and of_new in (0, length)
 
 
 def _ftrace_site(data: _Data, at: int) -> Iterator[tuple[Span, str]]:
@@ -130,8 +139,8 @@ _KINDS = (
     # struct jump_entry: relative since 4.20, three addresses before
     _Kind(static_keys.SECTION, static_keys.BOUNDS, False, (16, 24), (0,), _jump_label,
           loaded=("module.jump_entries", "module.num_jump_entries", "jump_entry")),
-    _Kind(".altinstructions", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative,
-          "__apply_alternatives_multi_stop"),
+    _Kind(alternatives.SECTION, ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative,
+          "__apply_alternatives_multi_stop", sound=_is_alternative),
     _Kind(OF_FTRACE[0], ("", ""), True, (8,), (), _ftrace_site),
     _Kind(OF_FTRACE[1], _MCOUNT, True, (8,), (), _ftrace_site),
     # struct bug_entry: with file and line, without them, with a format too
@@ -192,7 +201,7 @@ def claims_on_kernel(
         if running and kind.in_init:
             continue
         try:
-            start, end = _bounds(kind, read, symbols, code)
+            start, end = _bounds(kind, read, symbols, code, relocated)
         except (SymbolError, TargetError):
             continue
         if start >= end:
@@ -209,6 +218,23 @@ def claims_on_kernel(
         except TargetError:
             found = [_unknown(kind, code)]
         yield from found
+
+
+def alternatives_in(
+    read: Callable[[int, int], bytes],
+    symbols: SymbolTable,
+    code: Ranges,
+    relocated: Callable[[int, int], Mapping[int, int]],
+) -> list[Alternative]:
+    """The alternatives of a kernel's file; arguments as `claims_on_kernel`. SymbolError when their table is not found.
+
+    The errors of `read` pass.
+    """
+    kind = next(kind for kind in _KINDS if kind.section == alternatives.SECTION)
+    start, end = _bounds(kind, read, symbols, code, relocated)
+    if not 0 <= end - start <= _MOST_BYTES:
+        raise SymbolError(f"the kernel's table {kind.section} has {end - start} bytes, which is impossible")
+    return linked_alternatives(read(start, end - start), start)
 
 
 def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim]:
@@ -242,9 +268,22 @@ def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim
         for sentence, listed in spans.items():
             said = f"is listed in {kind.section}: {sentence}"
             yield Claim(HAZARD, Ranges.of(listed) & code, said, table=kind.section, tell=tell)
+    # To find this table takes many reads: only when somebody asks about code of this module.
+    yield claim_on_alternatives(alternatives.teller(view.target, lambda: loaded_alternatives(view, loaded)), code)
 
 
-def _bounds(kind: _Kind, read: Callable[[int, int], bytes], symbols: SymbolTable, code: Ranges) -> tuple[int, int]:
+def claim_on_alternatives(tell: Tell, code: Ranges) -> Claim:
+    """The claim of a running kernel's alternatives on words of this code."""
+    return Claim(HAZARD, code, f"may be listed in {alternatives.SECTION}", table=alternatives.SECTION, tell=tell)
+
+
+def _bounds(
+    kind: _Kind,
+    read: Callable[[int, int], bytes],
+    symbols: SymbolTable,
+    code: Ranges,
+    relocated: Callable[[int, int], Mapping[int, int]] | None = None,
+) -> tuple[int, int]:
     """Where the kernel has this table: see pointers.bounds. SymbolError when nothing says it."""
     if kind.bounds == static_keys.BOUNDS:
         return static_keys.bounds(read, symbols, code)
@@ -253,7 +292,10 @@ def _bounds(kind: _Kind, read: Callable[[int, int], bytes], symbols: SymbolTable
         table = _linked(data, start, {}, lambda address: 0, tuple)
         return any(_fits(kind, table, stride, code | static_keys.init_code(symbols)) for stride in kind.strides)
 
-    return pointers.bounds(read, symbols, kind.bounds, kind.formed_in or kind.bounds[0], fits)
+    def pointer_at(place: int) -> int | None:
+        return relocated(place, place + 8).get(place) if relocated is not None else None
+
+    return pointers.bounds(read, symbols, kind.bounds, kind.formed_in or kind.bounds[0], fits, pointer_at)
 
 
 def _linked(
@@ -297,10 +339,15 @@ def _claims(
 def _fits(kind: _Kind, data: _Data, stride: int, known: Ranges) -> bool:
     """Whether each entry refers to known code, if an entry has so many bytes."""
     size = len(data.data)
-    fields = (at + pointer for at in range(0, size, stride) for pointer in kind.pointers)
-    return size % stride == 0 and all(
-        (address := data.address_at(at)) is not None and address in known for at in fields
-    )
+    if size % stride:
+        return False
+    places = range(0, size, stride)
+    if kind.sound is not None:
+        if not all(kind.sound(data, at) for at in places):
+            return False
+        known = Ranges(((known.spans[0][0], known.spans[-1][1]),)) if known else known
+    fields = (at + pointer for at in places for pointer in kind.pointers)
+    return all((address := data.address_at(at)) is not None and address in known for at in fields)
 
 
 def _unknown(kind: _Kind, code: Ranges) -> Claim:

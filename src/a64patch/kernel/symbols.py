@@ -9,21 +9,24 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
 from a64patch.errors import FormatError, SymbolError, TargetError
-from a64patch.kernel import notes, placement, running, table_cache
+from a64patch.kernel import alternatives, notes, placement, running, table_cache
+from a64patch.kernel.alternatives import Alternative
+from a64patch.kernel.elf import KernelElf
 from a64patch.kernel.image import KERNEL, KernelImage, sized, sized_columns
 from a64patch.kernel.kallsyms import CODE_TYPES, MOST_SYMBOLS, REACH, Kallsyms, KernelSymbol, decode, find_token_tables
-from a64patch.kernel.rewrites import claims_on_kernel
+from a64patch.kernel.rewrites import Tell, claim_on_alternatives, claims_on_kernel
+from a64patch.kernel.structures import read_each
 from a64patch.kernel.table_cache import Entry, Sample
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
-from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.file import FileTarget
-from a64patch.targets.modules import Module
+from a64patch.targets.modules import Claim, Module
 from a64patch.targets.replace import FileOnDisk
 from a64patch.targets.symbols import Symbol, SymbolTable
 
@@ -68,6 +71,8 @@ class Source(NamedTuple):
     name: str
     symbols: list[KernelSymbol]
     build_id: str = ""
+    file: KernelImage | KernelElf | None = None
+    """The kernel's code, if it is in the file too."""
 
 
 def read_source(path: str | os.PathLike[str]) -> Source:
@@ -82,8 +87,11 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     file = FileOnDisk(os.fspath(path))
     head = file.head(64)
     build_id = ""
+    holds: KernelImage | KernelElf | None = None
     if head[:4] == b"\x7fELF":
-        elf = ElfImage(file.content, file.path)
+        named = KernelElf(path, names_only=True)
+        elf = named.image
+        holds = None if elf.is_debug_file or elf.relocatable else named
         # ELF symbols have no letter; those in executable ranges are text, also in a debug file, which has no code.
         symbols = [
             KernelSymbol(s.address, "t" if s.address in elf.executable else "d", s.name)
@@ -91,14 +99,14 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         ]
         build_id = elf.build_id
     elif notes.is_image(head):
-        with KernelImage(path) as image:
-            symbols, build_id = image.kernel_symbols(), image.identity().build_id
+        holds = KernelImage(path)
+        symbols, build_id = holds.kernel_symbols(), holds.identity().build_id
     else:
         if file.size > _MOST_LISTING_BYTES:
             raise FormatError(f"{file.path} has {file.size} bytes, more than a list of symbols can have")
         symbols = parse_listing(file.content, file.path)
     _bounds(symbols, file.path)
-    return Source(file.path, symbols, build_id)
+    return Source(file.path, symbols, build_id, holds)
 
 
 def names_a_kernel(source: str | os.PathLike[str]) -> bool:
@@ -161,7 +169,8 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     Modules that only the source names are claimed whole: nobody knows their tables.
 
     The words that Linux rewrites in a running kernel are claimed as far as its tables are found (rewrites.py). Words of
-    ftrace and kprobes are seen in the code (hooks.py). **Not seen:** alternatives, whose table the kernel has freed.
+    ftrace and kprobes are seen in the code (hooks.py). The kernel has freed the table of its own alternatives: they are
+    seen if `source` is an Image or a vmlinux, which has the table too.
 
     Names from memory are decoded once for each build. Later calls take them from a file in the user's cache folder
     (table_cache.py), after a comparison with the kernel's code and with bytes of its tables, banner and build id.
@@ -172,6 +181,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     if source is None or (source == LIVE and isinstance(target, KernelImage)):
         return target.symbols
     shift, build_id, file = 0, "", ""
+    holds: KernelImage | KernelElf | None = None
     build: _Build | None = None
     tables: _Tables | None = None
     symbols: Sequence[KernelSymbol] = ()
@@ -185,7 +195,7 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         read = read_source(source)
         shift = _find_place(target, read)
         symbols = [s._replace(address=(s.address + shift) % placement.ADDRESSES) for s in read.symbols]
-        build_id, file = read.build_id, read.name
+        build_id, file, holds = read.build_id, read.name, read.file
         names = sized(symbols)
     if isinstance(target, FileTarget):
         target.knowing(replace(target.modules.main, symbols=_table(names)))
@@ -202,10 +212,13 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     for name in names:
         named.setdefault(name.module, []).append(name)
     table = _table(named.pop(""))
-    kernel = Module(
-        KERNEL, table, build_id, release, shift, text, file, run,
-        claims=lambda: claims_on_kernel(target.read, table, text, running=True),
-    )  # fmt: skip
+
+    def claims() -> Iterator[Claim]:
+        yield from claims_on_kernel(target.read, table, text, running=True)
+        if holds is not None:
+            yield claim_on_alternatives(_alternatives_told_by(holds, target, shift), text)
+
+    kernel = Module(KERNEL, table, build_id, release, shift, text, file, run, claims=claims)
     loaded = [
         Module(module, _table(named[module]), code=Ranges((_module_text(symbols, module),)) or None, file=file)
         for module in sorted(named)
@@ -214,6 +227,28 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
     more = running.tell(target, kernel, loaded)
     target.knowing(*more.modules, may_write=more.may_write, others=more.tasks, facts=more.facts)
     return target.symbols
+
+
+def _alternatives_told_by(file: KernelImage | KernelElf, target: Target, shift: int) -> Tell:
+    """What a running kernel made of the alternatives in its file, whose addresses are `shift` bytes lower.
+
+    Tells nothing when the table in the file is not found.
+    """
+
+    def entries() -> list[Alternative]:
+        with suppress(SymbolError, TargetError):
+            return [
+                each._replace(
+                    code=(each.code + shift) % placement.ADDRESSES, new=(each.new + shift) % placement.ADDRESSES
+                )
+                for each in file.alternatives()
+            ]
+        return []
+
+    def in_file(requests: Sequence[tuple[int, int]]) -> Sequence[bytes | None]:
+        return read_each(file, [((at - shift) % placement.ADDRESSES, size) for at, size in requests])
+
+    return alternatives.teller(target, entries, in_file, in_file)
 
 
 def _incarnation(target: Target, symbols: Sequence[Symbol]) -> str:
