@@ -12,6 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 from a64patch import open_target
 from a64patch.cli.main import main
+from a64patch.kernel import blacklist
 from a64patch.kernel.alternatives import SECTION, loaded_alternatives
 from a64patch.kernel.image import KernelImage
 from a64patch.kernel.loaded import modules_of, sections_of
@@ -160,3 +161,23 @@ def test_alternatives_of_modules_are_those_of_their_files(live: LiveGuest, kerne
         assert all(each.code in said for each in found if each.code in module.text)
         counts += len(found)
     assert counts > 10
+
+
+@pytest.mark.other_kernel
+def test_code_that_nobody_may_probe_is_in_the_kernels_own_list(
+    live: LiveGuest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is in debugfs. What a file tells by symbols is a part of it."""
+    lines = live.run("cat /sys/kernel/debug/kprobes/blacklist")
+    spans = re.findall(r"^(0x\w+)-(0x\w+)\t", lines, re.MULTILINE)
+    theirs = Ranges.of((int(start, 16), int(end, 16)) for start, end in spans)
+    with open_target(live.gdb, symbols="kallsyms") as target:
+        main_module = target.modules.main
+        types = structures_of(target, main_module.symbols, main_module.build_id)
+        assert blacklist.listed(target, types, main_module.symbols) == theirs
+        areas = blacklist.areas(main_module.symbols)
+    assert areas.size > theirs.size / 2
+    assert not areas - theirs
+    assert len(spans) > 400
+    assert main(["show", live.gdb, spans[0][0], "-n", "1", "--symbols", "kallsyms"]) == 0
+    assert "nobody may probe" in capsys.readouterr().out

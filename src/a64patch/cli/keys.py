@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--off", dest="new", action="store_false", help="switch the key off (running kernel)")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show the plan of the switch, and change nothing")
     parser.add_argument(
-        "--accept", metavar="HAZARD", action="append", default=["kernel-rewrites"],
-        help="switch in spite of a hazard of this name; kernel-rewrites is accepted, since that is the purpose",
+        "--accept", metavar="HAZARD", action="append", default=["kernel-rewrites", "kprobe-blacklist"],
+        help="switch in spite of a hazard of this name; kernel-rewrites and kprobe-blacklist are accepted: the kernel"
+        " itself switches these words",
     )  # fmt: skip
     patching.add_journal(parser)
     parser.set_defaults(sync="auto", retry=0.0, drop_relocations=False, prove=False)

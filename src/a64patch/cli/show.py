@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 A word marked * is in the manual's list: another word of the list may replace it while CPUs execute it.
 A word marked r belongs to a relocation: the loader overwrites it.
-A word marked k is one that Linux itself rewrites, or finds in a table.
+A word marked k is one that Linux itself rewrites, finds in a table, or lets nobody probe.
 Data between the code (mapping symbol $d) is shown as .word.
 A stripped program takes names from its debug file (build id, .gnu_debuglink); --target-info says from which.
 examples:
@@ -30,6 +30,8 @@ examples:
   a64patch show gdb://localhost:1234 0xffff800008010000 -n 8
   a64patch show gdb://localhost:1234 --target-info"""
 
+_OF_LINUX = {"kernel-rewrites", "kprobe-blacklist"}
+"""The hazards of words about which Linux itself has something to say."""
 LONGEST = 64
 """Without -n, at most this many instructions of a function are shown."""
 
@@ -143,5 +145,5 @@ def _line(
         "hotpatchable": not is_data and is_hotpatchable(word, profile),
         "data": is_data,
         "relocation": (relocation_at(address) if relocation_at else None) or "",
-        "kernel": "; ".join(sentence for hazard, sentence in said if hazard == "kernel-rewrites"),
+        "kernel": "; ".join(sentence for hazard, sentence in said if hazard in _OF_LINUX),
     }

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from a64patch.kernel import rewrites, static_keys
+from a64patch.kernel import blacklist, rewrites, static_keys
 from a64patch.kernel.alternatives import Alternative
 from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
@@ -36,9 +36,11 @@ class KernelElf(ElfFile):
         if not image.relocatable:
             if image.order == "<":
                 yield from rewrites.claims_on_kernel(self.read, module.symbols, code, relocated=self._relocated)
+                yield from blacklist.claims_on_file(self.read, module.symbols, code, self._relocated)
             return
         tell_keys = static_keys.teller_of_module(self)
         yield from rewrites.claims_on_module(image, partial(_function_starts, module), tell_keys)
+        yield from blacklist.claims_on_module(image, module.symbols, code)
         size = signature_size(image.data)
         if size:
             yield Claim(

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.errors import FormatError, MappingError
-from a64patch.kernel import notes, placement
+from a64patch.kernel import blacklist, notes, placement
 from a64patch.kernel.alternatives import Alternative
 from a64patch.kernel.kallsyms import CODE_TYPES, Kallsyms, KernelSymbol, decode
 from a64patch.kernel.rewrites import alternatives_in, claims_on_kernel
@@ -84,8 +84,10 @@ class KernelImage(FileTarget):
         code = Ranges.of(layout.code)
         return [Module(KERNEL, table, build_id, release, code=code, file=self.location, claims=self._claims)]
 
-    def _claims(self) -> Iterable[Claim]:
-        return claims_on_kernel(self.read, self.symbols, self._layout.code, relocated=self._relocated)
+    def _claims(self) -> Iterator[Claim]:
+        code = self._layout.code
+        yield from claims_on_kernel(self.read, self.symbols, code, relocated=self._relocated)
+        yield from blacklist.claims_on_file(self.read, self.symbols, code, self._relocated)
 
     def alternatives(self) -> list[Alternative]:
         """As `rewrites.alternatives_in`."""

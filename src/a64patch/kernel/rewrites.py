@@ -268,8 +268,15 @@ def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim
         for sentence, listed in spans.items():
             said = f"is listed in {kind.section}: {sentence}"
             yield Claim(HAZARD, Ranges.of(listed) & code, said, table=kind.section, tell=tell)
-    # To find this table takes many reads: only when somebody asks about code of this module.
-    yield claim_on_alternatives(alternatives.teller(view.target, lambda: loaded_alternatives(view, loaded)), code)
+
+    def entries() -> list[Alternative]:
+        """To find this table takes many reads: it is done when somebody asks about code of this module."""
+        try:
+            return loaded_alternatives(view, loaded)
+        finally:
+            view.structures.save()
+
+    yield claim_on_alternatives(alternatives.teller(view.target, entries), code)
 
 
 def claim_on_alternatives(tell: Tell, code: Ranges) -> Claim:

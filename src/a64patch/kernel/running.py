@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from a64patch.errors import CapabilityError, FormatError, SymbolError, TargetError
+from a64patch.kernel import blacklist
 from a64patch.kernel.executable import executable
 from a64patch.kernel.hooks import claims_on_hooks
 from a64patch.kernel.loaded import NEEDED, Loaded, State, modules_of, symbols_of
@@ -73,7 +74,8 @@ def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
     structures.save()
     known = (kernel.code or Ranges()) | Ranges.of(span for module in modules for span in module.code or ())
     others, facts["executable memory"], second = _mapped(target, kernel, known)
-    claims = [*claims_on_hooks(target, known), *second]
+    unprobed = blacklist.claim_on_running(target, structures, kernel.symbols, known)
+    claims = [*claims_on_hooks(target, known), unprobed, *second]
     own = kernel.claims
     whole = replace(kernel, claims=lambda: (*own(), *claims), shares_code=knows_itself)
     note = f"every task of the kernel is kept out as CPUs are (preemption: {facts['preemption']})"

@@ -45,6 +45,8 @@ NAMES = {
     "data": "the word is data between the code, such as a literal",
     "resolver": "the function chooses another one for its callers (IFUNC), and the loader has called it already",
     "kernel-rewrites": "Linux itself rewrites the word at boot, at load or later, or finds it in a table of exceptions",
+    "kprobe-blacklist": "Linux lets nobody probe the word: it executes the word while it handles a breakpoint or an"
+    " exception",
     "module-unsettled": "the kernel is loading or unloading the module: its code may go away at any moment",
     "second-address": "CPUs execute the word at a second address as well, where a stop does not look for them",
     "signature": "the module is signed, and the kernel refuses a signed module of which a byte has changed",
