@@ -16,7 +16,7 @@ from a64patch.a64.assembler import assemble
 from a64patch.a64.words import to_bytes
 from a64patch.errors import A64PatchError, FormatError, MappingError, SymbolError
 from a64patch.kernel import hooks, pointers
-from a64patch.kernel.loaded import Loaded, State, modules_of, symbols_of
+from a64patch.kernel.loaded import Loaded, State, modules_of, symbols_of, tainted_by
 from a64patch.kernel.rewrites import claims_on_loaded
 from a64patch.kernel.structures import Structures, View, load_btf
 from a64patch.ranges import Ranges
@@ -369,3 +369,12 @@ def test_entries_of_an_impossible_size_claim_the_whole_module(size: int) -> None
     claims = claims_on_loaded(View(machine, Structures(types.bytes)), loaded, code)
     [claim] = [claim for claim in claims if claim.of_build]
     assert (claim.words, claim.of_build) == (code, True)
+
+
+def test_why_a_module_taints_the_kernel() -> None:
+    def reasons(taints: int) -> list[str]:
+        return tainted_by(Loaded("m", MODULES, State.LIVE, Ranges(), Ranges(), taints))
+
+    assert reasons(0) == []
+    assert reasons(1 << 12 | 1 << 13) == ["out of tree", "unsigned"]
+    assert reasons(1 << 0 | 1 << 40) == ["proprietary", "bits 0x10000000000"]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from a64patch import open_target
+from a64patch.cli.main import main
 from a64patch.errors import A64PatchError, MappingError, PlanError
 from a64patch.kernel.elf import signature_size
-from a64patch.kernel.rewrites import claims_on_kernel
+from a64patch.kernel.rewrites import claims_on_kernel, looked_at
 from a64patch.patch.asmdiff import parse
 from a64patch.patch.plan import make_plan, require_acceptable
 from a64patch.ranges import Ranges
@@ -244,9 +245,30 @@ def test_a_table_that_is_not_mapped(tmp_path: Path) -> None:
         assert all(claim.of_build for claim in claims)
 
 
+def test_what_is_not_looked_at_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is passed over without a word: in each case a table is in one of the two rows."""
+    text = source(bug_table=".skip 20").replace("__start___ex_table", "other")
+    path = kernel(tmp_path, text)
+    assert main(["show", str(path), "--target-info"]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert rows["tables found"].strip() == "static keys, alternatives, words of ftrace"
+    assert rows["not looked at"].strip() == (
+        "BUG and WARN: their table cannot be read; exceptions: their table was not found;"
+        " code that nobody may probe, where no symbols bound it: its list was not found"
+    )
+    with ElfFile(kernel(tmp_path, source())) as file:
+        code = file.modules.main.code
+        assert code is not None
+        looked = looked_at(claims_on_kernel(file.read, file.symbols, code, running=True), running=True)
+        assert looked.found == ["static keys", "BUG and WARN", "exceptions"]
+        [missing] = looked.missing
+        assert missing.startswith("alternatives of the kernel itself: it has freed their table")
+
+
 def test_a_program_makes_no_claims(tmp_path: Path) -> None:
     with open_target(link(assemble(".globl _start\n_start: ret\n", tmp_path / "p.o"), tmp_path / "p")) as target:
         assert target.modules.claims == ()
+        assert "tables found" not in target.facts()
 
 
 @BUILDS

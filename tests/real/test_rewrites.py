@@ -78,3 +78,6 @@ def test_the_kernel_refuses_a_patched_module_until_its_signature_is_gone(
     assert "dummy" not in guest.run("lsmod")
     guest.run("insmod /unsigned.ko")
     assert "dummy" in guest.run("lsmod")
+    assert re.search(r"^dummy .* \(E\)$", guest.run("cat /proc/modules"), re.MULTILINE)
+    with open_target(guest.gdb, symbols="kallsyms") as target:
+        assert "dummy taints the kernel (unsigned)" in target.facts()["loaded modules"]

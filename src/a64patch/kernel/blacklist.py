@@ -28,6 +28,9 @@ HAZARD = "kprobe-blacklist"
 SECTION = "_kprobe_blacklist"
 """The table of functions in a module: an address of 8 bytes each."""
 SAID = "is in code that nobody may probe: the kernel executes it while it handles a breakpoint or an exception"
+ABOUT = "code that nobody may probe"
+WITHOUT = f"{ABOUT}, where no symbols bound it: its list was not found"
+"""What is looked at with the list, and what is not without it; for people."""
 _BOUNDS = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 """The symbols at the ends of the table in a linked kernel, which frees it after boot."""
 _AREAS = ("kprobes_text", "noinstr_text", "entry_text", "irqentry_text", "hyp_text", "hyp_idmap_text")
@@ -69,7 +72,7 @@ def claims_on_file(
 
     The table of functions is used if its symbols are there, and all of its addresses are functions.
     """
-    found = areas(symbols)
+    found, table = areas(symbols), ""
     with suppress(SymbolError, TargetError):
         start, end = (symbols.find(name).address for name in _BOUNDS)
         if 0 < end - start <= _MOST_BYTES and (end - start) % 8 == 0:
@@ -78,8 +81,9 @@ def claims_on_file(
             extents = [symbols.extent(places.get(start + 8 * number) or at) for number, at in enumerate(held)]
             if all(extents):
                 found |= Ranges.of(extent for extent in extents if extent is not None)
+                table = SECTION
     if found & code:
-        yield Claim(HAZARD, found & code, SAID)
+        yield Claim(HAZARD, found & code, SAID, table=table)
 
 
 def claims_on_module(image: ElfImage, symbols: SymbolTable, code: Ranges) -> Iterator[Claim]:

@@ -51,6 +51,11 @@ class KernelElf(ElfFile):
                 of_build=True,
             )
 
+    def facts(self) -> dict[str, str]:
+        """As `ElfFile.facts`. Of a vmlinux also the tables that were found, and what is not looked at without one."""
+        looked = rewrites.looked_at(self.modules.claims) if not self.is_relocatable else rewrites.Looked([], [])
+        return {**super().facts(), **(looked.rows() if looked.found else {})}
+
     def alternatives(self) -> list[Alternative]:
         """As `rewrites.alternatives_in`, of a vmlinux."""
         main = self.modules.main

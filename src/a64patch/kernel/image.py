@@ -18,7 +18,7 @@ from a64patch.errors import FormatError, MappingError
 from a64patch.kernel import blacklist, notes, placement
 from a64patch.kernel.alternatives import Alternative
 from a64patch.kernel.kallsyms import CODE_TYPES, Kallsyms, KernelSymbol, decode
-from a64patch.kernel.rewrites import alternatives_in, claims_on_kernel
+from a64patch.kernel.rewrites import alternatives_in, claims_on_kernel, looked_at
 from a64patch.ranges import Ranges
 from a64patch.targets.file import FileTarget
 from a64patch.targets.modules import Claim, Module
@@ -88,6 +88,10 @@ class KernelImage(FileTarget):
         code = self._layout.code
         yield from claims_on_kernel(self.read, self.symbols, code, relocated=self._relocated)
         yield from blacklist.claims_on_file(self.read, self.symbols, code, self._relocated)
+
+    def facts(self) -> dict[str, str]:
+        """The tables of the kernel that were found, and the words that are not looked at since theirs was not."""
+        return {**super().facts(), **looked_at(self.modules.claims).rows()}
 
     def alternatives(self) -> list[Alternative]:
         """As `rewrites.alternatives_in`."""

@@ -32,6 +32,11 @@ _MOST_CODE = 1 << 28
 _LONGEST_NAME = 512
 """Bytes (KSYM_NAME_LEN)."""
 _SMALLEST_PAGE = 4096
+_TAINTS = {
+    0: "proprietary", 1: "loaded by force", 10: "staging", 12: "out of tree", 13: "unsigned", 15: "live patch",
+    18: "test",
+}  # fmt: skip
+"""The numbers of TAINT_* (include/linux/panic.h) that a module may bring, for people."""
 _MOST_SECTIONS, _SECTIONS_AT_ONCE = 1024, 64
 _LONGEST_SECTION = 64
 """Bytes of a section's name that are read."""
@@ -160,6 +165,13 @@ def _named(module: Loaded, rows: Iterable[tuple[int, ...]], strings: bytes) -> I
         size = min(size, _MOST_CODE)
         # Data of unknown size must not reach into the code behind it.
         yield Symbol(name, value, size, module.name, is_function, limit[1] if limit else value + max(size, 1))
+
+
+def tainted_by(module: Loaded) -> list[str]:
+    """The reasons why a module taints the kernel, for people."""
+    known = [(bit, reason) for bit, reason in _TAINTS.items() if module.taints >> bit & 1]
+    rest = module.taints & ~sum(1 << bit for bit, _ in known)
+    return [reason for _, reason in known] + ([f"bits {rest:#x}"] if rest else [])
 
 
 def sections_of(view: View, module: Loaded) -> dict[str, int]:

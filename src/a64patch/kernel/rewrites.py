@@ -21,7 +21,7 @@ from typing import NamedTuple
 from a64patch.a64.predicates import is_bl, is_bti
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import SymbolError, TargetError
-from a64patch.kernel import alternatives, pointers, static_keys
+from a64patch.kernel import alternatives, blacklist, pointers, static_keys
 from a64patch.kernel.alternatives import Alternative, linked_alternatives, loaded_alternatives
 from a64patch.kernel.loaded import Loaded
 from a64patch.kernel.structures import View
@@ -58,6 +58,8 @@ class _Kind(NamedTuple):
 
     section: str
     """The name of the table's section in a module."""
+    about: str
+    """Its words, for people."""
     bounds: tuple[str, str]
     """The symbols at the table's start and end in a linked kernel; empty where only modules have the table."""
     in_init: bool
@@ -137,18 +139,18 @@ def _word(data: _Data, at: int) -> Span:
 _MCOUNT = ("__start_mcount_loc", "__stop_mcount_loc")
 _KINDS = (
     # struct jump_entry: relative since 4.20, three addresses before
-    _Kind(static_keys.SECTION, static_keys.BOUNDS, False, (16, 24), (0,), _jump_label,
+    _Kind(static_keys.SECTION, "static keys", static_keys.BOUNDS, False, (16, 24), (0,), _jump_label,
           loaded=("module.jump_entries", "module.num_jump_entries", "jump_entry")),
-    _Kind(alternatives.SECTION, ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,), _alternative,
-          "__apply_alternatives_multi_stop", sound=_is_alternative),
-    _Kind(OF_FTRACE[0], ("", ""), True, (8,), (), _ftrace_site),
-    _Kind(OF_FTRACE[1], _MCOUNT, True, (8,), (), _ftrace_site),
+    _Kind(alternatives.SECTION, "alternatives", ("__alt_instructions", "__alt_instructions_end"), True, (12,), (0,),
+          _alternative, "__apply_alternatives_multi_stop", sound=_is_alternative),
+    _Kind(OF_FTRACE[0], "words of ftrace", ("", ""), True, (8,), (), _ftrace_site),
+    _Kind(OF_FTRACE[1], "words of ftrace", _MCOUNT, True, (8,), (), _ftrace_site),
     # struct bug_entry: with file and line, without them, with a format too
-    _Kind("__bug_table", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug,
+    _Kind("__bug_table", "BUG and WARN", ("__start___bug_table", "__stop___bug_table"), False, (12, 8, 16), (0,), _bug,
           "generic_bug_clear_once",
           ("module.bug_table", "module.num_bugs", "bug_entry")),
     # struct exception_table_entry: with a type since 5.16
-    _Kind("__ex_table", ("__start___ex_table", "__stop___ex_table"), False, (12, 8), (0, 4), _fixup,
+    _Kind("__ex_table", "exceptions", ("__start___ex_table", "__stop___ex_table"), False, (12, 8), (0, 4), _fixup,
           "search_kernel_exception_table",
           ("module.extable", "module.num_exentries", "exception_table_entry")),
 )  # fmt: skip
@@ -218,6 +220,45 @@ def claims_on_kernel(
         except TargetError:
             found = [_unknown(kind, code)]
         yield from found
+
+
+class Looked(NamedTuple):
+    """What is known of the words in the tables of a kernel, for people."""
+
+    found: list[str]
+    missing: list[str]
+    """Each with the reason."""
+
+    def rows(self) -> dict[str, str]:
+        """As `Target.facts` has them."""
+        return {"tables found": ", ".join(self.found), "not looked at": "; ".join(self.missing)}
+
+
+def looked_at(claims: Iterable[Claim], *, running: bool = False) -> Looked:
+    """By the claims on a linked kernel: the words whose tables were found, and those whose tables were not.
+
+    A table without entries counts as one that was not found.
+    """
+    unreadable = {claim.table: claim.of_build for claim in claims if claim.table}
+    looked = Looked([], [])
+    for kind in _KINDS:
+        if not any(kind.bounds) or (running and kind.section in OF_FTRACE):
+            continue
+        if kind.section not in unreadable:
+            why = ": their table was not found"
+            if running and kind.in_init:
+                why = " of the kernel itself: it has freed their table, and --symbols names no Image or vmlinux with it"
+            looked.missing.append(f"{kind.about}{why}")
+        elif unreadable[kind.section]:
+            looked.missing.append(f"{kind.about}: their table cannot be read")
+        else:
+            looked.found.append(kind.about)
+    if not running:
+        if blacklist.SECTION in unreadable:
+            looked.found.append(blacklist.ABOUT)
+        else:
+            looked.missing.append(blacklist.WITHOUT)
+    return looked
 
 
 def alternatives_in(
@@ -358,4 +399,5 @@ def _fits(kind: _Kind, data: _Data, stride: int, known: Ranges) -> bool:
 
 
 def _unknown(kind: _Kind, code: Ranges) -> Claim:
-    return Claim(HAZARD, code, f"may be listed in {kind.section}, which cannot be read", of_build=True)
+    said = f"may be listed in {kind.section}, which cannot be read"
+    return Claim(HAZARD, code, said, of_build=True, table=kind.section)

@@ -6,17 +6,18 @@ Read on: symbols.py asks here; loaded.py reads the list of modules, hooks.py and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from typing import NamedTuple
 
 from a64patch.errors import CapabilityError, FormatError, SymbolError, TargetError
-from a64patch.kernel import blacklist
+from a64patch.kernel import alternatives, blacklist
 from a64patch.kernel.executable import executable
 from a64patch.kernel.hooks import claims_on_hooks
-from a64patch.kernel.loaded import NEEDED, Loaded, State, modules_of, symbols_of
-from a64patch.kernel.rewrites import HAZARD, claims_on_loaded
+from a64patch.kernel.loaded import NEEDED, Loaded, State, modules_of, symbols_of, tainted_by
+from a64patch.kernel.rewrites import HAZARD, Looked, claims_on_loaded, looked_at
 from a64patch.kernel.structures import Structures, View, load_btf
 from a64patch.kernel.tasks import tasks_of
 from a64patch.oneline import counted
@@ -43,24 +44,27 @@ class Told(NamedTuple):
 
     modules: tuple[Module, ...]
     """Of the kernel itself, of each loaded module, and of code that was made at run time."""
-    facts: dict[str, str]
-    """For people, by name."""
+    facts: dict[str, str | Callable[[], str]]
+    """As `Target.knowing` takes them."""
     tasks: Others
     """The tasks; they say themselves when they cannot be seen."""
     may_write: Ranges | None
     """The code of the kernel and its modules; None unless all modules are known."""
 
 
-def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
+def tell(
+    target: Target, kernel: Module, listed: Sequence[Module] = (), *, in_file: Callable[[], bool] = lambda: True
+) -> Told:
     """Ask the running kernel in a target, whose names are known already. Only reads memory.
 
     `listed` are modules that a saved /proc/kallsyms names. The kernel's own list, where it can be read, has the last
-    word: exact ranges of code, and modules that were loaded since.
+    word: exact ranges of code, and modules that were loaded since. A claim of `kernel` on alternatives
+    is from a file of it; `in_file` tells whether the file has their table.
     """
     few = [symbol for symbol in kernel.symbols.load() if symbol.name in _NEEDED]
     names = SymbolTable(lambda: few)
     structures = structures_of(target, names, kernel.build_id)
-    facts = {"preemption": preemption(names)}
+    facts: dict[str, str | Callable[[], str]] = {"preemption": preemption(names)}
     knows_itself = False
     try:
         loaded = modules_of(target, structures, names)
@@ -78,9 +82,34 @@ def tell(target: Target, kernel: Module, listed: Sequence[Module] = ()) -> Told:
     claims = [*claims_on_hooks(target, known), unprobed, *second]
     own = kernel.claims
     whole = replace(kernel, claims=lambda: (*own(), *claims), shares_code=knows_itself)
+    loads = knows_itself and bool(modules)
+
+    @cache
+    def rows() -> dict[str, str]:
+        looked = _looked(target, structures, kernel, in_file, loads=loads)
+        structures.save()
+        return looked.rows()
+
+    facts |= {name: partial(lambda row: rows()[row], name) for name in Looked([], []).rows()}
     note = f"every task of the kernel is kept out as CPUs are (preemption: {facts['preemption']})"
     tasks = tasks_of(target, structures, kernel.symbols, note)
     return Told((whole, *modules, *others), facts, tasks, known if is_whole else None)
+
+
+def _looked(
+    target: Target, structures: Structures, kernel: Module, in_file: Callable[[], bool], *, loads: bool
+) -> Looked:
+    """What is known of the words in the tables of the kernel, and of its modules if it `loads` some."""
+    claims = [claim for claim in kernel.claims() if claim.table != alternatives.SECTION or in_file()]
+    found, missing = looked_at(claims, running=True)
+    if loads and not structures.has("module.sect_attrs"):
+        missing.append("alternatives of modules: the kernel does not tell where their tables are")
+    try:
+        blacklist.listed(target, structures, kernel.symbols)
+        found.append(blacklist.ABOUT)
+    except (SymbolError, TargetError):
+        missing.append(blacklist.WITHOUT)
+    return Looked([*found, "ftrace and kprobes (seen in the code)"], missing)
 
 
 def _mapped(target: Target, kernel: Module, known: Ranges) -> tuple[tuple[Module, ...], str, list[Claim]]:
@@ -136,7 +165,8 @@ def preemption(names: SymbolTable) -> str:
 
 def _summary(loaded: Sequence[Loaded]) -> str:
     unsettled = [f"{each.name} is {each.state.value}" for each in loaded if each.state is not State.LIVE]
-    return ", ".join([counted(len(loaded), "module"), *unsettled])
+    taints = [f"{each.name} taints the kernel ({', '.join(tainted_by(each))})" for each in loaded if each.taints]
+    return ", ".join([counted(len(loaded), "module"), *unsettled, *taints])
 
 
 def _without_tables(listed: Module) -> Module:

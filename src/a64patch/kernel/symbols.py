@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -213,10 +214,14 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         named.setdefault(name.module, []).append(name)
     table = _table(named.pop(""))
 
+    @cache
+    def entries() -> list[Alternative]:
+        return _alternatives_in(holds, shift) if holds is not None else []
+
     def claims() -> Iterator[Claim]:
         yield from claims_on_kernel(target.read, table, text, running=True)
         if holds is not None:
-            yield claim_on_alternatives(_alternatives_told_by(holds, target, shift), text)
+            yield claim_on_alternatives(_tell_alternatives(target, holds, shift, entries), text)
 
     kernel = Module(KERNEL, table, build_id, release, shift, text, file, run, claims=claims)
     loaded = [
@@ -224,26 +229,25 @@ def attach(target: Target, source: str | os.PathLike[str] | None = None) -> Symb
         for module in sorted(named)
     ]
     target.knowing(kernel)
-    more = running.tell(target, kernel, loaded)
+    more = running.tell(target, kernel, loaded, in_file=lambda: bool(entries()))
     target.knowing(*more.modules, may_write=more.may_write, others=more.tasks, facts=more.facts)
     return target.symbols
 
 
-def _alternatives_told_by(file: KernelImage | KernelElf, target: Target, shift: int) -> Tell:
-    """What a running kernel made of the alternatives in its file, whose addresses are `shift` bytes lower.
+def _alternatives_in(file: KernelImage | KernelElf, shift: int) -> list[Alternative]:
+    """Those of a file whose addresses are `shift` bytes lower than here; none when their table is not found."""
+    with suppress(SymbolError, TargetError):
+        return [
+            each._replace(code=(each.code + shift) % placement.ADDRESSES, new=(each.new + shift) % placement.ADDRESSES)
+            for each in file.alternatives()
+        ]
+    return []
 
-    Tells nothing when the table in the file is not found.
-    """
 
-    def entries() -> list[Alternative]:
-        with suppress(SymbolError, TargetError):
-            return [
-                each._replace(
-                    code=(each.code + shift) % placement.ADDRESSES, new=(each.new + shift) % placement.ADDRESSES
-                )
-                for each in file.alternatives()
-            ]
-        return []
+def _tell_alternatives(
+    target: Target, file: KernelImage | KernelElf, shift: int, entries: Callable[[], list[Alternative]]
+) -> Tell:
+    """What a running kernel made of these alternatives of its file, whose addresses are `shift` bytes lower."""
 
     def in_file(requests: Sequence[tuple[int, int]]) -> Sequence[bytes | None]:
         return read_each(file, [((at - shift) % placement.ADDRESSES, size) for at, size in requests])

@@ -225,7 +225,7 @@ class Target(Protocol):
     capabilities: Capabilities
     _modules: Modules | None = None
     _may_write: Ranges | None = None
-    _told: Mapping[str, str] = {}
+    _told: Mapping[str, str | Callable[[], str]] = {}
     _others: Others | None = None
 
     def __repr__(self) -> str:
@@ -263,12 +263,13 @@ class Target(Protocol):
         *modules: Module,
         may_write: Ranges | None = None,
         others: Others | None = None,
-        facts: Mapping[str, str] | None = None,
+        facts: Mapping[str, str | Callable[[], str]] | None = None,
     ) -> None:
         """Add modules to `modules`; a module replaces a known one of the same name. Reads and writes nothing.
 
         From now on words may be written inside `may_write` only, and `others` keep out of each site that changes. None
-        leaves either as it was. `facts` are added to those of `facts()`.
+        leaves either as it was. `facts` are added to those of `facts()`, which asks for each that is a function; an
+        empty text is no fact.
         """
         self._modules = self.modules.knowing(modules)
         self._told = {**self._told, **(facts or {})}
@@ -335,7 +336,8 @@ class Target(Protocol):
 
     def facts(self) -> dict[str, str]:
         """More facts about this target for people, by name, beside `capabilities` and `identity()`."""
-        return dict(self._told)
+        said = {name: fact if isinstance(fact, str) else fact() for name, fact in self._told.items()}
+        return {name: text for name, text in said.items() if text}
 
     def close(self) -> None:
         """Give everything back. Words that were written but never published may be lost."""
