@@ -372,6 +372,7 @@ def test_a_stack_below_the_handlers_in_the_same_mapping_counts() -> None:
     process.interrupted(frame, [0] * 31, TOP - 0x3000, BARE)
     process.put(TOP - 0x2800, SITE + 4)
     assert doubt_of(process).startswith("a word of its stack")
+    assert process.reads[:2] == [(frame - 32, 0x1020), (TOP - 0x3000, 0x1FE0)], "no byte is read twice"
 
 
 def test_a_signal_frame_that_is_none_leaves_a_doubt() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from a64patch.errors import FormatError, ReadError
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.maps import Mapping, Maps
-from a64patch.targets.unwinding import SP, Row, Rule, UnwindTable, UnwindTables
+from a64patch.targets.unwinding import MOST_ENTRY, SP, Row, Rule, UnwindTable, UnwindTables
 from tests.support import assemble, link, unavailable
 
 LIBC = Path("/usr/aarch64-linux-gnu/lib/libc.so.6")
@@ -212,6 +212,10 @@ def test_a_file_that_is_no_elf_is_refused() -> None:
             tables(0x1000)
 
 
+USUAL_RULES = bytes([0x2C, 0x41, 0x0E, 32, 0x9E, 3, 0x9D, 1, 0x42, 0xDE, 0xDD, 0x0E, 0])
+"""0x2C is DW_CFA_AARCH64_negate_ra_state_with_pc, which older linkers do not know."""
+
+
 @given(
     st.integers(0, 1 << 64),
     st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=12)), max_size=8),
@@ -236,12 +240,10 @@ def test_garbage_in_a_table_is_refused_or_read(pc: int, damage: list[tuple[int, 
         assert row is None or row.start <= place < row.end
 
 
-def sound_table() -> bytes:
+def sound_table(rules: bytes = USUAL_RULES) -> bytes:
     """An .eh_frame_hdr at 0x1000 with one function of 64 bytes at 0x2000, and its entries."""
-    common = struct.pack("<IB4sBBBBB", 0, 1, b"zR\0\4", 0x78, 30, 1, 0x1B, 0x0C) + bytes([SP, 0, 0, 0, 0])
+    common = struct.pack("<IB4sBBBBB", 0, 1, b"zR\0\4", 0x78, 30, 1, 0x1B, 0x0C) + bytes([SP, 0, 0x9D, 2, 0])
     common = struct.pack("<I", len(common)) + common
-    # 0x2C is DW_CFA_AARCH64_negate_ra_state_with_pc, which older linkers do not know.
-    rules = bytes([0x2C, 0x41, 0x0E, 32, 0x9E, 3, 0x42, 0xDE, 0x0E, 0])
     at = 0x1014 + len(common)
     entry = struct.pack("<IiIB", len(common) + 4, 0x2000 - at - 8, 64, 0) + rules
     entry = struct.pack("<I", len(entry)) + entry
@@ -249,10 +251,62 @@ def sound_table() -> bytes:
     return header + common + entry
 
 
+def damaged(data: bytes) -> UnwindTable:
+    return UnwindTable(lambda address, size: data[address - 0x1000 : address - 0x1000 + size], 0x1000, 20)
+
+
 def test_the_sound_table_is_sound() -> None:
-    data = sound_table()
-    table = UnwindTable(lambda address, size: data[address - 0x1000 :][:size], 0x1000, 20)
+    """A restored register has again the rule that it has at the first instruction of each function."""
+    table = damaged(sound_table())
     rows = [table.row(0x2000 + at) for at in (-1, 0, 4, 11, 12, 63, 64)]
     cfas = [row and (row.cfa, row.rules) for row in rows]
-    saved = ((SP, 32), {30: Rule("at", -24)})
-    assert cfas == [None, ((SP, 0), {}), saved, saved, ((SP, 0), {}), ((SP, 0), {}), None]
+    first = ((SP, 0), {29: Rule("at", -16)})
+    saved = ((SP, 32), {29: Rule("at", -8), 30: Rule("at", -24)})
+    assert cfas == [None, first, saved, saved, first, first, None]
+
+
+def test_a_number_of_any_length_stays_small() -> None:
+    row = damaged(sound_table(bytes([0x0E]) + b"\xff" * 60000 + b"\x7f")).row(0x2000)
+    assert row is not None
+    assert row.cfa is not None
+    assert row.cfa[1] < 1 << 70
+
+
+@pytest.mark.parametrize("rules", [bytes([0x0E]), bytes([0x0E, 0x80]), bytes([0x04, 0, 0]), bytes([0x0F, 2, 0])])
+def test_an_operation_that_its_entry_cuts_off_is_refused(rules: bytes) -> None:
+    with pytest.raises(FormatError, match="ends too early"):
+        damaged(sound_table(rules)).row(0x2000)
+
+
+def test_an_entry_without_end_is_not_read() -> None:
+    data = bytearray(sound_table())
+    at = struct.unpack_from("<i", data, 16)[0]
+    sizes = []
+    for size in (MOST_ENTRY, 0xFFFFFFF0, 0xFFFFFFFF):
+        struct.pack_into("<I", data, at, size)
+
+        def read(address: int, size: int) -> bytes:
+            sizes.append(size)
+            return bytes(data[address - 0x1000 : address - 0x1000 + size])
+
+        with pytest.raises(FormatError, match="impossible size"):
+            UnwindTable(read, 0x1000, 20).row(0x2000)
+    assert max(sizes) < MOST_ENTRY
+
+
+def test_the_header_of_a_build_is_its_own(tmp_path: Path) -> None:
+    """Another file may be mapped between its header and its code. The vDSO has no file."""
+    program = link(assemble(SOURCE.format(rules=""), tmp_path / "a.o"), tmp_path / "a", "--eh-frame-hdr")
+    data = program.read_bytes()
+    text = 0x400000
+
+    def read(address: int, size: int) -> bytes:
+        if not text <= address < text + PAGE:
+            raise ReadError(f"{address:#x} is not mapped")
+        return data[address - text : address - text + size]
+
+    own = Mapping(text, text + PAGE, "r-xp", 0, "fe:01", 1, "/a")
+    between = Mapping(text + PAGE, text + 2 * PAGE, "r-xp", 0, "fe:01", 2, "/b")
+    again = Mapping(text + 2 * PAGE, text + 3 * PAGE, "r-xp", PAGE, "fe:01", 1, "/a")
+    assert UnwindTables(Maps([own, between, again]), read)(text + 2 * PAGE) is not None
+    assert UnwindTables(Maps([Mapping(text, text + PAGE, "r-xp", path="[vdso]")]), read)(text) is not None
