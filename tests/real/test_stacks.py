@@ -19,7 +19,6 @@ from a64patch.targets.maps import parse_maps
 from a64patch.targets.section import Found
 from a64patch.targets.stacks import ThreadRegisters, found_in
 from a64patch.targets.unwinding import UnwindTables
-from tests.real.guest import compile_program
 from tests.real.stepped import SIGNATURE_BITS, Stepped, stepped
 from tests.support import need, run
 
@@ -273,13 +272,18 @@ int main(void) {
 
 
 @pytest.mark.fresh("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user")
-@pytest.mark.parametrize("options", ["-O0", "-O2", "-O2 -fomit-frame-pointer", "-O1 -mbranch-protection=standard"])
+@pytest.mark.parametrize(
+    "options",
+    ["-static -O0", "-static -O2 -fomit-frame-pointer", "-static -O1 -mbranch-protection=standard", "-no-pie -O2"],
+)
 def test_threads_of_a_real_program_and_a_handler_on_its_own_stack_are_followed(options: str, tmp_path: Path) -> None:
     """Each function of the program has written down its return address. Some were left by longjmp()."""
     # Without this option gcc gives a static program no search table, and then each word on a stack counts.
-    program = compile_program(THREADS, tmp_path / "program", "-Wl,--eh-frame-hdr", *options.split())
+    compiler = need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    program = tmp_path / "program"
+    run(compiler, "-pthread", "-Wl,--eh-frame-hdr", *options.split(), "-x", "c", "-o", program, "-", stdin=THREADS)
     symbols = {each.name: each.address for each in ElfImage(program.read_bytes(), str(program)).symbols()}
-    with stepped(program) as process:
+    with stepped(program, "-L", "/usr/aarch64-linux-gnu") as process:
         assert process.run()
 
         def addresses(name: str) -> list[int]:

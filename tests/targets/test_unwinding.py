@@ -93,7 +93,7 @@ def test_each_row_of_debians_libc_is_what_pyelftools_makes_of_it() -> None:
                 rows += 1
     assert rows > 10000
     assert {"at", "undefined"} <= kinds
-    assert links == {30, 15}, "rawmemchr returns by x15"
+    assert {30} <= links <= {30, 15}, "rawmemchr of glibc 2.36 returns by x15"
     assert loaded.requests < 1.1 * asked, "one for an entry, few longer ones: the rest is kept"
 
 
