@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from a64patch.errors import FormatError, ReadError
+from a64patch.targets import unwinding
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.maps import Mapping, Maps
 from a64patch.targets.unwinding import MOST_ENTRY, SP, Row, Rule, UnwindTable, UnwindTables
@@ -270,6 +271,16 @@ def test_a_number_of_any_length_stays_small() -> None:
     assert row is not None
     assert row.cfa is not None
     assert row.cfa[1] < 1 << 70
+
+
+def test_entries_that_take_long_are_refused_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unwinding, "MOST_OF_ALL_ENTRIES", 8 * MOST_ENTRY)
+    table = damaged(sound_table(bytes(MOST_ENTRY - 100)))
+    for pc in range(0x2000, 0x2008):
+        assert table.row(pc) is not None
+    with pytest.raises(FormatError, match="takes too long"):
+        table.row(0x2008)
+    assert table.row(0x2000) is not None, "this answer is kept"
 
 
 @pytest.mark.parametrize("rules", [bytes([0x0E]), bytes([0x0E, 0x80]), bytes([0x04, 0, 0]), bytes([0x0F, 2, 0])])

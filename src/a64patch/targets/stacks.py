@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOT_SEEN = (
-    "a jump buffer or a coroutine that waits elsewhere in memory may also lead back there: its return address is on no"
-    " thread's stack, and nobody looks for it"
+    "not seen: return addresses in jump buffers, and on the stacks of coroutines that wait or that a thread has left"
+    " for another stack"
 )
 """What `found_in` never sees, for people."""
 MOST_STACKS = 16
@@ -90,7 +90,7 @@ def found_in(
     - Return addresses are on the thread's stack, in its registers, or on a stack that a signal handler interrupted.
     - Unwind tables are right behind each call. Where a thread was interrupted, they are right at each instruction, or
       `UnwindTable.suits_each_instruction` tells.
-    - NOT_SEEN is outside.
+    - A return address elsewhere is never seen: NOT_SEEN says it to people.
 
     A Found with a doubt is not certain. It comes when the stack cannot be followed to its end, and
 

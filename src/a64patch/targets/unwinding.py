@@ -25,6 +25,8 @@ MOST_TABLE = 1 << 25
 """A larger .eh_frame_hdr is refused (bytes): four million functions."""
 MOST_ENTRY = 1 << 16
 """A larger entry for one function is refused (bytes)."""
+MOST_OF_ALL_ENTRIES = 1 << 24
+"""When more bytes of entries were executed, the build's table is refused: hostile entries would hold up a stop."""
 MOST_CODE = 1 << 20
 """A larger function is taken for one whose table does not suit each instruction (bytes)."""
 _RETURNS = (0xD65F03C0, 0xD65F0BFF, 0xD65F0FFF)
@@ -110,6 +112,7 @@ class UnwindTable:
         self._common: dict[int, _Common] = {}
         self._rows: dict[int, Row | None] = {}
         self._suiting: dict[int, bool] = {}
+        self._left = MOST_OF_ALL_ENTRIES
 
     def __repr__(self) -> str:
         return shown(self, f"at {self._header:#x}, {self._size} bytes")
@@ -194,6 +197,9 @@ class UnwindTable:
             cursor.skip(cursor.unsigned())
         if not start <= pc < start + size:
             return None
+        self._left -= cursor.size
+        if self._left < 0:
+            raise FormatError(f"the unwind table at {self._header:#x} takes too long")
         program = _Program(common)
         program.run(cursor, start, pc)
         return Row(start, start + size, program.cfa, program.rules, common.link)
@@ -282,6 +288,11 @@ class _Cursor:
     def place(self) -> int:
         """The address of the next value."""
         return self._address + self.at
+
+    @property
+    def size(self) -> int:
+        """All bytes, those that were read too."""
+        return len(self._data)
 
     @property
     def left(self) -> bool:
