@@ -139,9 +139,9 @@ def stepped(program: Path, *options: str) -> Iterator[Stepped]:
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            assert eventually(path.exists)
             connection.settimeout(GUARD_SECONDS)
-            connection.connect(str(path))
+            # The path is there a moment before the stub listens.
+            assert eventually(lambda: connection.connect_ex(str(path)) == 0)
             yield Stepped(connection, program)
         finally:
             process.kill()
