@@ -482,7 +482,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=rounds(20_000, 150), deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=rounds(4_000, 150), deadline=None)
 def test_damaged_headers_in_memory_and_in_files_are_no_error(sound: list[bytes], data: st.DataObject) -> None:
     content = data.draw(st.sampled_from(sound))
     base = 0 if header(content)[0] == 2 else BASE
@@ -515,7 +515,7 @@ def test_damaged_headers_in_memory_and_in_files_are_no_error(sound: list[bytes],
     ),
     st.data(),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=rounds(5_000, 60), deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=rounds(4_000, 60), deadline=None)
 def test_any_mappings_of_pieces_of_a_file_are_no_error(
     sound: list[bytes], pieces: list[tuple[int, int, str, int]], data: st.DataObject
 ) -> None:
