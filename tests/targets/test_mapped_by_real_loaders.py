@@ -126,6 +126,9 @@ def test_bases_and_names_are_those_that_the_loader_tells(tmp_path: Path, options
             assert Path(module.origin().file).name == module.name
             image = ElfImage(Path(module.origin().file).read_bytes(), module.name)
             assert module.build_id == image.build_id
+    if any(mapping.path == "[vdso]" for mapping in told.maps):  # QEMU has one from 8.2 on
+        assert by_name["vdso"].code is not None
+        assert by_name["vdso"].symbols["__kernel_rt_sigreturn"] in by_name["vdso"].code
     if "-s" not in options:
         assert found.symbols.resolve("program:main") == found.symbols["main"] == told.names["main"]
     for name in IN_LIBC if "-DSTATIC" not in options else ():

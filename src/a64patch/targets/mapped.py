@@ -58,7 +58,7 @@ def modules_of(
 ) -> list[Module]:
     """The builds in a process, in this order:
 
-    - the ELF file `main` (device and inode);
+    - the ELF file `main` (device and inode); without names if its headers in memory make no sense;
     - each other ELF file of which code is mapped, by address: a file that is mapped twice is two modules;
     - the vDSO, which Linux maps into each process (`vdso`);
     - all other executable memory as one module without names (`JIT`): memory without a file, files that are no ELF
@@ -82,13 +82,19 @@ def modules_of(
     that the file tells are claimed as `data`, and are still part of `code`: they may look like branches. The functions
     that the loader calls to choose others are claimed as `resolver`: `memcpy` of glibc is one, and is not what runs.
 
-    Not found: a file whose first page is not mapped. Its code belongs to `JIT`.
+    Not found: a library whose first page is not mapped. Its code belongs to `JIT`.
     """
     found = _find(maps, read, main)
     names = _Unique((VDSO, JIT))
     modules: list[Module] = []
     left = maps.code - Ranges.of(span for each in found for span in each.code)
     mapped = Ranges.of((mapping.start, mapping.end) for mapping in maps)
+    own = [mapping for mapping in maps if main is not None and mapping.file == main]
+    if own and not any(each.mapping.file == main for each in found):
+        # The first module names the target: it may not be a library.
+        code = left & Ranges.of((mapping.start, mapping.end) for mapping in own)
+        modules.append(MappedModule(names.of(_name_of(own[0])), code=code))
+        left -= code
     for each in sorted(found, key=lambda each: (each.mapping.file != main, each.is_vdso, each.mapping.start)):
         name = VDSO if each.is_vdso else names.of(each.loaded.name)
         modules.append(_Build(name, each, mapped, read, open_file).module())
