@@ -6,7 +6,6 @@ Read on: packages.py for where the files come from; conftest.py for the fixtures
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -35,6 +34,11 @@ PROCESSOR_16K = "neoverse-n1"
 """One whose pages may have 16 KiB. Those of a Cortex-A72 have 4 or 64 KiB."""
 
 
+AGENT = "/opt/agent"
+"""A program of the guest: where it is, it carries out the commands in place of a shell. See userland_agent.c."""
+LATE = 256
+"""What it says in place of the exit status of a command that took too long."""
+
 _MOST_CONSOLE = 1 << 22
 _MOST_OUTPUT = 1 << 27
 _ALWAYS = ("virtio_mmio", "virtio_console")
@@ -58,9 +62,11 @@ until grep -qs 'host_connected: 1' /sys/kernel/debug/virtio-ports/vport0p1; do s
 exec 3<>/dev/vport0p1
 echo ready >&3
 set +x
-while read -r line size <&3; do
-    printf %s "$line" | base64 -d >/tmp/command
-    if [ "$size" = 0 ]; then : >/tmp/input; else head -c "$size" <&3 >/tmp/input; fi
+[ ! -x {agent} ] || exec {agent}
+while read -r command input unused <&3; do
+    head -c "$((command + input))" <&3 >/tmp/request
+    head -c "$command" /tmp/request >/tmp/command
+    tail -c "$input" /tmp/request >/tmp/input
     rm -f /tmp/output
     sh /tmp/command </tmp/input >/tmp/output 2>&1 3>&-
     status=$?
@@ -107,7 +113,7 @@ def build_initramfs(
     tree = tree or packages.newest_kernel()
     ordered = _with_dependencies([*_ALWAYS, *modules], tree)
     contents: dict[str, bytes | Path] = {
-        "/init": _INIT.format(modules=" ".join(ordered)).encode(),
+        "/init": _INIT.format(modules=" ".join(ordered), agent=AGENT).encode(),
         "/bin/busybox": packages.file_of("busybox-static", "bin/busybox"),
         "/bin/sh": b"",
     }
@@ -344,12 +350,18 @@ class Guest:
             )
         return output
 
-    def execute(self, command: str, stdin: bytes = b"", *, seconds: float = GUARD_SECONDS) -> tuple[int, bytes]:
-        """The status of a shell command in the guest, and what it wrote to either stream until it ended."""
+    def execute(
+        self, command: str, stdin: bytes = b"", *, seconds: float = GUARD_SECONDS, limit: float = 0
+    ) -> tuple[int, bytes]:
+        """The status of a shell command in the guest, and what it wrote to either stream until it ended.
+
+        AGENT kills it, with all of its session, after `limit` seconds: then its status is LATE.
+        """
         if self._lost:
             raise GuestError(f"the guest {self._lost} before, so it cannot run {command!r}")
         self._deadline = time.monotonic() + seconds
-        self._send(b"%s %d\n%s" % (base64.b64encode(command.encode()), len(stdin), stdin))
+        text = command.encode()
+        self._send(b"%d %d %d\n" % (len(text), len(stdin), 1000 * (limit or seconds)) + text + stdin)
         answer = self._line()
         match = re.fullmatch(r"([0-9]{1,3}) ([0-9]{1,9})", answer)
         if not match or int(match[2]) > _MOST_OUTPUT:
@@ -432,7 +444,7 @@ class Guest:
         """Let the guest power itself off; GuestError when it does not."""
         assert self._process is not None
         self._deadline = time.monotonic() + seconds
-        self._send(base64.b64encode(b"poweroff -f") + b" 0\n")
+        self._send(b"11 0 1000\npoweroff -f")
         try:
             self._process.wait(seconds)
             self._lost = "powered off"

@@ -71,6 +71,7 @@ def test_background_command_has_the_pid_of_the_program(userland: Userland) -> No
     started = userland.start("sleep 986")
     assert userland.fetch(f"/proc/{started.pid}/cmdline") == b"sleep\x00986\x00"
     userland.output_of(f"kill -KILL {started.pid}")
+    assert eventually(lambda: userland.run(f"ls /proc/{started.pid}").status == 1), "nobody waited for it"
     started = userland.start("echo kept")
     assert eventually(lambda: userland.fetch(started.log) == b"kept\n")
 

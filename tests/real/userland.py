@@ -15,14 +15,15 @@ stdin, or from other shells, one at a time:
     python -m tests.real.userland refresh             # a64patch anew, as it is in the checkout by now
     python -m tests.real.userland 600 --cpu max --with gdb
 
-Read on: guest.py for the guest, userland_image.py for its files, userland_worker.py for what runs the scripts,
-victims.py for programs to run, conftest.py for the fixture `userland`.
+Read on: guest.py for the guest, userland_image.py for its files, userland_agent.c for what runs the commands in it,
+userland_worker.py for what runs the scripts, victims.py for programs to run, conftest.py for the fixture `userland`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import shlex
 import socket
@@ -32,11 +33,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from tests.real import packages, userland_worker
-from tests.real.guest import Archive, Guest, GuestError
+from tests.real.guest import AGENT, LATE, Archive, Guest, GuestError, compile_program
 from tests.real.userland_image import ADDONS, image, place_of_project, project_files
 from tests.support import GUARD_SECONDS
 
@@ -46,19 +48,14 @@ MEMORY = 2048
 """MiB: the files in it take their space from there, too."""
 _MARGIN_SECONDS = 60.0
 
-_RUN = """\
-# SECONDS COMMAND: in a session of its own, which is killed when its time is over.
-[ ! -e /tmp/late ] || rm /tmp/late
-setsid sh -c "$2" </tmp/input &
-job=$!
-setsid sh -c 'sleep "$0"; : >/tmp/late; kill -KILL -"$1"' "$1" "$job" </dev/null >/dev/null 2>&1 &
-watch=$!
-wait "$job" 2>/dev/null
-status=$?
-kill -KILL "$watch" -"$watch" 2>/dev/null
-exit "$status"
-"""
 _ENTRY = "import sys\nfrom a64patch.cli.main import main\n\nsys.exit(main())\n"
+
+
+@functools.cache
+def _agent() -> bytes:
+    with TemporaryDirectory(prefix="a64patch-") as folder:
+        source = Path(__file__).with_name("userland_agent.c").read_text("utf-8")
+        return compile_program(source, Path(folder) / "agent", "-Wall", "-Werror").read_bytes()
 
 
 class Done(NamedTuple):
@@ -83,8 +80,8 @@ class Userland:
     `files` are by their absolute path in the guest, and may be executed. `processor` is QEMU's, `tree` a kernel other
     than the newest one. `addons` names some of ADDONS. `guest` is the machine below: its console, its GDB stub.
 
-    Commands run one at a time, in /, as root. One that takes longer than `seconds` is killed with all that it started
-    in its session: GuestError then shows the end of its output, and the guest stays usable.
+    Commands run one at a time, in /, as root, of at most 128 KiB. One that takes longer than `seconds` is killed with
+    all that it started in its session: GuestError then shows the end of its output, and the guest stays usable.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class Userland:
         self._started = 0
         self._has_worker = False
         own: dict[str, bytes | Path] = {
-            "/opt/run": _RUN.encode(),
+            AGENT: _agent(),
             "/opt/worker.py": Path(userland_worker.__file__),
             "/usr/bin/a64patch": b"#!/usr/bin/python3\n" + _ENTRY.encode(),
             **project_files(),
@@ -121,9 +118,8 @@ class Userland:
 
     def run_bytes(self, command: str, stdin: bytes = b"", *, seconds: float = GUARD_SECONDS) -> tuple[int, bytes]:
         """As `run`, for output that is no text."""
-        script = f"exec sh /opt/run {seconds} {shlex.quote(command)}"
-        status, output = self.guest.execute(script, stdin, seconds=seconds + _MARGIN_SECONDS)
-        if status == 128 + 9 and self.guest.execute("rm /tmp/late 2>&1")[0] == 0:
+        status, output = self.guest.execute(command, stdin, seconds=seconds + _MARGIN_SECONDS, limit=seconds)
+        if status == LATE:
             raise _late(command, seconds, output)
         return status, output
 
@@ -134,7 +130,7 @@ class Userland:
     def start(self, command: str) -> Started:
         """A simple command in the background, in a session of its own: a program with its arguments and redirections.
 
-        The pid is that of the program. It lives until it ends or the guest does.
+        The pid is that of the program. It lives until it ends or the guest does; /proc forgets it as soon as it ended.
         """
         self._started += 1
         log = f"/tmp/started.{self._started}"
@@ -172,7 +168,7 @@ class Userland:
         if not self._has_worker:
             self._has_worker = True
             self.guest.run(f"mkdir -p {userland_worker.FOLDER} && cd {userland_worker.FOLDER} && mkfifo in out")
-            self._worker = self.start("env OPENBLAS_NUM_THREADS=1 python3 /opt/worker.py")
+            self._worker = self.start("python3 /opt/worker.py")
         if isinstance(script, Path):
             name, script = script.name, script.read_text("utf-8")
         job = {"source": script, "name": name, "arguments": list(map(str, arguments)), "seconds": seconds}
