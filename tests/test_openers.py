@@ -13,7 +13,7 @@ import pytest
 
 from a64patch import open_target
 from a64patch.cli.main import main
-from a64patch.errors import A64PatchError, CapabilityError, FormatError, MismatchError, RequestError
+from a64patch.errors import A64PatchError, FormatError, MismatchError, RequestError
 from a64patch.openers import OPENERS, SOURCES, source_forms, target_forms
 from a64patch.targets.modules import Module
 from a64patch.targets.symbols import Symbol, SymbolTable
@@ -95,7 +95,7 @@ def test_what_the_table_names_exists() -> None:
 def test_help_texts_name_all_kinds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     assert target_forms().startswith("path of an ELF file, path of a raw arm64 Image, gdb://HOST:PORT, ")
-    assert target_forms().endswith(", or sim:PATH?cpus=4&seed=1")
+    assert target_forms().endswith(", or pid:N (arm64 Linux)")
     for arguments in (["--help"], ["show", "--help"], ["diff", "--help"]):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -108,7 +108,7 @@ def test_help_texts_name_all_kinds(capsys: pytest.CaptureFixture[str], monkeypat
 @pytest.mark.parametrize(
     ("text", "option", "error", "message"),
     [
-        ("pid:1", {}, CapabilityError, "pid:1 names a process, and opening one is not built yet"),
+        ("pid:one", {}, RequestError, "'pid:one' does not name a process: write pid: and the process's number"),
         ("sim:program", {"symbols": "kallsyms"}, RequestError, "simulator sim:program has no option symbols"),
         ("gdb://localhost:1", {"cpus": 2, "seed": 1}, RequestError, "GDB stub .* has no option cpus, seed"),
         ("FILE", {"remote": True}, RequestError, "ELF file .* has no option remote"),

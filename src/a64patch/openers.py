@@ -73,7 +73,7 @@ OPENERS: tuple[Opener, ...] = (
            schemes=("gdb://", "gdb+unix:", "gdb+serial:"),
            options=("symbols", "remote", "timeout", "baud", "leave", "assume")),
     Opener("simulator", "targets.simulator_url:parse_url", "sim:PATH?cpus=4&seed=1", schemes=("sim:",), lasts=False),
-    Opener("process", schemes=("pid:",), refusal="names a process, and opening one is not built yet"),
+    Opener("process", "targets.process:open_process", "pid:N (arm64 Linux)", schemes=("pid:",)),
     _compressed(b"\x1f\x8b", "gunzip"),
     _compressed(b"\x28\xb5\x2f\xfd", "unzstd"),
     _compressed(b"\xfd7zXZ\0", "unxz"),
@@ -118,7 +118,7 @@ def open_target(
     Errors:
 
     - RequestError for an option of another kind;
-    - CapabilityError for a kind that is not built yet;
+    - CapabilityError for a kind that cannot be opened here;
     - FormatError for a file that is of no kind;
     - TargetError for a file that cannot be read;
     - the errors of the function that opens the target;

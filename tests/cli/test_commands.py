@@ -123,7 +123,7 @@ REFUSALS: dict[str, tuple[list[str], int, str]] = {
         ["poke", "PROGRAM", "work", "ret; ret", "--expect", "nop; 11000400", "--sync", "nosync"], 1, "always racy",
     ),
     "beyond the end": (["show", "PROGRAM", "work", "-n", "1000"], 2, "PROGRAM"),
-    "unknown target": (["show", "pid:1", "work"], 1, "not built yet"),
+    "no process": (["show", "pid:one", "work"], 2, "does not name a process"),
     "unknown profile": (["check", "nop", "isb", "--profile", "2050"], 2, "no profile '2050'"),
     "unequal": (["check", "nop", "isb; isb"], 2, "as many"),
     "bad url": (["show", "sim:PROGRAM?cpu=4", "work"], 2, "cpu"),

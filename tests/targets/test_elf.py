@@ -176,12 +176,6 @@ def test_a_closed_file_is_no_target(program: Path) -> None:
             use()
 
 
-@pytest.mark.parametrize("spec", ["pid:1"])
-def test_targets_that_are_not_built(spec: str) -> None:
-    with pytest.raises(CapabilityError, match="is not built yet"):
-        open_target(spec)
-
-
 def test_a_simulator_takes_its_options_in_the_text() -> None:
     with pytest.raises(RequestError):
         open_target("sim:program", drop_relocations=True)

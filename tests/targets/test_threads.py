@@ -52,7 +52,7 @@ class Running:
         return threads
 
     def end(self) -> dict[str, Any]:
-        said, _ = self.child.communicate("\n", timeout=20)
+        said, _ = self.child.communicate("x\n", timeout=60)
         assert self.child.returncode == 0
         found: dict[str, Any] = json.loads(said)
         return found

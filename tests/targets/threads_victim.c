@@ -1,22 +1,54 @@
-// A program that notices what a tracer may do wrong: lost or doubled signals, system calls that end with EINTR.
-// Argument: letters for what it does besides: b makes threads, v makes vfork children. Ends after a line on stdin.
+// A program that notices what a patcher may do wrong: lost or doubled signals, system calls that end with EINTR, and on
+// arm64 also code that is half old and half new. Argument: letters for what it does besides.
+//   b: makes threads    v: makes vfork children    f: makes fork children    n: sleeps inside of held()
+//   s: handles signals on a stack of their own     w: sleeps inside of a signal handler that interrupted deep()
+// At each line on stdin it prints a line of counts. `x` ends it, `e` makes it execute cat instead.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-static atomic_long turns, ended_sleeps, ended_polls, sent, sent_sum, taken, taken_sum, births, vforks;
+static atomic_long turns, old_turns, wrong, ended_sleeps, ended_polls, sent, sent_sum, taken, taken_sum, births, vforks,
+    forks, naps;
 static atomic_int quit;
+
+#ifdef __aarch64__
+// Old: 0x101. New: 0x202, once the two words of `pair` were replaced. Anything else is half of each.
+__asm__(".text\n.globl pair\n.type pair, %function\npair:\n mov x0, #1\n mov x1, #1\n add x0, x0, x1, lsl #8\n ret\n"
+        ".size pair, .-pair\n"
+        // The same across a call that may sleep.
+        ".globl held\n.type held, %function\nheld:\n stp x29, x30, [sp, #-32]!\n mov x29, sp\n str x19, [sp, #16]\n"
+        " mov x19, #1\n bl nap\n mov x1, #1\n add x0, x19, x1, lsl #8\n ldr x19, [sp, #16]\n"
+        " ldp x29, x30, [sp], #32\n ret\n.size held, .-held\n");
+long pair(void), held(void);
+#else
+static long pair(void) { return 0x101; }
+static long held(void) { return 0x101; }
+#endif
+
+static void check(long result) {
+    if (result == 0x101) old_turns++;
+    else if (result != 0x202) wrong++;
+    turns++;
+}
+
+void nap(void) {
+    struct timespec pause = {0, 200000000};
+    naps++;
+    if (nanosleep(&pause, 0)) ended_sleeps++;
+}
 
 static void take(int number, siginfo_t *info, void *context) {
     (void)number, (void)context;
+    check(pair());
     taken++;
     taken_sum += info->si_value.sival_int;
 }
@@ -28,12 +60,17 @@ static void only_main_takes_signals(void) {
 }
 
 static void *spin(void *none) {
-    while (!quit) turns++;
+    struct timespec pause = {0, 1000000};
+    only_main_takes_signals();
+    while (!quit) {
+        for (int each = 0; each < 2000; each++) check(pair());
+        nanosleep(&pause, 0);
+    }
     return none;
 }
 
 static void *sleeps(void *none) {
-    struct timespec pause = {0, 2000000};
+    struct timespec pause = {0, 5000000};
     only_main_takes_signals();
     while (!quit)
         if (nanosleep(&pause, 0)) ended_sleeps++;
@@ -45,22 +82,25 @@ static void *polls(void *none) {
     int queue = epoll_create1(0);
     only_main_takes_signals();
     while (!quit)
-        if (epoll_wait(queue, &event, 1, 50) < 0) ended_polls++;
+        if (epoll_wait(queue, &event, 1, 1000) < 0) ended_polls++;
     return none;
 }
 
 static void *send(void *none) {
-    struct timespec pause = {0, 100000};
+    struct timespec pause = {0, 1000000};
     only_main_takes_signals();
     while (!quit) {
         union sigval value = {.sival_int = (int)(sent % 7)};
-        if (!sigqueue(getpid(), SIGRTMIN, value)) sent++, sent_sum += value.sival_int;
+        if (!sigqueue(getpid(), SIGRTMIN, value)) sent_sum += value.sival_int, sent++;
         nanosleep(&pause, 0);
     }
     return none;
 }
 
-static void *nothing(void *none) { return none; }
+static void *nothing(void *none) {
+    check(pair());
+    return none;
+}
 
 static void *bear(void *none) {
     pthread_t child;
@@ -84,23 +124,98 @@ static void *run_programs(void *none) {
     return none;
 }
 
+static void *fork_children(void *none) {
+    only_main_takes_signals();
+    while (!quit) {
+        pid_t child = fork();
+        if (!child) {
+            long result = pair();
+            _exit(result != 0x101 && result != 0x202);
+        }
+        int status = 1;
+        waitpid(child, &status, 0);
+        if (status) wrong++;
+        forks++;
+    }
+    return none;
+}
+
+static void *naps_inside(void *none) {
+    pthread_setname_np(pthread_self(), "napper");
+    only_main_takes_signals();
+    while (!quit) {
+        check(held());
+        nap();
+    }
+    return none;
+}
+
+// A thread that sleeps in a handler, which interrupted held(): the way back is on the interrupted stack only.
+static void sleep_in_handler(int number) {
+    struct timespec pause = {600, 0};
+    (void)number;
+    nanosleep(&pause, 0);
+}
+
+static void *wait_in_handler(void *none) {
+    static char other[65536];
+    stack_t stack = {.ss_sp = other, .ss_size = sizeof other};
+    struct sigaction action = {.sa_handler = sleep_in_handler, .sa_flags = SA_ONSTACK};
+    sigset_t one;
+    pthread_setname_np(pthread_self(), "handler");
+    sigaltstack(&stack, 0);
+    sigaction(SIGUSR2, &action, 0);
+    sigfillset(&one);
+    sigdelset(&one, SIGUSR2);
+    pthread_sigmask(SIG_SETMASK, &one, 0);
+    while (!quit) held();
+    return none;
+}
+
+static void tell(void) {
+    printf("{\"turns\": %ld, \"old\": %ld, \"wrong\": %ld, \"ended_sleeps\": %ld, \"ended_polls\": %ld,"
+           " \"sent\": [%ld, %ld], \"taken\": [%ld, %ld], \"births\": %ld, \"vforks\": %ld, \"forks\": %ld, \"naps\": %ld}\n",
+           turns, old_turns, wrong, ended_sleeps, ended_polls, sent, sent_sum, taken, taken_sum, births, vforks, forks,
+           naps);
+    fflush(stdout);
+}
+
 int main(int count, char **words) {
     struct sigaction action = {.sa_sigaction = take, .sa_flags = SA_SIGINFO | SA_RESTART};
     const char *more = count > 1 ? words[1] : "";
-    pthread_t thread;
-    char line[16];
-    sigaction(SIGRTMIN, &action, 0);
     void *(*all[])(void *) = {spin, sleeps, sleeps, sleeps, polls, send};
+    pthread_t thread;
+    char letter, rest;
+    sigaction(SIGRTMIN, &action, 0);
+    if (strchr(more, 's')) {
+        stack_t stack = {.ss_sp = malloc(65536), .ss_size = 65536};
+        sigaltstack(&stack, 0);
+        action.sa_flags |= SA_ONSTACK;
+        sigaction(SIGRTMIN, &action, 0);
+    }
     for (unsigned each = 0; each < sizeof all / sizeof *all; each++) pthread_create(&thread, 0, all[each], 0);
+    for (int each = 0; count > 2 && each < atoi(words[2]); each++) pthread_create(&thread, 0, sleeps, 0);
     if (strchr(more, 'b')) pthread_create(&thread, 0, bear, 0);
     if (strchr(more, 'v')) pthread_create(&thread, 0, run_programs, 0);
+    if (strchr(more, 'f')) pthread_create(&thread, 0, fork_children, 0);
+    if (strchr(more, 'n')) pthread_create(&thread, 0, naps_inside, 0);
+    if (strchr(more, 'w')) {
+        pthread_create(&thread, 0, wait_in_handler, 0);
+        usleep(100000);
+        pthread_kill(thread, SIGUSR2);
+    }
     puts("ready");
     fflush(stdout);
-    while (read(0, line, sizeof line) < 0 && errno == EINTR) {}
+    for (;;) {
+        ssize_t got = read(0, &letter, 1);
+        if (got < 0 && errno == EINTR) continue;
+        while (got == 1 && letter != '\n' && (got = read(0, &rest, 1)) != 0 && rest != '\n') {}
+        if (got <= 0 || letter == 'x') break;
+        if (letter == 'e') execl("/bin/cat", "cat", (char *)0);
+        tell();
+    }
     quit = 1;
     usleep(300000);
-    printf("{\"turns\": %ld, \"ended_sleeps\": %ld, \"ended_polls\": %ld, \"sent\": [%ld, %ld], \"taken\": [%ld, %ld],"
-           " \"births\": %ld, \"vforks\": %ld}\n",
-           turns, ended_sleeps, ended_polls, sent, sent_sum, taken, taken_sum, births, vforks);
+    tell();
     return 0;
 }

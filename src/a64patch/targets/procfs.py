@@ -121,14 +121,18 @@ class Process:
         """Its mappings now. FormatError when their list makes no sense."""
         return parse_maps(self.maps_text())
 
-    def read(self, address: int, size: int) -> bytes:
-        """`size` bytes of its memory. MappingError where the process could not read, GoneError when it has ended."""
+    def read_some(self, address: int, size: int) -> bytes:
+        """The first of `size` bytes of its memory that can be read; none when it has ended. ReadError otherwise."""
         try:
-            data = os.pread(self._memory, size, address) if 0 <= address < _TOP else b""
+            return os.pread(self._memory, size, address) if 0 <= address < _TOP else b""
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EFAULT):
                 raise ReadError(f"cannot read {address:#x} of process {self.pid}: {error.strerror}") from error
-            data = b""
+            return b""
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes of its memory. MappingError where the process could not read, GoneError when it has ended."""
+        data = self.read_some(address, size)
         if len(data) == size:
             return data
         if not self.same_program():

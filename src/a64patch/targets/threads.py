@@ -14,8 +14,9 @@ make another. Threads that a seized thread makes are seized with it (PTRACE_O_TR
   relatives; Linux arch/arm64/kernel/signal.c, do_signal()).
 - The calls in `ENDED_BY_A_STOP` end with EINTR after any stop (signal(7)). Here we make the thread enter the call
   again, as the kernel would do it: PC back to the SVC, x0 as it was. The time-out begins anew. It is done only for a
-  thread that slept in this very call before, and that has not left it since by its count of context switches. It is
-  not done when a signal with a handler waits: the program would have seen EINTR without us.
+  thread that slept in this very call right before the interrupt, and that has not left it since by its count of
+  context switches. A thread that comes into the call in between, some microseconds, sees EINTR. It is not done when a
+  signal with a handler waits: the program would have seen EINTR without us.
 - A read or write that has moved some bytes returns their number, as after a signal.
 
 **Signals.** A thread that is about to take a signal takes it when it is let go. A process that was stopped by a signal
@@ -34,11 +35,12 @@ from __future__ import annotations
 import errno
 import struct
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
 from a64patch.errors import BusyError, TargetError
+from a64patch.oneline import printable
 from a64patch.targets import ptrace
 from a64patch.targets.procfs import Process, processes, state_of, status_of, system_call, tasks_of
 from a64patch.targets.ptrace import NT_PRSTATUS, Held, State
@@ -124,6 +126,8 @@ class Threads:
         for _ in range(_MOST_PASSES):
             fresh = [tid for tid, state in self._states.items() if state.held is Held.RUNNING]
             for tid in fresh:
+                if tid in self._calls:
+                    self._note_call(tid)  # Anew: the time between this look and the interrupt is what counts.
                 _interrupt(tid)
             self._await(deadline)
             self._require_same_program()
@@ -181,9 +185,6 @@ class Threads:
         return fresh
 
     def _seize(self, pid: int, tid: int) -> bool:
-        call = system_call(pid, tid)
-        if call and call[0] in self._ended:
-            self._calls[tid] = _Call(call[0], call[1:7], call[7], call[8], _switches(status_of(pid, tid)))
         try:
             ptrace.seize(tid)
         except ProcessLookupError:
@@ -195,7 +196,14 @@ class Threads:
             if not self._is_ours(tid):
                 raise self._process.refused(error, tid) from error
         self._states[tid], self._pids[tid] = State(Held.RUNNING), pid
+        self._note_call(tid)
         return True
+
+    def _note_call(self, tid: int) -> None:
+        pid = self._pids[tid]
+        call = system_call(pid, tid)
+        if call and call[0] in self._ended:
+            self._calls[tid] = _Call(call[0], call[1:7], call[7], call[8], _switches(status_of(pid, tid)))
 
     def _is_ours(self, tid: int) -> bool:
         try:
@@ -251,7 +259,7 @@ class Threads:
             if now > deadline:
                 pid = self._process.pid
                 raise BusyError(
-                    f"thread {missing[0]} ({self._process.name(missing[0])}) of process {pid} did not stop within"
+                    f"{named(self._process, missing[0])} of process {pid} did not stop within"
                     f" {self._patience:g} seconds; nothing was changed: try again"
                 )
             time.sleep(pause)
@@ -340,6 +348,6 @@ def _switches(status: dict[str, str]) -> int:
     return int(status.get("voluntary_ctxt_switches", "-1"))
 
 
-def names(process: Process, tids: Iterable[int]) -> str:
-    """`thread 812 (worker)`, for a few threads."""
-    return ", ".join(f"thread {tid} ({process.name(tid)})" for tid in tids)
+def named(process: Process, tid: int) -> str:
+    """A thread for people: `thread 812 (worker)`."""
+    return f"thread {tid} ({printable(process.name(tid))})"

@@ -1,0 +1,384 @@
+"""A running process on this machine: its threads are stopped by ptrace, its memory is written through /proc.
+
+Nothing is executed in the process, and no code is put into it. Read on: threads.py stops the threads, procfs.py reads
+and writes the process, stacks.py finds where a thread will return, mapped.py finds the builds in its memory.
+
+Who does what (Linux v6.12):
+
+- **The store** is ours: write(2) on /proc/N/mem, with FOLL_FORCE for read-only text (fs/proc/base.c, mem_rw()). A page
+  of a private mapping is copied first, so that only this process changes. Four bytes are one store
+  (arch/arm64/lib/memcpy.S).
+- **The cache maintenance** is the kernel's, within that write: copy_to_user_page() cleans the line to the point of
+  unification and invalidates the instruction caches of all CPUs, for an executable mapping (arch/arm64/mm/flush.c).
+- **The context synchronisation event** of a thread is the exception return with which it goes on (Arm ARM, D1.6.5).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from a64patch.a64.words import INSN_SIZE
+from a64patch.errors import CapabilityError, MappingError, RequestError, TargetError, WriteError
+from a64patch.protocols import Doer, Operation, Step
+from a64patch.ranges import Ranges
+from a64patch.targets import ptrace
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.mapped import modules_of
+from a64patch.targets.maps import Mapping, Maps, parse_maps
+from a64patch.targets.modules import Module
+from a64patch.targets.procfs import Process
+from a64patch.targets.ptrace import NT_ARM_PAC_MASK, Held
+from a64patch.targets.section import Found, Outcome, Section, carry_out
+from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
+from a64patch.targets.threads import Threads, named
+from a64patch.targets.unwinding import UnwindTables
+
+SCHEME = "pid:"
+_SVC_BITS, _SVC = 0xFFE0001F, 0xD4000001
+"""SVC #imm16 (Arm ARM, C6.2)."""
+_WORD = 8
+"""Bytes that PTRACE_POKEDATA writes."""
+_FORBIDDEN = (errno.EIO, errno.EFAULT, errno.EACCES, errno.EPERM)
+_SP, _PC = 31, 32
+"""Where they are in a thread's registers."""
+
+
+class _Unseen:
+    """Who may go on in the code of a process without being one of its threads: said, since nobody can look there."""
+
+    note = NOT_SEEN
+
+    def unseen(self) -> str:
+        """Nothing is known to be unseen."""
+        return ""
+
+    def prepare(self, keep_out: Ranges) -> None:
+        """Nothing to do."""
+
+    def look(self, keep_out: Ranges, cpus: Sequence[CpuState]) -> Iterable[Found]:
+        """Nobody."""
+        return ()
+
+
+class _Stopped:
+    """The StoppedCpus of a process: each thread is a CPU, with the thread's number."""
+
+    def __init__(self, tids: Sequence[int], states: Callable[[], Sequence[CpuState]]) -> None:
+        self.rendezvous = Rendezvous(tids)
+        for tid in tids:
+            self.rendezvous.arrive(tid)
+        self._states = states
+
+    def states(self) -> Sequence[CpuState]:
+        """PC and link register of each thread that stands. `carry_out` looks at the stacks as well."""
+        return self._states()
+
+
+class ProcessTarget(Target):
+    """A process of this machine, with all its threads. Only arm64 Linux has such targets.
+
+    **Reading** disturbs nobody. **Writing** outside of a stop changes words while the threads run, as `nosync` does.
+
+    **A stop** stops every thread that executes in the memory of the process, in whichever process it is: threads.py
+    says how, and what a stopped thread notices. `carry_out` refuses a patch while a thread stands in `keep_out` or may
+    return there: registers, stack, signal frames. Not seen are coroutines and setjmp buffers.
+
+    **Memory** is written only where it is mapped executable and private. A shared mapping is refused, since the write
+    would change the file, or other processes. `carry_out` refuses when the words of the section are not mapped from the
+    same file as when the target was opened: dlclose, dlopen, mmap.
+
+    Processes that begin later execute the file, which is not changed.
+
+    CapabilityError for a process that a64patch cannot patch: on another machine than arm64 Linux, of 32-bit code, a
+    kernel thread, a64patch itself. Other errors as `Process`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        system = os.uname()
+        if (system.sysname, system.machine) != ("Linux", "aarch64"):
+            raise CapabilityError(
+                f"{SCHEME}{pid} names a process, and a64patch patches processes on arm64 Linux only; this is"
+                f" {system.sysname} on {system.machine}: run a64patch on the machine of the process"
+            )
+        if pid == os.getpid():
+            raise CapabilityError(f"{SCHEME}{pid} is a64patch itself, which cannot stop itself")
+        self._process = Process(pid)
+        self._threads: Threads | None = None
+        self._late: list[int] = []
+        """The threads that are still ours after a stop: see `Threads.let_go`."""
+        self._signature: int | None = None
+        try:
+            self._maps = self._process.maps()
+            self._maps_text = b""
+            self._require_64_bit()
+            self._others = _Unseen()
+            self.capabilities = Capabilities(
+                "process", len(self._process.threads()), can_stop=True, can_kick=True, sees_pcs=True, broadcast=True,
+                writes_data=True,
+            )  # fmt: skip
+        except BaseException:
+            self._process.close()
+            raise
+
+    def _require_64_bit(self) -> None:
+        try:
+            with open(f"/proc/{self._process.pid}/exe", "rb") as file:
+                head = file.read(5)
+        except OSError:
+            return  # Seen by its mappings, then.
+        if head[:4] == b"\x7fELF" and head[4] == 1:
+            raise CapabilityError(f"process {self._process.pid} executes 32-bit code (AArch32), not A64")
+
+    # The Target protocol
+
+    def own_modules(self) -> Iterable[Module]:
+        """The executable, each library, the vDSO, and other executable memory. Names are read when they are needed."""
+        process = self._process
+        return modules_of(
+            self._maps, process.read, process.mapped_file, main=process.executable(), incarnation=process.incarnation
+        )
+
+    @property
+    def location(self) -> str:
+        """`pid:N`."""
+        return f"{SCHEME}{self._process.pid}"
+
+    def identity(self) -> Identity:
+        """That of the executable. Its incarnation tells the boot, the process and the program that it runs."""
+        return replace(super().identity(), incarnation=self._process.incarnation)
+
+    def facts(self) -> dict[str, str]:
+        """The facts about a process for people."""
+        process = self._process
+        return {
+            "process": f"{process.pid} ({process.name()})",
+            "a stop stops": "all its threads, and every process with the same memory",
+            "caches are maintained by": "the kernel, within each write to executable memory (flush_ptrace_access)",
+            **super().facts(),
+        }
+
+    def doer(self, step: Step) -> Doer:
+        """Stores and the look are ours; the kernel maintains the caches, and synchronises each thread."""
+        if step.operation in (Operation.WRITE, Operation.LOOK):
+            return Doer.US
+        return Doer.TARGET if step.operation is not Operation.CALLER else Doer.UNKNOWN
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes; errors as `Process.read`."""
+        return self._process.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Put bytes in executable memory of a private mapping.
+
+        MappingError elsewhere. WriteError when the kernel refuses, or the process is gone.
+        """
+        limit = self._may_write
+        if limit is not None and not limit.covers(address, address + len(data)):
+            raise MappingError(f"{self.symbols.describe(address)} is not code, so it may not be written")
+        self._require_private(address, len(data), executable=True)
+        self._put(address, data)
+
+    def write_data(self, address: int, data: bytes) -> None:
+        """Put bytes in memory of a private mapping that is not executable; errors as `write`."""
+        self._require_private(address, len(data), executable=False)
+        self._put(address, data)
+
+    def _require_private(self, address: int, size: int, *, executable: bool) -> None:
+        at, end = address, address + size
+        for mapping in self._maps.holding(address, end):
+            if mapping.start > at:
+                break
+            where = self.symbols.describe(at)
+            if mapping.shared:
+                raise MappingError(
+                    f"{where} is in a shared mapping of {mapping.path or 'memory'}: a write would change it for all who"
+                    " map it, so it is refused"
+                )
+            if mapping.executable != executable:
+                what = "not mapped executable, so it is not code" if executable else "executable, so it is no data"
+                raise MappingError(f"{where} is {what}, and may not be written as such")
+            at = mapping.end
+        if at < end:
+            raise MappingError(f"process {self._process.pid} does not map {at:#x}")
+
+    def _put(self, address: int, data: bytes) -> None:
+        try:
+            self._process.write(address, data)
+        except WriteError as error:
+            # Linux from 6.12 on may forbid to force a write in this way (proc_mem.force_override=): ptrace still may.
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:
+                raise
+            if self._threads is None:
+                raise WriteError(
+                    f"{error}: this kernel lets nobody write to read-only memory of a process whose threads run; use"
+                    " --sync stop"
+                ) from error
+            self._poke(address, data)
+
+    def _poke(self, address: int, data: bytes) -> None:
+        assert self._threads is not None
+        tid = next((tid for tid in self._threads.standing if self._threads.held(tid) is not Held.RUNNING), None)
+        if tid is None:
+            raise WriteError(f"no thread of process {self._process.pid} stands, so nothing can be written")
+        start, end = address & -_WORD, -(-(address + len(data)) // _WORD) * _WORD
+        whole = bytearray(self.read(start, end - start))
+        whole[address - start : address - start + len(data)] = data
+        try:
+            for at in range(start, end, _WORD):
+                ptrace.poke(tid, at, bytes(whole[at - start : at - start + _WORD]))
+        except OSError as error:
+            raise WriteError(
+                f"the kernel refuses to write at {self.symbols.describe(address)} also by PTRACE_POKEDATA"
+                f" ({error.strerror}): it protects this memory, so it cannot be patched from here"
+            ) from error
+
+    def publish(self, start: int, end: int) -> None:
+        """Nothing to do: the kernel has published each write."""
+
+    def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """As `publish`."""
+
+    def kick(self) -> None:
+        """Stop every thread and let it go: its exception return is a context synchronisation event."""
+        with self.stop():
+            pass
+
+    @contextmanager
+    def stop(self) -> Iterator[_Stopped]:
+        """Stop all threads; when the block ends, let them go as they were.
+
+        BusyError when one does not come in time. TargetError when the kernel does not let us, or the process has ended
+        or executes another program.
+        """
+        if self._threads is not None:
+            raise RequestError("this process is being stopped already")
+        self._maps_text = self._process.maps_text()
+        threads = Threads(self._process)
+        threads.stop()
+        self._threads = threads
+        try:
+            stopped = _Stopped(threads.standing, self._states)
+            yield stopped
+            stopped.rendezvous.finish()
+        finally:
+            self._threads = None
+            self._late = threads.let_go()
+
+    def carry_out(self, section: Section) -> Outcome:
+        """As `section.carry_out`. A thread that sleeps in the system call of a changed SVC counts as in the way."""
+        calls = [
+            (change.address, change.address + INSN_SIZE) for change in section.changes if change.old & _SVC_BITS == _SVC
+        ]
+        if calls and section.protocol == "stop":
+            # The kernel makes it execute the SVC again, in the middle of the call.
+            section = replace(section, keep_out=section.keep_out | Ranges.of(calls))
+        then = self._maps
+
+        def write() -> None:
+            self._require_same_mappings(section, then)
+            self.write_many(section.writes)
+            if section.data:
+                self.write_data_many(section.data_writes)
+
+        return carry_out(self, section, write=write, look=lambda: self._look(section.keep_out))
+
+    def _require_same_mappings(self, section: Section, then: Maps) -> None:
+        """MappingError when an address is not mapped from the same place of the same file as when this was opened."""
+        text = self._process.maps_text()
+        if text != self._maps_text:
+            self._maps_text, self._maps = text, parse_maps(text)
+        if self._maps is then:
+            return
+        for address in section.addresses:
+            before, now = then.at(address), self._maps.at(address)
+            if before is not None and (now is None or _place(before, address) != _place(now, address)):
+                raise MappingError(
+                    f"{self.symbols.describe(address)} is no longer {before.path or 'the same memory'}: the process has"
+                    " unmapped it since the plan was made (dlclose); nothing was changed: plan again"
+                )
+
+    def close(self) -> None:
+        """Give the process back. Any number of times. TargetError when a thread still sleeps in the kernel as ours."""
+        self._process.close()
+        if self._late:
+            late, self._late = self._late, []
+            raise TargetError(
+                f"thread {late[0]} of process {self._process.pid} sleeps in the kernel (state D) and could not be let"
+                " go yet; it goes on when this program ends"
+            )
+
+    # Where threads are
+
+    def _states(self) -> list[CpuState]:
+        return [CpuState(thread.tid, thread.pc, (thread.x[30],)) for thread in self._standing()]
+
+    def _standing(self) -> Iterator[ThreadRegisters]:
+        """The registers of each thread, but for those that sleep in the kernel, whose registers nobody tells."""
+        assert self._threads is not None
+        for tid in self._threads.standing:
+            values = self._registers(tid)
+            if values is not None:
+                yield ThreadRegisters(tid, "", values[:_SP], values[_SP], values[_PC])
+
+    def _registers(self, tid: int) -> tuple[int, ...] | None:
+        assert self._threads is not None
+        try:
+            return self._threads.registers(tid)
+        except ProcessLookupError:
+            return None  # It was killed, and executes nothing any more.
+
+    def _look(self, keep_out: Ranges) -> Iterator[Found]:
+        """All threads in `keep_out`."""
+        threads = self._threads
+        if not keep_out or threads is None:
+            return
+        text = self._process.maps_text()
+        maps = self._maps if text == self._maps_text else parse_maps(text)
+        read = self._process.read_some
+        tables = UnwindTables(maps, read)
+        for thread in self._standing():
+            signature_bits = self._signature_bits(thread.tid)
+            found = found_in(thread, keep_out, maps, read, signature_bits=signature_bits, cfi=tables)
+            if found is not None:
+                yield found._replace(who=self._called(thread.tid))
+        for tid in threads.standing:
+            if threads.held(tid) is Held.RUNNING:
+                place = next(iter(keep_out))[0]
+                yield Found(
+                    -1, place, False, self._called(tid), "it sleeps in the kernel, which does not tell its registers"
+                )
+
+    def _called(self, tid: int) -> str:
+        """A thread for people."""
+        return named(self._process, tid)
+
+    def _signature_bits(self, tid: int) -> int:
+        """The bits of an address in which a pointer authentication code may be: alike in all threads."""
+        if self._signature is None:
+            try:
+                masks = ptrace.registers(tid, NT_ARM_PAC_MASK, 16)
+                self._signature = int.from_bytes(masks[8:16], "little")
+            except OSError:
+                self._signature = 0  # No set of this kind: these CPUs authenticate no pointers.
+        return self._signature
+
+
+def _place(mapping: Mapping, address: int) -> tuple[object, ...]:
+    """What an address of a mapping stands for: the byte of a file, or memory without one."""
+    if mapping.file is None:
+        return mapping.path, mapping.executable
+    return mapping.file, address - mapping.start + mapping.offset, mapping.executable
+
+
+def open_process(text: str) -> ProcessTarget:
+    """The target at `pid:N`. RequestError for another text; other errors as `ProcessTarget`."""
+    number = text.removeprefix(SCHEME)
+    if not re.fullmatch(r"[1-9][0-9]{0,9}", number):
+        raise RequestError(f"{text[:80]!r} does not name a process: write {SCHEME} and the process's number")
+    return ProcessTarget(int(number))

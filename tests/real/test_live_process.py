@@ -1,0 +1,65 @@
+"""Running processes of a real arm64 Linux, patched by a64patch beside them.
+
+Read on: process_trials.py is what happens in the guest, ../targets/test_threads.py tries the stop on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real.guest import compile_program
+from tests.real.userland import Userland
+from tests.support import ROOT, rounds
+
+SOURCE = ROOT / "tests/targets/threads_victim.c"
+TRIALS = ROOT / "tests/real/process_trials.py"
+VICTIM = "/opt/victim"
+
+Trial = Callable[..., Any]
+
+
+@pytest.fixture
+def trial(userland: Userland, tmp_path: Path) -> Trial:
+    """Runs a function of process_trials.py in the guest."""
+    if userland.run(f"test -e {VICTIM}").status:
+        userland.put(VICTIM, compile_program(SOURCE.read_text("utf-8"), tmp_path / "victim", "-pthread").read_bytes())
+    return lambda *arguments: userland.python(TRIALS, *arguments, seconds=3000)
+
+
+def unharmed(told: dict[str, Any]) -> None:
+    """The process has noticed nothing."""
+    assert told["status"] == 0
+    assert told["wrong"] == 0
+    assert told["taken"] == told["sent"]
+    assert told["sent"][0] > 10
+    assert told["ended_sleeps"] == 0
+
+
+@pytest.mark.parametrize("letters", ["s", "bvf"])
+def test_words_change_under_load_and_nobody_sees_half_of_each(trial: Trial, letters: str) -> None:
+    number = rounds(1000, 8)
+    told = trial("rounds", number, letters)
+    unharmed(told)
+    assert told["found"]
+    assert 0 < told["old"] < told["turns"]
+    # A thread that comes into the call between the look and the interrupt: see targets/threads.py.
+    assert told["ended_polls"] <= 1 + number / 10
+    assert min(told["births"], told["vforks"], told["forks"]) > 0 or letters == "s"
+
+
+def test_thread_that_sleeps_inside_of_the_words_is_named(trial: Trial) -> None:
+    told = trial("in_the_way", "n")
+    assert told["first"].startswith("BusyError: thread ")
+    assert "(napper) will return to held+0x14, inside the words to be changed" in told["first"]
+    assert told["second"] == "done"
+    unharmed(told)
+
+
+def test_thread_in_a_signal_handler_on_another_stack_is_seen_where_it_was_interrupted(trial: Trial) -> None:
+    told = trial("in_the_way", "w")
+    assert "(handler) will return to held+0x14, inside the words" in told["first"] == told["second"]
+    assert told["third"] == "done", "with the look left out, the patch goes through under the thread"
