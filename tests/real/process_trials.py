@@ -13,13 +13,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import a64patch
 from a64patch.errors import A64PatchError
+from a64patch.patch.journal import EntryState
+from a64patch.patch.plan import Plan
 from a64patch.targets.base import Target
 
 VICTIM = "/opt/victim"
@@ -57,13 +61,14 @@ class Victim:
         return self.child.stdout.readline()
 
     def say(self, word: str) -> None:
+        """A line for its stdin."""
         assert self.child.stdin is not None
         self.child.stdin.write(f"{word}\n")
         self.child.stdin.flush()
 
-    def counts(self) -> dict[str, Any]:
-        """The counts now."""
-        self.say("?")
+    def counts(self, word: str = "?") -> dict[str, Any]:
+        """The counts after a line for its stdin."""
+        self.say(word)
         found: dict[str, Any] = json.loads(self._line())
         return found
 
@@ -141,40 +146,37 @@ def _rate(running: Victim, seconds: float = 1.0) -> float:
 
 
 def in_the_way(letters: str) -> dict[str, Any]:
-    """A thread sleeps inside of the words; then it wakes, or it does not."""
+    """A thread sleeps inside of the words: until it is told to go on (`n`), or for good (`w`)."""
     with victim(letters) as running, new_journal() as journal:
         target = a64patch.open_target(running.place)
         [call] = words_at(target, target.symbols["held"] + 0x10, 1)
         plan = a64patch.plan(a64patch.parse(HELD.format(call=call)), target)
         time.sleep(0.5)
         first = outcome_of(lambda: a64patch.apply(plan, target, journal))
-        second = outcome_of(lambda: a64patch.apply(plan, target, journal, retry=20 if "n" in letters else 0.1))
-        unlooked = target._look  # type: ignore[attr-defined]
-        if "w" in letters:
+        if "n" in letters:
+            running.counts("g")
+            second = outcome_of(lambda: a64patch.apply(plan, target, journal, retry=60))
+        else:
             # With the look left out, the patch goes through under the thread.
             target._look = lambda keep_out: ()  # type: ignore[attr-defined]
-        third = outcome_of(lambda: a64patch.apply(plan, target, journal)) if "w" in letters else ""
-        del unlooked
+            second = outcome_of(lambda: a64patch.apply(plan, target, journal))
         keep_out = [list(span) for site in plan.sites for span in site.keep_out]
         target.close()
-        return running.end() | {
-            "first": first,
-            "second": second,
-            "third": third,
-            "keep_out": keep_out,
-            "pid": running.pid,
-        }
+        return running.end() | {"first": first, "second": second, "keep_out": keep_out}
 
 
 def killed(number: str, letters: str) -> dict[str, Any]:
     """a64patch is killed at random moments of applying and reverting; then `recover` makes all whole."""
     chance = random.Random(int(number))
-    states: dict[str, int] = {}
-    recovered: dict[str, int] = {}
+    states: Counter[str] = Counter()
+    recovered: Counter[str] = Counter()
     with victim(letters) as running, new_journal() as journal:
         target = a64patch.open_target(running.place)
         plan = a64patch.plan(a64patch.parse(PAIR), target)
         place = plan.changes[0].address
+        begun = time.monotonic()
+        a64patch.revert(a64patch.apply(plan, target, journal, retry=60).entry, target, journal)
+        length = time.monotonic() - begun
         for _ in range(int(number)):
             ready, going = os.pipe()
             child = os.fork()
@@ -183,17 +185,16 @@ def killed(number: str, letters: str) -> dict[str, Any]:
             os.close(going)
             select.select([ready], [], [], 60)
             os.close(ready)
-            time.sleep(chance.random() * 0.4)
+            time.sleep(chance.random() * length)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             for entry in a64patch.recover(journal):
-                recovered[entry.state.value] = recovered.get(entry.state.value, 0) + 1
+                recovered[entry.state.value] += 1
             words = words_at(target, place, 2)
-            state = "old" if words == OLD else "new" if words == NEW else "half of each"
-            states[state] = states.get(state, 0) + 1
+            states["old" if words == OLD else "new" if words == NEW else "half of each"] += 1
             if words == NEW:
-                last = max(entry.id for entry in journal.entries() if entry.state.value == "applied")
-                a64patch.revert(last, journal=journal)
+                last = max(entry.id for entry in journal.entries(EntryState.APPLIED) if not entry.reverts)
+                a64patch.revert(last, target, journal)
         target.close()
         return running.end() | {"states": states, "recovered": recovered}
 
@@ -211,10 +212,9 @@ def _apply_and_revert(place: str, journal_path: str, ready: int) -> None:
 
 
 def dying(number: str) -> dict[str, Any]:
-    """The victim is killed, ends or executes another program at random moments of a patch."""
+    """The victim is killed, executes another program or ends, at random moments of a patch."""
     chance = random.Random(7)
-    told: dict[str, int] = {}
-    states: dict[str, int] = {}
+    told: list[list[str]] = []
     for turn in range(int(number)):
         with victim("b") as running, new_journal() as journal:
             target = a64patch.open_target(running.place)
@@ -229,20 +229,54 @@ def dying(number: str) -> dict[str, Any]:
                 os._exit(0)
             said = "done"
             while said == "done":
-                said = outcome_of(lambda: a64patch.revert(
-                    a64patch.apply(plan, target, journal, retry=60).entry, target, journal  # noqa: B023
-                ))  # fmt: skip
+                said = outcome_of(partial(_there_and_back, plan, target, journal))
             os.waitpid(child, 0)
             target.close()
-            name = said.replace(str(running.pid), "PID")
-            told[name] = told.get(name, 0) + 1
             if turn % 3 != 1:
                 running.child.wait()
-            for entry in a64patch.recover(journal):
-                states[f"{entry.state.value}: {entry.note.replace(str(running.pid), 'PID')}"] = 1
-            left = [entry.state.value for entry in journal.entries() if entry.state.value in ("open", "partial")]
-            assert not left, left
-    return {"told": told, "recovered": states}
+            recovered = [f"{entry.state.value}: {entry.note}" for entry in a64patch.recover(journal)]
+            left = [entry.state.value for entry in journal.entries(EntryState.OPEN, EntryState.PARTIAL)]
+            told.append([text.replace(str(running.pid), "PID") for text in (said, *recovered, *left)])
+    return {"told": told}
+
+
+def _there_and_back(plan: Plan, target: Target, journal: a64patch.Journal) -> None:
+    a64patch.revert(a64patch.apply(plan, target, journal, retry=60).entry, target, journal)
+
+
+def refused() -> dict[str, str]:
+    """Who may not be traced, and what is no process of A64 code."""
+    found = {}
+    with victim("") as running:
+        found["another user"] = _as_user(lambda: a64patch.open_target(running.place))
+        found["kernel thread"] = outcome_of(lambda: a64patch.open_target("pid:2"))
+        found["no process"] = outcome_of(lambda: a64patch.open_target("pid:4000000"))
+        found["a64patch"] = outcome_of(lambda: a64patch.open_target(f"pid:{os.getpid()}"))
+        with a64patch.open_target(running.place) as target:
+            data = target.symbols["turns"]
+            found["data"] = outcome_of(lambda: target.write(data & ~3, b"\0\0\0\0"))
+            found["code as data"] = outcome_of(lambda: target.write_data(target.symbols["pair"], b"\0\0\0\0"))
+            found["not mapped"] = outcome_of(lambda: target.read(0x10, 4))
+    return found
+
+
+def _as_user(action: Callable[[], object]) -> str:
+    """The outcome of an action as a user who is not root."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(writing, outcome_of(action).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
 
 
 def main() -> None:

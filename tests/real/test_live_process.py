@@ -5,6 +5,7 @@ Read on: process_trials.py is what happens in the guest, ../targets/test_threads
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,5 +62,37 @@ def test_thread_that_sleeps_inside_of_the_words_is_named(trial: Trial) -> None:
 
 def test_thread_in_a_signal_handler_on_another_stack_is_seen_where_it_was_interrupted(trial: Trial) -> None:
     told = trial("in_the_way", "w")
-    assert "(handler) will return to held+0x14, inside the words" in told["first"] == told["second"]
-    assert told["third"] == "done", "with the look left out, the patch goes through under the thread"
+    assert "(handler) will return to held+0x14, inside the words" in told["first"]
+    assert told["second"] == "done", "with the look left out, the patch goes through under the thread"
+
+
+def test_killed_a64patch_leaves_what_recover_makes_whole(trial: Trial) -> None:
+    number = rounds(300, 10)
+    told = trial("killed", number, "s")
+    unharmed(told)
+    assert sum(told["states"].values()) == number
+    assert told["states"].keys() <= {"old", "new"}
+    assert told["recovered"].keys() <= {"undone", "applied"}
+    assert sum(told["recovered"].values()) > 0
+
+
+def test_process_that_goes_away_under_a_patch_is_said_and_leaves_nothing_open(trial: Trial) -> None:
+    for said, *recovered in trial("dying", rounds(60, 6))["told"]:
+        assert re.search(
+            "process PID has ended|there is no process PID|process PID executes another program|PartialPatchError", said
+        ), said
+        for entry in recovered:
+            assert re.fullmatch(
+                r"undone: .*(has ended, and its memory with it|that one is over.*|it has ended.*)", entry
+            )
+
+
+def test_what_is_no_target_is_refused_by_name(trial: Trial) -> None:
+    told = trial("refused")
+    assert "it belongs to another user, or has changed its user; run a64patch as root" in told["another user"]
+    assert "is a thread of the kernel, not a process" in told["kernel thread"]
+    assert "there is no process 4000000" in told["no process"]
+    assert "is a64patch itself, which cannot stop itself" in told["a64patch"]
+    assert "not mapped executable, so it is not code" in told["data"]
+    assert "executable, so it is no data" in told["code as data"]
+    assert "does not map 0x10" in told["not mapped"]

@@ -1,7 +1,7 @@
 // A program that notices what a patcher may do wrong: lost or doubled signals, system calls that end with EINTR, and on
 // arm64 also code that is half old and half new. Argument: letters for what it does besides.
-//   b: makes threads    v: makes vfork children    f: makes fork children    n: sleeps inside of held()
-//   s: handles signals on a stack of their own     w: sleeps inside of a signal handler that interrupted deep()
+//   b: makes threads    v: makes vfork children    f: makes fork children    s: handles signals on another stack
+//   n: sleeps inside of held(), until `g` on stdin    w: sleeps inside of a signal handler that interrupted held()
 // At each line on stdin it prints a line of counts. `x` ends it, `e` makes it execute cat instead.
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 static atomic_long turns, old_turns, wrong, ended_sleeps, ended_polls, sent, sent_sum, taken, taken_sum, births, vforks,
     forks, naps;
-static atomic_int quit;
+static atomic_int quit, go;
 
 #ifdef __aarch64__
 // Old: 0x101. New: 0x202, once the two words of `pair` were replaced. Anything else is half of each.
@@ -43,7 +43,9 @@ static void check(long result) {
 void nap(void) {
     struct timespec pause = {0, 200000000};
     naps++;
-    if (nanosleep(&pause, 0)) ended_sleeps++;
+    do {
+        if (nanosleep(&pause, 0)) ended_sleeps++;
+    } while (!go && !quit);
 }
 
 static void take(int number, siginfo_t *info, void *context) {
@@ -59,13 +61,15 @@ static void only_main_takes_signals(void) {
     pthread_sigmask(SIG_BLOCK, &all, 0);
 }
 
+static void pause_for(long nanoseconds) {
+    struct timespec pause = {0, nanoseconds};
+    nanosleep(&pause, 0);
+}
+
 static void *spin(void *none) {
-    struct timespec pause = {0, 1000000};
     only_main_takes_signals();
-    while (!quit) {
+    for (; !quit; pause_for(1000000))
         for (int each = 0; each < 2000; each++) check(pair());
-        nanosleep(&pause, 0);
-    }
     return none;
 }
 
@@ -87,12 +91,10 @@ static void *polls(void *none) {
 }
 
 static void *send(void *none) {
-    struct timespec pause = {0, 1000000};
     only_main_takes_signals();
-    while (!quit) {
+    for (; !quit; pause_for(1000000)) {
         union sigval value = {.sival_int = (int)(sent % 7)};
         if (!sigqueue(getpid(), SIGRTMIN, value)) sent_sum += value.sival_int, sent++;
-        nanosleep(&pause, 0);
     }
     return none;
 }
@@ -105,14 +107,14 @@ static void *nothing(void *none) {
 static void *bear(void *none) {
     pthread_t child;
     only_main_takes_signals();
-    while (!quit)
+    for (; !quit; pause_for(1000000))
         if (!pthread_create(&child, 0, nothing, 0)) pthread_join(child, 0), births++;
     return none;
 }
 
 static void *run_programs(void *none) {
     only_main_takes_signals();
-    while (!quit) {
+    for (; !quit; pause_for(10000000)) {
         pid_t child = vfork();
         if (!child) {
             execl("/bin/true", "true", (char *)0);
@@ -126,7 +128,7 @@ static void *run_programs(void *none) {
 
 static void *fork_children(void *none) {
     only_main_takes_signals();
-    while (!quit) {
+    for (; !quit; pause_for(10000000)) {
         pid_t child = fork();
         if (!child) {
             long result = pair();
@@ -211,6 +213,7 @@ int main(int count, char **words) {
         if (got < 0 && errno == EINTR) continue;
         while (got == 1 && letter != '\n' && (got = read(0, &rest, 1)) != 0 && rest != '\n') {}
         if (got <= 0 || letter == 'x') break;
+        if (letter == 'g') go = 1;
         if (letter == 'e') execl("/bin/cat", "cat", (char *)0);
         tell();
     }

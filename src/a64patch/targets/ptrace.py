@@ -24,6 +24,9 @@ _TRACEVFORK, _TRACECLONE, _TRACEEXEC = 1 << 2, 1 << 3, 1 << 4
 _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 2, 3, 4, 128
 _WALL = 0x40000000
 _SIGTRAP = 5
+_KCMP = {"aarch64": 272, "x86_64": 312}
+"""The number of the system call, for which the C library has no function. x86-64 for the tests only."""
+_KCMP_VM = 1
 
 NT_PRSTATUS, NT_ARM_PAC_MASK = 1, 0x406
 """Register sets: x0 to x30, SP, PC and PSTATE; and the bits of a signature in an address."""
@@ -53,18 +56,23 @@ class State(NamedTuple):
 
 
 @functools.cache
-def _libc() -> Callable[..., int]:
-    call = ctypes.CDLL(None, use_errno=True).ptrace
-    call.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-    call.restype = ctypes.c_long
-    return call
+def _function(name: str, *arguments: Any) -> Callable[..., int]:
+    """A function of the C library. Its result and errno are its own thread's."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), name)
+    call.argtypes, call.restype = arguments, ctypes.c_long
+    return call  # type: ignore[no-any-return]
 
 
 def _request(request: int, tid: int, address: Any = None, data: Any = None) -> None:
     """OSError with the kernel's errno; ProcessLookupError when the thread is gone, or is not stopped."""
-    ctypes.set_errno(0)
-    if _libc()(request, tid, address, data) == -1 and (code := ctypes.get_errno()):
-        raise OSError(code, os.strerror(code))
+    call = _function("ptrace", ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    if call(request, tid, address, data) == -1:
+        raise _failure()
+
+
+def _failure() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
 
 
 def seize(tid: int) -> None:
@@ -154,12 +162,10 @@ def shares_memory(first: int, second: int) -> bool:
 
     OSError: ENOSYS when the kernel was built without it, EPERM when it may not be asked, ESRCH when one is gone.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    number = {"aarch64": 272, "x86_64": 312}.get(os.uname().machine)
+    number = _KCMP.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    result = libc.syscall(ctypes.c_long(number), ctypes.c_long(first), ctypes.c_long(second), ctypes.c_long(1))
+    result = _function("syscall", *[ctypes.c_long] * 4)(number, first, second, _KCMP_VM)
     if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return bool(result == 0)
+        raise _failure()
+    return result == 0

@@ -214,15 +214,13 @@ class Threads:
 
     def _sharing(self) -> list[int]:
         """The process, and all others with the same memory."""
-        found = [self._process.pid]
-        for pid in processes():
-            if pid in self._strangers or pid == self._process.pid:
-                continue
-            if pid in self._pids.values() or self._shares(pid):
-                found.append(pid)
+        own = {self._process.pid, *self._pids.values()}
+        for pid in set(processes()) - own - self._strangers:
+            if self._shares(pid):
+                own.add(pid)
             else:
                 self._strangers.add(pid)
-        return found
+        return list(own)
 
     def _shares(self, pid: int) -> bool:
         try:
