@@ -176,6 +176,24 @@ def test_a_reply_to_a_read_is_as_many_bytes_as_were_asked_for(reply: bytes) -> N
     assert connection.usable == (reply in (b"00", b"001122"))
 
 
+@given(spans(), st.sampled_from(SIZES), st.data())
+def test_expected_bytes_change_no_result(
+    requests: list[tuple[int, int]], packet_size: int, data: st.DataObject
+) -> None:
+    connection, _ = connect(memory(limit=packet_size // 2), packet_size)
+    wanted = [bytes(byte_at(each) for each in range(start, start + size)) for start, size in requests]
+    expected = [each[::-1] if data.draw(st.booleans()) else each for each in wanted]
+    assert Reading(requests, packet_size, expected=expected).results(connection) == wanted
+    others = [each + b"x" for each in wanted]
+    assert Reading(requests, packet_size, expected=others).results(connection) == wanted
+
+
+def test_expected_bytes_are_no_reply_of_another_size() -> None:
+    connection, _ = connect(lambda _: b"0011")
+    with pytest.raises(MappingError):
+        Reading([(PAGE, 4)], 512, expected=[b"\x00\x11"]).results(connection)
+
+
 @pytest.mark.parametrize(("address", "size"), [(-4, 4), ((1 << 64) - 3, 4), (0, -1)])
 def test_what_no_address_space_holds(address: int, size: int) -> None:
     with pytest.raises(MappingError, match="64 bits"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from a64patch.targets.rsp import (
+    AS_EXPECTED,
     MOST_BYTES,
     Connection,
     ConnectionLostError,
@@ -200,6 +202,33 @@ def test_each_reply_is_acknowledged_before_the_next_request(connect: Connect) ->
     assert connection.ask_all([b"m1,1", b"m2,1"]) == [b"1", b"2"]
     connection.resume(b"c")
     assert b"".join(wire.sent) == packed(b"m1,1") + b"+" + packed(b"m2,1") + b"+" + packed(b"c")
+
+
+@pytest.mark.parametrize("acknowledge", [False, True])
+@given(st.data())
+def test_expected_replies_are_as_others_however_bytes_are_cut(acknowledge: bool, data: st.DataObject) -> None:
+    """Each that is the expected one is said to be; the others, and what comes in between, are as ever."""
+    replies = data.draw(st.lists(st.sampled_from([b"00", b"01", b"", b"E14", b"x}#", b"$"]), min_size=1, max_size=8))
+    expected = [data.draw(st.sampled_from([b"00", b"01", b"E1", b"000"])) for _ in replies]
+    plus, stop = b"+" * acknowledge, packed(b"T05thread:01;")
+    between = [data.draw(st.sampled_from([b"", b"", stop, b"noise", b"%N#4e"])) for _ in replies]
+    stream = b"".join(more + plus + frame(reply) for more, reply in zip(between, replies, strict=True))
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8))), len(stream)]
+    parts = [stream[start:end] for start, end in pairwise(cuts) if start < end]
+    answers = {b"m": parts, b"H": [plus + packed(b"OK")]}
+    wire = ScriptedWire(lambda sent: next((answers[key] for key in answers if key in sent), []), Clock())
+    connection = Connection(wire, "gdb://test", 5.0)
+    connection.acknowledge, connection.together = acknowledge, True
+    got = connection.ask_expecting([packed(b"m0,1")] * len(replies), [packed(each) for each in expected])
+    # Noise is no part of an expected packet, but does not hinder it.
+    for reply, wanted, found, more in zip(replies, expected, got, between, strict=True):
+        assert found == (AS_EXPECTED if found is AS_EXPECTED else reply)
+        assert (found is AS_EXPECTED) <= (reply == wanted)
+        if not more:
+            assert (found is AS_EXPECTED) == (reply == wanted)
+    assert list(connection.stops) == [b"T05thread:01;"] * between.count(stop)
+    assert connection.ask(b"Hg1") == b"OK"
+    assert b"".join(wire.sent).count(b"+") == acknowledge * len(replies) + between.count(stop) * acknowledge
 
 
 def test_without_acknowledgements_none_is_sent(connect: Connect) -> None:

@@ -249,7 +249,14 @@ class Tasks(Others):
             *((pid + first, 8) for pid in self._unused),
             *(self._counts(task) for task in self._known),
         ]
-        self._read = self._view.target.reader(self._requests)
+        # Most tasks sleep on.
+        expected = [
+            _numbers((self._head,)),
+            *(_numbers(node.slots) for node in self._tree.nodes.values()),
+            *(bytes(8) for _ in self._unused),
+            *(known.counts for known in self._known.values()),
+        ]
+        self._read = self._view.target.reader(self._requests, expected)
         self._structures.save()
 
     def look(self, keep_out: Ranges, cpus: Sequence[CpuState]) -> Iterable[Found]:
@@ -647,6 +654,10 @@ def _slots(node: _Node, before: Sequence[int]) -> list[_Entry]:
         for number, entry in enumerate(node.slots)
         if entry and (not before or entry != before[number])
     ]
+
+
+def _numbers(numbers: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
 def _words(data: bytes) -> list[int]:

@@ -377,8 +377,11 @@ class Target(Protocol):
         """`read` of each (address, size), in order. A target with round trips joins the requests."""
         return [self.read(address, size) for address, size in requests]
 
-    def reader(self, requests: Sequence[tuple[int, int]]) -> Callable[[], list[bytes]]:
-        """A function that does `read_many` of these requests each time. What can be done before is done here."""
+    def reader(self, requests: Sequence[tuple[int, int]], expected: Sequence[bytes] = ()) -> Callable[[], list[bytes]]:
+        """A function that does `read_many` of these requests each time. What can be done before is done here.
+
+        `expected` are the probable bytes of each request, if they are known. Other bytes only cost more time.
+        """
         return lambda: self.read_many(requests)
 
     def write_many(self, requests: Sequence[tuple[int, bytes]]) -> None:

@@ -179,9 +179,9 @@ class GdbTarget(Target):
         """As `read` of each, in one halt. Neighbours share packets, and all packets travel together."""
         return self._read_packets(self._reading(requests))
 
-    def reader(self, requests: Sequence[tuple[int, int]]) -> Callable[[], list[bytes]]:
-        """As `read_many` each time, with packets that are built here."""
-        reading = self._reading(requests)
+    def reader(self, requests: Sequence[tuple[int, int]], expected: Sequence[bytes] = ()) -> Callable[[], list[bytes]]:
+        """As `read_many` each time, with packets that are built here. Those of `expected` bytes are only compared."""
+        reading = self._reading(requests, expected)
         return lambda: self._read_packets(reading)
 
     def _read_packets(self, reading: Reading) -> list[bytes]:
@@ -376,9 +376,9 @@ class GdbTarget(Target):
 
     # Packets
 
-    def _reading(self, requests: Sequence[tuple[int, int]]) -> Reading:
+    def _reading(self, requests: Sequence[tuple[int, int]], expected: Sequence[bytes] = ()) -> Reading:
         binary = self._line.stub.features.get("binary-upload") == "+"
-        return Reading(requests, self._line.connection.packet_size, binary=binary)
+        return Reading(requests, self._line.connection.packet_size, binary=binary, expected=expected)
 
     def _writing(self, requests: Sequence[tuple[int, bytes]]) -> Writing:
         """Packets for these writes, once they are known to be allowed.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from a64patch.errors import CapabilityError, MappingError
 from a64patch.targets.frames import Piece
-from a64patch.targets.rsp import Connection, frame
+from a64patch.targets.rsp import AS_EXPECTED, Connection, frame
 
 _PAGE = 4096
 _GAP = 64
@@ -36,10 +36,18 @@ Span = tuple[int, int]
 class Reading:
     """Requests for memory as packets. Neighbouring requests share packets; see _GAP."""
 
-    def __init__(self, requests: Sequence[tuple[int, int]], packet_size: int, *, binary: bool = False) -> None:
+    def __init__(
+        self,
+        requests: Sequence[tuple[int, int]],
+        packet_size: int,
+        *,
+        binary: bool = False,
+        expected: Sequence[bytes] = (),
+    ) -> None:
         """`requests` are (address, size in bytes). MappingError for a request outside an address space of 64 bits.
 
         The stub takes packets of `packet_size` bytes. `binary` asks for raw bytes (`x`); only some stubs offer this.
+        `expected` are the probable bytes of each request: others cost more time.
         """
         for address, size in requests:
             _require_addresses(address, size)
@@ -57,6 +65,13 @@ class Reading:
         )
         self._whole = whole if exact else None
         """The piece of each request, if each request is one whole piece: nothing need be cut while CPUs stand."""
+        self._expected: list[bytes] = []
+        """The expected bytes of each piece, and their packets; empty unless each request is one piece."""
+        self._packets: list[bytes] = []
+        if [len(data) for data in expected] == [size for _, size in self.requests] and exact and not binary:
+            known = dict(zip(whole, expected, strict=True))
+            self._expected = [known[index] for index in range(len(self._pieces))]
+            self._packets = [frame(binascii.hexlify(data)) for data in self._expected]
 
     def results(self, connection: Connection) -> list[bytes]:
         """The bytes of each request. All packets are sent together.
@@ -106,7 +121,12 @@ class Reading:
     def _ask(self, connection: Connection, pieces: Sequence[Span], frames: Sequence[bytes]) -> list[bytes | None]:
         """The bytes of each piece; None when the stub gives none, or fewer, as the protocol allows."""
         found: list[bytes | None] = []
-        for (start, end), reply in zip(pieces, self._replies(connection, frames), strict=True):
+        known = self._packets if frames is self._frames else []
+        replies = connection.ask_expecting(frames, known) if known else self._replies(connection, frames)
+        for number, ((start, end), reply) in enumerate(zip(pieces, replies, strict=True)):
+            if known and reply is AS_EXPECTED:
+                found.append(self._expected[number])
+                continue
             if not reply or (reply[:1] == b"E" and len(reply) % 2):
                 found.append(None)
                 continue

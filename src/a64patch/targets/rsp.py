@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import Literal, NamedTuple
@@ -74,6 +74,8 @@ class Event(NamedTuple):
     """The contents of the packet, with escapes undone and runs expanded."""
 
 
+AS_EXPECTED = b"as expected"
+"""In place of a reply: this very object (`is`)."""
 _EXACT = 256
 """Bytes whose sum is below 65521."""
 _ACK, _NACK, _DAMAGED = Event("ack"), Event("nack"), Event("damaged")
@@ -238,6 +240,8 @@ class Connection:
         self._wire = wire
         self._name = name
         self._decoder = Decoder()
+        self._held = b""
+        """The beginning of a packet that may be an expected one."""
         self._owed = b""
         self._console = b""
         self._lost = ""
@@ -271,6 +275,16 @@ class Connection:
         if not self.together:
             return [self._run(each, 1)[0] for each in frames]
         return self._run((b"+" if self.acknowledge else b"").join(frames), len(frames)) if frames else []
+
+    def ask_expecting(self, frames: Sequence[bytes], expected: Sequence[bytes]) -> list[bytes]:
+        """As `ask_built`, for replies that are mostly known: `expected` is the packet of each.
+
+        A reply whose packet is the expected one, byte for byte, is not decoded: it is AS_EXPECTED in the result.
+        """
+        if not self.together or not frames:
+            return self.ask_built(frames)
+        plus = b"+" if self.acknowledge else b""
+        return self._run(plus.join(frames), len(frames), expected=[plus + packet for packet in expected])
 
     def ask_status(self) -> bytes:
         """The stop reply that answers `?`."""
@@ -363,12 +377,13 @@ class Connection:
         kind: _Reply = "reply",
         ack: bool = False,
         patience: float = 0.0,
+        expected: Sequence[bytes] = (),
     ) -> list[bytes]:
         """As `_exchange`; closes the wire on every exception, except a SilentStubError with `patience`."""
         if self._lost:
             raise self._error()
         try:
-            return self._exchange(data, count, kind, ack, patience)
+            return self._exchange(data, count, kind, ack, patience, expected)
         except SilentStubError as error:
             if patience:
                 raise
@@ -387,8 +402,12 @@ class Connection:
             self.close("it was interrupted in the middle of an exchange")
             raise
 
-    def _exchange(self, data: bytes, count: int, kind: _Reply, ack: bool, patience: float) -> list[bytes]:
+    def _exchange(
+        self, data: bytes, count: int, kind: _Reply, ack: bool, patience: float, expected: Sequence[bytes]
+    ) -> list[bytes]:
         """Send `data`, and return `count` replies of this kind (fewer for `any`). With `ack`, wait for a `+` too.
+
+        `expected` is as in `ask_expecting`.
 
         SilentStubError when not a byte comes within `patience` seconds, or within the whole time if `patience` is 0.
         """
@@ -425,7 +444,7 @@ class Connection:
             if not came:
                 raise ConnectionLostError("the stub closed it")
             heard = True
-            for event in decode(came):
+            for event in self._unexpected(came, expected, replies) if expected else decode(came):
                 if event.kind == "packet":
                     payload = event.payload
                     if self._is_reply(payload, kind):
@@ -446,6 +465,29 @@ class Connection:
                         raise ConnectionLostError("packets arrive damaged")
                     again = b"-" if event.kind == "damaged" else data
                     to_send = memoryview(bytes(to_send) + again)
+
+    def _unexpected(self, came: bytes, expected: Sequence[bytes], replies: list[bytes]) -> Iterator[Event]:
+        """The events in these bytes, without the expected packets that come next in order: see `ask_expecting`."""
+        came, self._held = self._held + came, b""
+        at = 0
+        while len(replies) < len(expected):
+            packet = expected[len(replies)]
+            if came.startswith(packet, at):
+                replies.append(AS_EXPECTED)
+                at += len(packet)
+                self.unheard = False
+                if self.acknowledge and len(replies) == len(expected):
+                    self._owed = b"+"
+                continue
+            end = came.find(b"#", at) + 3
+            if not 3 <= end <= len(came):
+                if len(came) - at > MOST_BYTES:
+                    raise ConnectionLostError(f"the stub sent a packet of more than {MOST_BYTES} bytes")
+                self._held = came[at:]
+                return
+            yield from self._decoder.feed(came[at:end])
+            at = end
+        yield from self._decoder.feed(came[at:])
 
     def _is_reply(self, payload: bytes, kind: _Reply) -> bool:
         """Whether a packet answers a request. Stop replies go into `stops`, console output into `_console`."""
