@@ -10,7 +10,7 @@ import pytest
 
 from a64patch.a64.assembler import assemble as words_of
 from a64patch.a64.words import from_bytes, to_bytes
-from a64patch.errors import MappingError
+from a64patch.errors import MappingError, SymbolError
 from a64patch.kernel.alternatives import (
     Alternative,
     Read,
@@ -241,3 +241,10 @@ def test_a_module_without_sections_or_without_the_table() -> None:
     types = Writer()
     types.structure("module", 8, [])
     assert sections_of(View(view.target, Structures(types.bytes)), module) == {}
+
+
+def test_a_table_with_impossible_sizes_is_not_believed(tmp_path: Path) -> None:
+    broken = assemble(SOURCE.replace(".byte 12, 12", ".byte 12, 11"), tmp_path / "vmlinux.o")
+    with KernelElf(link(broken, tmp_path / "vmlinux")) as opened, pytest.raises(SymbolError, match="is not sound"):
+        opened.alternatives()
+    assert replacement(words_of("b .-4"), 4, 1 << 64) is None, "no address"

@@ -16,7 +16,7 @@ from functools import cache
 from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, from_bytes
-from a64patch.errors import UnmovableError
+from a64patch.errors import EncodingError, UnmovableError
 from a64patch.kernel.loaded import Loaded, ending_of, sections_of
 from a64patch.kernel.structures import View, read_each
 from a64patch.oneline import counted, shown
@@ -48,6 +48,11 @@ class Alternative(NamedTuple):
     """0 for a callback."""
     feature: int
     """The number of the feature in this build (cpucap)."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Both sizes are possible: whole words, and as many new ones as old ones."""
+        return self.size % INSN_SIZE == 0 and self.new_size in (0, self.size)
 
     def __repr__(self) -> str:
         return shown(self, f"{self.size} bytes at {self.code:#x} from {self.new:#x}")
@@ -84,8 +89,7 @@ def loaded_alternatives(view: View, loaded: Loaded) -> list[Alternative]:
     data = (data or b"").rstrip(b"\0")
     data += bytes(-len(data) % _ENTRY.size)  # the last numbers of an entry may be zero
     found = linked_alternatives(data, start)
-    is_sound = all(each.size % INSN_SIZE == 0 and each.new_size in (0, each.size) for each in found)
-    return found if is_sound else []
+    return found if all(each.is_sound for each in found) else []
 
 
 def replacement(words: Sequence[int], new: int, code: int) -> list[int] | None:
@@ -108,7 +112,7 @@ def replacement(words: Sequence[int], new: int, code: int) -> list[int] | None:
             continue
         try:
             found.append(relocate(word, at, code + INSN_SIZE * number, allow_erratum_843419=True))
-        except UnmovableError:
+        except (UnmovableError, EncodingError):  # the second for addresses beyond 64 bits
             return None
     return found
 

@@ -267,7 +267,8 @@ def alternatives_in(
     code: Ranges,
     relocated: Callable[[int, int], Mapping[int, int]],
 ) -> list[Alternative]:
-    """The alternatives of a kernel's file; arguments as `claims_on_kernel`. SymbolError when their table is not found.
+    """The alternatives of a kernel's file; arguments as `claims_on_kernel`. SymbolError when their table is not found,
+    or is not sound.
 
     The errors of `read` pass.
     """
@@ -275,7 +276,10 @@ def alternatives_in(
     start, end = _bounds(kind, read, symbols, code, relocated)
     if not 0 <= end - start <= _MOST_BYTES:
         raise SymbolError(f"the kernel's table {kind.section} has {end - start} bytes, which is impossible")
-    return linked_alternatives(read(start, end - start), start)
+    found = linked_alternatives(read(start, end - start), start)
+    if not all(each.is_sound for each in found):
+        raise SymbolError(f"the kernel's table {kind.section} is not sound")
+    return found
 
 
 def claims_on_loaded(view: View, loaded: Loaded, code: Ranges) -> Iterator[Claim]:
