@@ -77,8 +77,9 @@ class Started(NamedTuple):
 class Userland:
     """A booted guest with four CPUs and no network but its own 127.0.0.1; it ends when its block is left.
 
-    `files` are by their absolute path in the guest, and may be executed. `processor` is QEMU's, `tree` a kernel other
-    than the newest one. `addons` names some of ADDONS. `guest` is the machine below: its console, its GDB stub.
+    `files` are by their absolute path in the guest, and may be executed. `addons` names some of ADDONS. The other
+    arguments are those of `Guest`; with `command_line` the kernel can forbid writing to /proc/N/mem, for example.
+    `guest` is the machine below: its console, its GDB stub.
 
     Commands run one at a time, in /, as root, of at most 128 KiB. One that takes longer than `seconds` is killed with
     all that it started in its session: GuestError then shows the end of its output, and the guest stays usable.
@@ -90,6 +91,8 @@ class Userland:
         files: Mapping[str, bytes | Path] | None = None,
         addons: Iterable[str] = (),
         processor: str = "",
+        command_line: str = "",
+        modules: Iterable[str] = (),
         tree: packages.KernelTree | None = None,
         seconds: float = GUARD_SECONDS,
     ) -> None:
@@ -106,6 +109,8 @@ class Userland:
             bases=[image(), *(image(addon) for addon in addons)],
             memory=MEMORY,
             processor=processor,
+            command_line=command_line,
+            modules=modules,
             tree=tree,
             seconds=seconds,
         )
