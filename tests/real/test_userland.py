@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from a64patch.version import VERSION
 from tests.real import packages, userland_image
 from tests.real.guest import GuestError, compile_program
-from tests.real.userland import PROCESSOR_MAX, Userland
+from tests.real.userland import PROCESSOR_MAX, Userland, carry_out, listening, main
 from tests.support import eventually
 
 EVERY_BYTE = bytes(range(256)) * 4096
@@ -118,6 +120,33 @@ def test_a64patch_can_be_put_in_anew(userland: Userland) -> None:
     userland.refresh()
     assert userland.run("a64patch --version") == (0, f"a64patch {VERSION}\n")
     assert userland.a64patch("--version") == (0, f"a64patch {VERSION}\n")
+
+
+def test_commands_by_hand(
+    userland: Userland, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setenv("A64PATCH_CACHE", str(tmp_path))
+
+    def command(*words: str) -> tuple[int, bytes]:
+        return main(["--name", "hand", *words]), capfdbinary.readouterr().out
+
+    with listening("hand") as listener:
+        server = threading.Thread(target=carry_out, args=(userland, listener))
+        server.start()
+        try:
+            with socket.socket(socket.AF_UNIX) as nobody:
+                nobody.connect(str(tmp_path / "hand.socket"))
+            assert command("run", "echo said; exit 7") == (7, b"said\n")
+            (tmp_path / "there").write_bytes(EVERY_BYTE)
+            assert command("put", str(tmp_path / "there"), "/tmp/by hand") == (0, b"")
+            assert command("fetch", "/tmp/by hand", str(tmp_path / "back")) == (0, b"")
+            assert (tmp_path / "back").read_bytes() == EVERY_BYTE
+            status, said = command("fetch", "/tmp/no such file", str(tmp_path / "not"))
+            assert status == 1
+            assert b"No such file" in said
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            server.join()
 
 
 def test_scripts_of_python_run_in_the_same_environment_as_commands(userland: Userland) -> None:

@@ -13,7 +13,8 @@ stdin, or from other shells, one at a time:
     python -m tests.real.userland put FILE PATH       # into the guest
     python -m tests.real.userland fetch PATH FILE
     python -m tests.real.userland refresh             # a64patch anew, as it is in the checkout by now
-    python -m tests.real.userland 600 --cpu max --with gdb
+    python -m tests.real.userland 600 --cpu max,pauth-impdef=on --with gdb --append proc_mem.force_override=never
+    python -m tests.real.userland --name other 600    # beside the first: each of its commands needs --name, too
 
 Read on: guest.py for the guest, userland_image.py for its files, userland_agent.c for what runs the commands in it,
 userland_worker.py for what runs the scripts, victims.py for programs to run, conftest.py for the fixture `userland`.
@@ -30,7 +31,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -230,30 +231,47 @@ def _late(what: str, seconds: float, output: bytes) -> GuestError:
     return GuestError(f"{what} did not end within {seconds} s; the end of what it wrote:\n{end}")
 
 
-_SOCKET = "userland.socket"
-
-
-def _serve(seconds: float, processor: str, addons: Sequence[str]) -> None:
+def _serve(name: str, seconds: float, **options: Any) -> None:
     """Boot one, and carry out what stdin and the clients ask for, until its time is over."""
-    address = packages.cache_directory() / _SOCKET
+    address = _address(name)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(address))
+        sys.exit(f"A guest of this name runs already; --name gives this one another name than {name!r}.")
     address.unlink(missing_ok=True)
-    with Userland(processor=processor, addons=addons) as userland, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(address))
-        listener.listen()
+    with Userland(**options) as userland, listening(name) as listener:
         print("ready", flush=True)
         over = threading.Timer(seconds, lambda: listener.shutdown(socket.SHUT_RDWR))
         over.daemon = True
         over.start()
-        threading.Thread(target=_pass_on, daemon=True).start()
-        with contextlib.suppress(OSError):
-            while True:
-                client = listener.accept()[0]
-                with client, client.makefile("rwb") as stream, contextlib.suppress(OSError):
-                    head = json.loads(stream.readline())
-                    data = stream.read(head["size"])
-                    status, output = _answer(userland, head["words"], data)
-                    stream.write(b"%d\n%s" % (status, output))
-        address.unlink(missing_ok=True)
+        threading.Thread(target=_pass_on, args=(name,), daemon=True).start()
+        carry_out(userland, listener)
+
+
+@contextlib.contextmanager
+def listening(name: str) -> Iterator[socket.socket]:
+    """Where the clients of this name find somebody."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(_address(name)))
+        try:
+            listener.listen()
+            yield listener
+        finally:
+            _address(name).unlink(missing_ok=True)
+
+
+def carry_out(userland: Userland, listener: socket.socket) -> None:
+    """Do what clients ask for, until the listener is shut down."""
+    while True:
+        try:
+            client = listener.accept()[0]
+        except OSError:
+            return
+        with contextlib.suppress(OSError), client, client.makefile("rwb") as stream:
+            line = stream.readline()
+            if line:  # else it only wanted to know whether somebody is here
+                head = json.loads(line)
+                status, output = _answer(userland, head["words"], stream.read(head["size"]))
+                stream.write(b"%d\n%s" % (status, output))
 
 
 def _answer(userland: Userland, words: Sequence[str], data: bytes) -> tuple[int, bytes]:
@@ -272,17 +290,21 @@ def _answer(userland: Userland, words: Sequence[str], data: bytes) -> tuple[int,
     return 0, b""
 
 
-def _pass_on() -> None:
+def _address(name: str) -> Path:
+    return packages.cache_directory() / f"{name}.socket"
+
+
+def _pass_on(name: str) -> None:
     for line in sys.stdin:
-        status = _ask(["run", line])
+        status = _ask(name, ["run", line])
         if status:
             print(f"status {status}", flush=True)
 
 
-def _ask(words: Sequence[str], data: bytes = b"", sink: Path | None = None) -> int:
+def _ask(name: str, words: Sequence[str], data: bytes = b"", sink: Path | None = None) -> int:
     """Have the one that runs do something; the status, its output to stdout or into a file."""
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(str(packages.cache_directory() / _SOCKET))
+        server.connect(str(_address(name)))
         with server.makefile("rwb") as stream:
             stream.write(json.dumps({"words": words, "size": len(data)}).encode() + b"\n" + data)
             stream.flush()
@@ -296,21 +318,25 @@ def _ask(words: Sequence[str], data: bytes = b"", sink: Path | None = None) -> i
 
 
 def main(words: Sequence[str]) -> int:
+    name = "userland"
+    if words[:1] == ["--name"]:
+        name, words = words[1], words[2:]
     match words:
         case ["run", command]:
-            return _ask(["run", command])
+            return _ask(name, ["run", command])
         case ["put", file, path]:
-            return _ask(["put", path], Path(file).read_bytes())
+            return _ask(name, ["put", path], Path(file).read_bytes())
         case ["fetch", path, file]:
-            return _ask(["fetch", path], sink=Path(file))
+            return _ask(name, ["fetch", path], sink=Path(file))
         case ["refresh"]:
-            return _ask(["refresh"])
+            return _ask(name, ["refresh"])
     parser = argparse.ArgumentParser(prog="python -m tests.real.userland")
     parser.add_argument("seconds", type=float)
     parser.add_argument("--cpu", default="")
+    parser.add_argument("--append", default="")
     parser.add_argument("--with", dest="addons", action="append", choices=sorted(ADDONS), default=[])
     options = parser.parse_args(words)
-    _serve(options.seconds, options.cpu, options.addons)
+    _serve(name, options.seconds, processor=options.cpu, command_line=options.append, addons=options.addons)
     return 0
 
 

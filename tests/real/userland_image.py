@@ -33,7 +33,8 @@ ADDONS = {"gdb": "gdb-root"}
 _LEFT_OUT = re.compile(
     r"usr/share/(applications|bash-completion|bug|doc|doc-base|info|lintian|locale|man|menu|metainfo|pixmaps)/"
     r"|(usr/)?lib/[^/]+/gconv/|(usr/)?lib/(systemd|valgrind|tmpfiles\.d|sysusers\.d)/|etc/(init\.d|systemd)/"
-    r"|.*/(__pycache__|tests?|idlelib|lib2to3|ensurepip|pydoc_data|turtledemo|f2py)/"
+    r"|.*/(__pycache__|distutils|tests?|idlelib|lib2to3|ensurepip|pydoc_data|turtledemo|f2py)/"
+    r"|usr/bin/redis-(benchmark|check-aof)$|usr/share/gcc/"
     r"|.*/numpy/.*\.(a|h|pyi)$|.*/pygments/lexers/(?!__init__|_mapping|python)"
 )
 _TO_USR = re.compile(r"^(bin|lib|sbin)/")
