@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from a64patch.errors import CapabilityError, TargetError
-from a64patch.targets.procfs import Process, state_of
+from a64patch.targets.procfs import Process, processes, state_of
 from a64patch.targets.ptrace import Held
 from a64patch.targets.threads import Threads
 from tests.support import ROOT, eventually, need
@@ -104,6 +104,28 @@ def test_nobody_executes_while_all_stand(program: Path) -> None:
 def _switches(tid: int) -> list[str]:
     text = Path(f"/proc/{tid}/status").read_text(encoding="utf-8", errors="replace")
     return [line for line in text.splitlines() if "ctxt_switches" in line]
+
+
+def test_another_process_with_the_same_memory_stops_too(program: Path) -> None:
+    with running(program, "c") as victim:
+        [child] = [pid for pid in processes() if _parent(pid) == victim.child.pid]
+        threads = victim.stop()
+        assert child in threads.standing
+        assert threads.process_of(child) == child
+        before = _switches(child)
+        time.sleep(0.01)
+        assert (state_of(child, child), _switches(child)) == ("t", before)
+        threads.let_go()
+        victim.end()
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+        )
+    except OSError:
+        return 0
 
 
 def test_a_stopped_process_stays_stopped(program: Path) -> None:

@@ -1,17 +1,21 @@
 // A program that notices what a patcher may do wrong: lost or doubled signals, system calls that end with EINTR, and on
 // arm64 also code that is half old and half new. Argument: letters for what it does besides.
 //   b: makes threads    v: makes vfork children    f: makes fork children    s: handles signals on another stack
+//   c: makes another process with the same memory     i: has a thread of io_uring, which never executes the program
 //   n: sleeps inside of held(), until `g` on stdin    w: sleeps inside of a signal handler that interrupted held()
 // At each line on stdin it prints a line of counts. `x` ends it, `e` makes it execute cat instead.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/io_uring.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -94,7 +98,10 @@ static void *send(void *none) {
     only_main_takes_signals();
     for (; !quit; pause_for(1000000)) {
         union sigval value = {.sival_int = (int)(sent % 7)};
-        if (!sigqueue(getpid(), SIGRTMIN, value)) sent_sum += value.sival_int, sent++;
+        if (!sigqueue(getpid(), SIGRTMIN, value)) {
+            sent_sum += value.sival_int;
+            sent++;
+        }
     }
     return none;
 }
@@ -140,6 +147,17 @@ static void *fork_children(void *none) {
         forks++;
     }
     return none;
+}
+
+static int share(void *none) {
+    (void)none;
+    while (!quit) check(pair());
+    _exit(0);
+}
+
+static void begin_io_thread(void) {
+    struct io_uring_params settings = {.flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 600000};
+    if (syscall(__NR_io_uring_setup, 8, &settings) < 0) perror("io_uring_setup"), exit(1);
 }
 
 static void *naps_inside(void *none) {
@@ -201,6 +219,8 @@ int main(int count, char **words) {
     if (strchr(more, 'v')) pthread_create(&thread, 0, run_programs, 0);
     if (strchr(more, 'f')) pthread_create(&thread, 0, fork_children, 0);
     if (strchr(more, 'n')) pthread_create(&thread, 0, naps_inside, 0);
+    if (strchr(more, 'c')) clone(share, (char *)malloc(65536) + 65536, CLONE_VM | SIGCHLD, 0);
+    if (strchr(more, 'i')) begin_io_thread();
     if (strchr(more, 'w')) {
         pthread_create(&thread, 0, wait_in_handler, 0);
         usleep(100000);

@@ -31,7 +31,7 @@ from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, 
 from a64patch.targets.mapped import modules_of
 from a64patch.targets.maps import Mapping, Maps, parse_maps
 from a64patch.targets.modules import Module
-from a64patch.targets.procfs import Process
+from a64patch.targets.procfs import Process, is_kernels_own
 from a64patch.targets.ptrace import NT_ARM_PAC_MASK, Held
 from a64patch.targets.section import Found, Outcome, Section, carry_out
 from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
@@ -319,12 +319,18 @@ class ProcessTarget(Target):
         return [CpuState(thread.tid, thread.pc, (thread.x[30],)) for thread in self._standing()]
 
     def _standing(self) -> Iterator[ThreadRegisters]:
-        """The registers of each thread, but for those that sleep in the kernel, whose registers nobody tells."""
+        """The registers of each thread that executes the program.
+
+        Left out are threads that sleep in the kernel, whose registers nobody tells, and the kernel's own threads.
+        """
         assert self._threads is not None
         for tid in self._threads.standing:
             values = self._registers(tid)
-            if values is not None:
-                yield ThreadRegisters(tid, "", values[:_SP], values[_SP], values[_PC])
+            if values is None:
+                continue
+            if values[_SP] == 0 == values[_PC] and is_kernels_own(self._threads.process_of(tid), tid):
+                continue
+            yield ThreadRegisters(tid, "", values[:_SP], values[_SP], values[_PC])
 
     def _registers(self, tid: int) -> tuple[int, ...] | None:
         assert self._threads is not None

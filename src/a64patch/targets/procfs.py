@@ -26,6 +26,9 @@ from a64patch.targets.maps import Mapping, Maps, parse_maps
 MOST_BYTES = 256 << 20
 """The most bytes of a mapped file, or of a list of mappings, that are read."""
 _TOP = 1 << 63
+_FLAGS = 6
+"""The field of /proc/N/stat behind the name, from 0: the flags of the task."""
+_WORKER = 0x4000 | 0x10
 
 
 class Process:
@@ -258,6 +261,19 @@ def state_of(pid: int, tid: int) -> str:
             return file.read(4096).rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
         return ""
+
+
+def is_kernels_own(pid: int, tid: int) -> bool:
+    """Whether a thread of a process never executes its program, such as one that io_uring has made.
+
+    Its flags are PF_IO_WORKER or PF_USER_WORKER (Linux include/linux/sched.h). False for a thread that has ended.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{tid}/stat", "rb") as file:
+            flags = int(file.read(4096).rpartition(b")")[2].split()[_FLAGS])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _WORKER)
 
 
 def status_of(pid: int, tid: int) -> dict[str, str]:
