@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.guest import compile_program
+from tests.real import victims
 from tests.real.userland import Userland
 from tests.support import ROOT, rounds
 
@@ -27,7 +27,7 @@ Trial = Callable[..., Any]
 def trial(userland: Userland, tmp_path: Path) -> Trial:
     """Runs a function of process_trials.py in the guest."""
     if userland.run(f"test -e {VICTIM}").status:
-        userland.put(VICTIM, compile_program(SOURCE.read_text("utf-8"), tmp_path / "victim", "-pthread").read_bytes())
+        userland.put(VICTIM, victims.build("musl-static", SOURCE.read_text("utf-8"), tmp_path / "victim").read_bytes())
     return lambda *arguments: userland.python(TRIALS, *arguments, seconds=3000)
 
 

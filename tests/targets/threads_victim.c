@@ -6,7 +6,6 @@
 // At each line on stdin it prints a line of counts. `x` ends it, `e` makes it execute cat instead.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/io_uring.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -156,8 +155,9 @@ static int share(void *none) {
 }
 
 static void begin_io_thread(void) {
-    struct io_uring_params settings = {.flags = IORING_SETUP_SQPOLL, .sq_thread_idle = 600000};
-    if (syscall(__NR_io_uring_setup, 8, &settings) < 0) perror("io_uring_setup"), exit(1);
+    // struct io_uring_params: flags = IORING_SETUP_SQPOLL, sq_thread_idle.
+    unsigned settings[30] = {[2] = 2, [4] = 600000};
+    if (syscall(425 /* io_uring_setup */, 8, settings) < 0) perror("io_uring_setup"), exit(1);
 }
 
 static void *naps_inside(void *none) {
