@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from a64patch import open_target
-from a64patch.errors import A64PatchError, CapabilityError, RequestError
+from a64patch.a64.generate import gen_nop
+from a64patch.errors import A64PatchError, CapabilityError, MappingError, RequestError
+from a64patch.targets.process import ProcessTarget
+from a64patch.targets.section import Change, Section
 
 
 @pytest.mark.parametrize("text", ["pid:", "pid:0", "pid:-1", "pid:one", "pid:1 2", "pid:99999999999", "pid:\u0661"])
@@ -45,3 +52,43 @@ def test_a_process_without_executable_code_of_arm64_is_refused_or_has_no_names(m
             assert [module.name for module in target.modules if module.symbols.load()] == []
     except A64PatchError as error:
         assert str(parent) in str(error)  # noqa: PT017
+
+
+_MAPS_ANOTHER_FILE = """
+import ctypes, os, signal, sys, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, *(ctypes.c_long,) * 5]
+def place(path, at, fixed):
+    return libc.mmap(at, 4096, 5, 2 | fixed, os.open(path, os.O_RDONLY), 0)
+at = place(sys.argv[1], None, 0)
+signal.signal(signal.SIGUSR1, lambda *_: (place(sys.argv[2], at, 16), print("again", flush=True)))
+print(at, flush=True)
+while True:
+    time.sleep(100)
+"""
+
+
+def test_words_that_are_no_longer_those_of_the_same_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program puts another library at this address before the stop: its words are the same by chance."""
+    here = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", *here[1:4], "aarch64")))
+    files = [tmp_path / name for name in ("first", "second")]
+    for file in files:
+        file.write_bytes(gen_nop().to_bytes(4, "little") * 1024)
+    command = [sys.executable, "-c", _MAPS_ANOTHER_FILE, *map(str, files)]
+    old, new = gen_nop(), gen_nop() + 32
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            at = int(child.stdout.readline())
+            with ProcessTarget(child.pid) as target:
+                assert target.carry_out(Section((Change(at, old, new),))).done
+                child.send_signal(signal.SIGUSR1)
+                assert child.stdout.readline() == "again\n"
+                with pytest.raises(MappingError, match=r"is no longer .*first: the process has unmapped it"):
+                    target.carry_out(Section((Change(at + 4, old, new),)))
+                assert target.read(at, 8) == old.to_bytes(4, "little") * 2
+        finally:
+            child.kill()

@@ -113,8 +113,10 @@ class ProcessTarget(Target):
         """The threads that are still ours after a stop: see `Threads.let_go`."""
         self._signature: int | None = None
         try:
-            self._maps = self._process.maps()
-            self._maps_text = b""
+            self._maps_text = self._process.maps_text()
+            self._maps = self._maps_seen = parse_maps(self._maps_text)
+            self._is_fresh = False
+            """`_maps_text` was read while all threads stand."""
             self._require_64_bit()
             self._others = _Unseen()
             self.capabilities = Capabilities(
@@ -258,16 +260,15 @@ class ProcessTarget(Target):
         """
         if self._threads is not None:
             raise RequestError("this process is being stopped already")
-        self._maps_text = self._process.maps_text()
         threads = Threads(self._process)
         threads.stop()
-        self._threads = threads
+        self._threads, self._is_fresh = threads, False
         try:
             stopped = _Stopped(threads.standing, self._states)
             yield stopped
             stopped.rendezvous.finish()
         finally:
-            self._threads = None
+            self._threads, self._is_fresh = None, False
             self._late = threads.let_go()
 
     def carry_out(self, section: Section) -> Outcome:
@@ -290,9 +291,7 @@ class ProcessTarget(Target):
 
     def _require_same_mappings(self, section: Section, then: Maps) -> None:
         """MappingError when an address is not mapped from the same place of the same file as when this was opened."""
-        text = self._process.maps_text()
-        if text != self._maps_text:
-            self._maps_text, self._maps = text, parse_maps(text)
+        self._maps = self._maps_now()
         if self._maps is then:
             return
         for address in section.addresses:
@@ -302,6 +301,21 @@ class ProcessTarget(Target):
                     f"{self.symbols.describe(address)} is no longer {before.path or 'the same memory'}: the process has"
                     " unmapped it since the plan was made (dlclose); nothing was changed: plan again"
                 )
+
+    def _maps_now(self) -> Maps:
+        """The mappings now. While the threads stand they are read once: only the program's own threads change them.
+
+        A thread in uninterruptible sleep may be in a system call that changes mappings: then they are read each time.
+        """
+        threads = self._threads
+        if not self._is_fresh:
+            text = self._process.maps_text()
+            if text != self._maps_text:
+                self._maps_text, self._maps_seen = text, parse_maps(text)
+            self._is_fresh = threads is not None and all(
+                threads.held(tid) is not Held.RUNNING for tid in threads.standing
+            )
+        return self._maps_seen
 
     def close(self) -> None:
         """Give the process back. Any number of times. TargetError when a thread still sleeps in the kernel as ours."""
@@ -344,8 +358,7 @@ class ProcessTarget(Target):
         threads = self._threads
         if not keep_out or threads is None:
             return
-        text = self._process.maps_text()
-        maps = self._maps if text == self._maps_text else parse_maps(text)
+        maps = self._maps_now()
         read = self._process.read_some
         tables = UnwindTables(maps, read)
         for thread in self._standing():
