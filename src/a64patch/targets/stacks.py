@@ -50,6 +50,7 @@ _SIGNAL_RECORDS = 592
 _SIGNAL_FIELDS = struct.Struct("<33Q")
 _FPSIMD = 0x210 << 32 | 0x46508001
 """The size and the magic of the first record behind it: Linux has put it first since 3.7."""
+_FPSIMD_BYTES = struct.pack("<Q", _FPSIMD)
 _WORDS_BACK_TO_SP = (_SIGNAL_RECORDS - _SIGNAL_REGISTERS) // 8 - 31
 _TRAMPOLINE = struct.pack("<II", 0xD2801168, 0xD4000001)
 """mov x8, #139 (rt_sigreturn); svc #0: __kernel_rt_sigreturn in the vDSO, and all that stand in for it."""
@@ -194,6 +195,8 @@ class _Stacks:
 
     def _interrupted(self, data: bytes) -> list[int]:
         """The stack pointers in all signal frames here, old ones included."""
+        if _FPSIMD_BYTES not in data:
+            return []
         import numpy
 
         words = numpy.frombuffer(data, "<u8", len(data) // 8)
@@ -210,7 +213,7 @@ class _Stacks:
             plain = words & numpy.uint64(self._user % (1 << 64))
             hits = numpy.zeros(len(words), bool)
             for low, high in wanted:
-                hits |= (plain >= numpy.uint64(low)) & (plain < numpy.uint64(min(high, (1 << 64) - 1)))
+                hits |= plain - numpy.uint64(low) < numpy.uint64(min(high, (1 << 64) - 1) - low)
             places = numpy.flatnonzero(hits)
             found.append(numpy.stack((places.astype(numpy.uint64) * 8 + numpy.uint64(start), words[places]), axis=1))
         return numpy.concatenate(found)

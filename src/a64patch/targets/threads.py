@@ -61,10 +61,9 @@ _SHORTEST, _LONGEST = 50e-6, 2e-3
 """Seconds between two looks whether a thread has come."""
 _ASLEEP = 0.02
 """Seconds after which a thread that has not come is looked at: it may be in uninterruptible sleep."""
-_WORDS = 34
+_REGISTERS = struct.Struct("<34Q")
 _X0, _X8, _SP, _PC = 0, 8, 31, 32
 _EINTR = (1 << 64) - errno.EINTR
-_BYTES = _WORDS * 8
 
 
 class _Call(NamedTuple):
@@ -157,8 +156,9 @@ class Threads:
             if state.held is Held.RUNNING:
                 _interrupt(tid)  # Only a thread that stands can be let go.
         while True:
-            for tid in list(self._states):
-                self._look(tid)
+            for tid, state in list(self._states.items()):
+                if state.held is Held.RUNNING:
+                    self._look(tid)
                 if tid in self._states:
                     self._release(tid)
             if not self._states or time.monotonic() > deadline:
@@ -170,8 +170,8 @@ class Threads:
         """x0 to x30, SP, PC and PSTATE of a thread that stands; None for one in Held.RUNNING."""
         if self._states[tid].held is Held.RUNNING:
             return None
-        data = ptrace.registers(tid, NT_PRSTATUS, _BYTES)
-        return struct.unpack(f"<{_WORDS}Q", data)
+        data = ptrace.registers(tid, NT_PRSTATUS, _REGISTERS.size)
+        return _REGISTERS.unpack(data)
 
     # Coming
 
@@ -327,7 +327,7 @@ class Threads:
         # Since then it has given up its CPU once: when it came to stand.
         if _switches(status) == call.switches + 1 and not _caught(status, self._states[tid].signal):
             again = [call.arguments[0], *values[1:_PC], values[_PC] - 4, *values[_PC + 1 :]]
-            ptrace.set_registers(tid, NT_PRSTATUS, struct.pack(f"<{_WORDS}Q", *again))
+            ptrace.set_registers(tid, NT_PRSTATUS, _REGISTERS.pack(*again))
 
 
 def _interrupt(tid: int) -> None:
