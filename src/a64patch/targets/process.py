@@ -16,6 +16,7 @@ Who does what (Linux v6.12):
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,9 @@ _SVC_BITS, _SVC = 0xFFE0001F, 0xD4000001
 _WORD = 8
 """Bytes that PTRACE_POKEDATA writes."""
 _FORBIDDEN = (errno.EIO, errno.EFAULT, errno.EACCES, errno.EPERM)
+_NEAR = 4096
+"""Words with fewer bytes between them are read at once: no page is as small, so each page of the read has a word."""
+_MOST_AT_ONCE = 1 << 20
 _SP, _PC = 31, 32
 """Where they are in a thread's registers."""
 
@@ -179,10 +183,7 @@ class ProcessTarget(Target):
 
         MappingError elsewhere. WriteError when the kernel refuses, or the process is gone.
         """
-        limit = self._may_write
-        if limit is not None and not limit.covers(address, address + len(data)):
-            raise MappingError(f"{self.symbols.describe(address)} is not code, so it may not be written")
-        self._require_private(address, len(data), executable=True)
+        self._require_code(address, len(data))
         self._put(address, data)
 
     def write_data(self, address: int, data: bytes) -> None:
@@ -190,20 +191,61 @@ class ProcessTarget(Target):
         self._require_private(address, len(data), executable=False)
         self._put(address, data)
 
+    def read_many(self, requests: Sequence[tuple[int, int]]) -> list[bytes]:
+        """As `Target.read_many`, by one read for all words that are near each other."""
+        return self.reader(requests)()
+
+    def reader(self, requests: Sequence[tuple[int, int]]) -> Callable[[], list[bytes]]:
+        """As `Target.reader`."""
+        groups = _near(requests)
+
+        def read() -> list[bytes]:
+            found: list[bytes] = []
+            for start, size, members in groups:
+                data = self._process.read_some(start, size)
+                if len(data) == size:
+                    found += [data[address - start : address - start + length] for address, length in members]
+                else:  # The first word that cannot be read has the error.
+                    found += [self.read(address, length) for address, length in members]
+            return found
+
+        return read
+
+    def write_many(self, requests: Sequence[tuple[int, bytes]]) -> None:
+        """As `write` of each. While the threads stand, words behind each other are one write to their memory.
+
+        Threads that run must see each word change by a store of its own.
+        """
+        if not requests:
+            return
+        low = min(address for address, _ in requests)
+        try:
+            self._require_code(low, max(address + len(data) for address, data in requests) - low)
+        except MappingError:
+            for address, data in requests:
+                self._require_code(address, len(data))
+        for address, data in requests if self._threads is None else _joined(requests):
+            self._put(address, data)
+
+    def _require_code(self, address: int, size: int) -> None:
+        limit = self._may_write
+        if limit is not None and not limit.covers(address, address + size):
+            raise MappingError(f"{self.symbols.describe(address)} is not code, so it may not be written")
+        self._require_private(address, size, executable=True)
+
     def _require_private(self, address: int, size: int, *, executable: bool) -> None:
         at, end = address, address + size
         for mapping in self._maps.holding(address, end):
             if mapping.start > at:
                 break
-            where = self.symbols.describe(at)
             if mapping.shared:
                 raise MappingError(
-                    f"{where} is in a shared mapping of {mapping.path or 'memory'}: a write would change it for all who"
-                    " map it, so it is refused"
+                    f"{self.symbols.describe(at)} is in a shared mapping of {mapping.path or 'memory'}: a write would"
+                    " change it for all who map it, so it is refused"
                 )
             if mapping.executable != executable:
                 what = "not mapped executable, so it is not code" if executable else "executable, so it is no data"
-                raise MappingError(f"{where} is {what}, and may not be written as such")
+                raise MappingError(f"{self.symbols.describe(at)} is {what}, and may not be written as such")
             at = mapping.end
         if at < end:
             raise MappingError(f"process {self._process.pid} does not map {at:#x}")
@@ -261,15 +303,16 @@ class ProcessTarget(Target):
         if self._threads is not None:
             raise RequestError("this process is being stopped already")
         threads = Threads(self._process)
-        threads.stop()
-        self._threads, self._is_fresh = threads, False
-        try:
-            stopped = _Stopped(threads.standing, self._states)
-            yield stopped
-            stopped.rendezvous.finish()
-        finally:
-            self._threads, self._is_fresh = None, False
-            self._late = threads.let_go()
+        with _no_collection():
+            threads.stop()
+            self._threads, self._is_fresh = threads, False
+            try:
+                stopped = _Stopped(threads.standing, self._states)
+                yield stopped
+                stopped.rendezvous.finish()
+            finally:
+                self._threads, self._is_fresh = None, False
+                self._late = threads.let_go()
 
     def carry_out(self, section: Section) -> Outcome:
         """As `section.carry_out`. A thread that sleeps in the system call of a changed SVC counts as in the way."""
@@ -279,6 +322,8 @@ class ProcessTarget(Target):
         if calls and section.protocol == "stop":
             # The kernel makes it execute the SVC again, in the middle of the call.
             section = replace(section, keep_out=section.keep_out | Ranges.of(calls))
+        if section.keep_out:
+            import numpy  # noqa: F401 # Its first import takes long: not while the threads stand.
         then = self._maps
 
         def write() -> None:
@@ -287,7 +332,8 @@ class ProcessTarget(Target):
             if section.data:
                 self.write_data_many(section.data_writes)
 
-        return carry_out(self, section, write=write, look=lambda: self._look(section.keep_out))
+        read = self.reader(section.reads)
+        return carry_out(self, section, read=read, write=write, look=lambda: self._look(section.keep_out))
 
     def _require_same_mappings(self, section: Section, then: Maps) -> None:
         """MappingError when an address is not mapped from the same place of the same file as when this was opened."""
@@ -386,6 +432,43 @@ class ProcessTarget(Target):
             except OSError:
                 self._signature = 0  # No set of this kind: these CPUs authenticate no pointers.
         return self._signature
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks for garbage later: it would look at all objects of this program while the threads stand."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _near(requests: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Requests (address, size) in groups that one read serves: start, size and members, all in the given order."""
+    groups: list[tuple[int, int, list[tuple[int, int]]]] = []
+    for address, size in requests:
+        if groups:
+            start, length, members = groups[-1]
+            if start + length <= address < min(start + length + _NEAR, start + _MOST_AT_ONCE):
+                members.append((address, size))
+                groups[-1] = start, address + size - start, members
+                continue
+        groups.append((address, size, [(address, size)]))
+    return groups
+
+
+def _joined(requests: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The same bytes, in the same order, with those joined that are behind each other."""
+    joined: list[tuple[int, bytearray]] = []
+    for address, data in requests:
+        if joined and joined[-1][0] + len(joined[-1][1]) == address:
+            joined[-1][1].extend(data)
+        else:
+            joined.append((address, bytearray(data)))
+    return [(address, bytes(data)) for address, data in joined]
 
 
 def _place(mapping: Mapping, address: int) -> tuple[object, ...]:
