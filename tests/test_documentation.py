@@ -340,6 +340,7 @@ def good_test(block: Block, _: Place) -> None:
 
 
 _TUTORIAL = Elsewhere("tests/real/test_live_tutorial.py::test_the_tutorial")
+_PROCESSES = Elsewhere("tests/real/test_processes_page.py::test_the_page")
 _KEYS = Elsewhere("tests/real/test_live_keys.py::test_the_page")
 _OMISSIONS = Elsewhere("tests/proof/test_cases.py::test_what_each_step_is_for")
 
@@ -401,6 +402,14 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "$ a64patch keys gdb+unix:stub 0xffffbb90e3f7fad0 --symbols": _KEYS,
         "$ a64patch keys gdb+unix:stub 0xffffbb90e3f7fad0 --on": _KEYS,
         "| refused |": Nothing("reasons; tests/kernel/test_switching.py refuses each"),
+    },
+    "docs/processes.md": {
+        "$ cat > till.c": _PROCESSES,
+        "$ a64patch show pid:": _PROCESSES,
+        "$ cat > draft": _PROCESSES,
+        "$ a64patch apply fee.patch pid:$(pidof till)\n": _PROCESSES,
+        "$ a64patch recover": _PROCESSES,
+        "| reason |": Nothing("reasons; procfs.py gives each, and targets/test_threads.py asks as another user"),
     },
     "docs/live-kernel.md": {
         "| kernel | modules |": Nothing(
