@@ -95,7 +95,7 @@ def test_what_the_table_names_exists() -> None:
 def test_help_texts_name_all_kinds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     assert target_forms().startswith("path of an ELF file, path of a raw arm64 Image, gdb://HOST:PORT, ")
-    assert target_forms().endswith(", or pid:N (arm64 Linux)")
+    assert target_forms().endswith(", or pid:N, pid:N?main=PATH (arm64 Linux)")
     for arguments in (["--help"], ["show", "--help"], ["diff", "--help"]):
         with pytest.raises(SystemExit):
             main(arguments)

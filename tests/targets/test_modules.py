@@ -38,6 +38,24 @@ def test_names_of_several_modules() -> None:
         symbols.resolve("same")
 
 
+def test_names_of_the_first_module_need_no_owner() -> None:
+    """The names of a process carry their module, those of the first one too."""
+    owned = [
+        Module(one.name, SymbolTable(lambda one=one: [each._replace(module=one.name) for each in one.symbols.load()]))  # type: ignore[misc]
+        for one in (LIBRARY, PROGRAM)
+    ]
+    symbols = Modules(owned).symbols
+    assert [symbols.resolve(site) for site in ("same", "library:same", "program:same", "main")] == [
+        0x9000, 0x9000, 0x1008, 0x1000,
+    ]  # fmt: skip
+    assert [symbols.describe(address) for address in (0x9004, 0x100C, 0x1000)] == [
+        "same+0x4",
+        "program:same+0x4",
+        "main",
+    ]
+    assert Modules(reversed(owned)).symbols.resolve("same") == 0x1008
+
+
 def test_code_is_that_of_the_module_that_holds_an_address() -> None:
     modules = Modules([LIBRARY, PROGRAM])
     assert PROGRAM.code is not None

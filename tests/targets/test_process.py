@@ -3,27 +3,103 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from a64patch import open_target
 from a64patch.a64.generate import gen_nop
-from a64patch.errors import A64PatchError, CapabilityError, MappingError, RequestError
+from a64patch.errors import A64PatchError, CapabilityError, MappingError, RequestError, TargetError
+from a64patch.targets.maps import Mapping, Maps
 from a64patch.targets.process import ProcessTarget
+from a64patch.targets.procfs import file_at, mapping_of
 from a64patch.targets.section import Change, Section
+from tests.support import need
 
 OLD, NEW = (word.to_bytes(4, "little") for word in (gen_nop(), gen_nop() + 32))
+
+
+@pytest.fixture
+def arm64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this machine pass for one with arm64 Linux: its processes then have no names."""
+    here = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", *here[1:4], "aarch64")))
+
+
+@contextmanager
+def sleeping(program: str | Path) -> Iterator[int]:
+    """The number of a process that executes this copy of `sleep`."""
+    with subprocess.Popen([program, "600"]) as child:
+        try:
+            yield child.pid
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize("text", ["pid:", "pid:0", "pid:-1", "pid:one", "pid:1 2", "pid:99999999999", "pid:\u0661"])
 def test_a_process_is_named_by_its_number(text: str) -> None:
     with pytest.raises(RequestError, match="does not name a process: write pid: and the process's number"):
         open_target(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("?main", "is not a list of KEY=VALUE"),
+        ("?main=", "names no file: write main=PATH"),
+        ("?library=/lib/libc.so.6", "a process has no setting 'library'; it knows main"),
+        ("?main=/a&main=/b", "is given twice"),
+    ],
+)
+def test_settings_of_a_process(settings: str, sentence: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        open_target(f"pid:1{settings}")
+
+
+@pytest.mark.usefixtures("arm64")
+def test_another_build_than_the_program_may_come_first(tmp_path: Path) -> None:
+    program = shutil.copy(need("sleep", "coreutils"), tmp_path / "a+b & 50%41")
+    (tmp_path / "link").symlink_to(program)
+    with sleeping(program) as pid:
+        with open_target(f"pid:{pid}") as target:
+            names = [module.name for module in target.modules]
+            assert (names[0], target.location) == ("a+b & 50%41", f"pid:{pid}")
+            code = [mapping.path for mapping in target._maps if mapping.executable]  # type: ignore[attr-defined]
+        [library] = {path for path in code if path.rpartition("/")[2].startswith("libc.so")}
+        with open_target(f"pid:{pid}?main={library}") as target:
+            assert target.modules.main.name == Path(library).name
+            assert target.location == f"pid:{pid}?main={library}"
+            assert target.identity().place == f"pid:{pid}"
+            assert target.identity().incarnation.startswith("boot=")
+        escaped = f"pid:{pid}?main={tmp_path}/a+b %26 50%2541"
+        with open_target(f"pid:{pid}", main=tmp_path / "link") as target:
+            assert target.location == escaped, "the path of the mapping"
+        with open_target(escaped) as target:
+            assert (target.modules.main.name, target.location) == ("a+b & 50%41", escaped)
+        with pytest.raises(TargetError, match=rf"process {pid} \(.*\) executes no code of /nowhere; it does of a\+b"):
+            open_target(f"pid:{pid}?main=/nowhere")
+
+
+def test_which_mapping_is_the_one_of_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "library"
+    path.write_bytes(b"")
+    device, inode = file_at(str(path))
+    old = Mapping(0x1000, 0x2000, "r-xp", 0, device, inode + 1, str(path), deleted=True)
+    data = Mapping(0x3000, 0x4000, "r--p", 0, device, inode, str(path))
+    new = Mapping(0x5000, 0x6000, "r-xp", 0, device, inode, "/another/name")
+    elsewhere = Mapping(0x7000, 0x8000, "r-xp", 0, "ff:ff", inode, str(path))
+    assert mapping_of(Maps([old, data, new, elsewhere]), str(path)) is new, "the file itself, whatever its name there"
+    assert mapping_of(Maps([old, data, elsewhere]), str(path)) is elsewhere, "in the root directory of the process"
+    assert mapping_of(Maps([old, data]), str(path)) is old, "the file was replaced"
+    assert mapping_of(Maps([data]), str(path)) is None, "its code is not mapped"
+    assert mapping_of(Maps([Mapping(0, 1, "r-xp", path="[vdso]")]), "[vdso]") is None
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Linux", "x86_64"), ("Darwin", "arm64"), ("Linux", "armv8l")])
@@ -36,19 +112,16 @@ def test_only_arm64_linux_has_processes(system: str, machine: str, monkeypatch: 
         open_target("pid:1")
 
 
-def test_a64patch_does_not_stop_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = os.uname()
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", *here[1:4], "aarch64")))
+@pytest.mark.usefixtures("arm64")
+def test_a64patch_does_not_stop_itself() -> None:
     with pytest.raises(CapabilityError, match="is a64patch itself"):
         open_target(f"pid:{os.getpid()}")
 
 
-def test_a_process_without_executable_code_of_arm64_is_refused_or_has_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.uname().machine == "aarch64", reason="every process here has A64 code")
+@pytest.mark.usefixtures("arm64")
+def test_a_process_without_executable_code_of_arm64_is_refused_or_has_no_names() -> None:
     """An emulator runs on this machine: its own code is not A64."""
-    here = os.uname()
-    if here.machine == "aarch64":
-        pytest.skip("every process here has A64 code")
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", *here[1:4], "aarch64")))
     parent = os.getppid()
     try:
         with open_target(f"pid:{parent}") as target:

@@ -85,10 +85,14 @@ class Modules(tuple[Module, ...]):
 
     @cached_property
     def symbols(self) -> SymbolTable:
-        """The names of all modules. `Symbol.module` names the module of each, except for the first module."""
+        """The names of all modules. `Symbol.module` names the module of each; in the first module it may be empty.
+
+        A name of the first module needs no owner.
+        """
         if len(self) <= 1:
             return self.main.symbols
-        return SymbolTable(self._symbols, [space for module in self for space in module.symbols.spaces])
+        spaces = [space for module in self for space in module.symbols.spaces]
+        return SymbolTable(self._symbols, spaces, first=self.main.name)
 
     def _symbols(self) -> Iterator[Symbol]:
         for number, module in enumerate(self):

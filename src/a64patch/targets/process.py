@@ -22,9 +22,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qsl
 
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import CapabilityError, MappingError, RequestError, TargetError, WriteError
+from a64patch.oneline import some
 from a64patch.protocols import Doer, Operation, Step
 from a64patch.ranges import Ranges
 from a64patch.targets import ptrace
@@ -32,7 +35,7 @@ from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, 
 from a64patch.targets.mapped import modules_of
 from a64patch.targets.maps import Mapping, Maps, parse_maps
 from a64patch.targets.modules import Module
-from a64patch.targets.procfs import Process, is_kernels_own
+from a64patch.targets.procfs import Process, is_kernels_own, mapping_of
 from a64patch.targets.ptrace import NT_ARM_PAC_MASK, Held
 from a64patch.targets.section import Found, Outcome, Section, carry_out
 from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
@@ -98,11 +101,20 @@ class ProcessTarget(Target):
 
     Processes that begin later execute the file, which is not changed.
 
-    CapabilityError for a process that a64patch cannot patch: on another machine than arm64 Linux, of 32-bit code, a
-    kernel thread, a64patch itself. Other errors as `Process`.
+    The first module, which names the target, is the program. `main` makes it another one: the library at this path.
+
+    - The path is that of the mapping, in the process' own root directory; or any path of the same file from here.
+    - A file that was replaced since it was mapped counts too, if the new one is not mapped.
+
+    Errors:
+
+    - CapabilityError for a process that a64patch cannot patch: on another machine than arm64 Linux, of 32-bit code, a
+      kernel thread, a64patch itself;
+    - TargetError when the process executes no code of `main`;
+    - others as `Process`.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, main: str | os.PathLike[str] = "") -> None:
         system = os.uname()
         if (system.sysname, system.machine) != ("Linux", "aarch64"):
             raise CapabilityError(
@@ -122,6 +134,7 @@ class ProcessTarget(Target):
             self._is_fresh = False
             """`_maps_text` was read while all threads stand."""
             self._require_64_bit()
+            self._main = self._mapping_of(os.path.abspath(main)) if main else None
             self._others = _Unseen()
             self.capabilities = Capabilities(
                 "process", len(self._process.threads()), can_stop=True, can_kick=True, sees_pcs=True, broadcast=True,
@@ -140,22 +153,37 @@ class ProcessTarget(Target):
         if head[:4] == b"\x7fELF" and head[4] == 1:
             raise CapabilityError(f"process {self._process.pid} executes 32-bit code (AArch32), not A64")
 
+    def _mapping_of(self, path: str) -> Mapping:
+        """The first executable mapping of the file at an absolute path."""
+        found = mapping_of(self._maps, path)
+        if found is None:
+            code = (mapping.path for mapping in self._maps if mapping.executable and mapping.file)
+            names = list(dict.fromkeys(name.rpartition("/")[2] for name in code))
+            raise TargetError(
+                f"process {self._process.pid} ({self._process.name()}) executes no code of {path}; it does of"
+                f" {some(names, len(names)) or 'no file'}"
+            )
+        return found
+
     # The Target protocol
 
     def own_modules(self) -> Iterable[Module]:
-        """The executable, each library, the vDSO, and other executable memory. Names are read when they are needed."""
+        """The executable, each library, the vDSO, and other executable memory. Names are read when they are needed.
+
+        The file given as `main` comes first.
+        """
         process = self._process
-        return modules_of(
-            self._maps, process.read, process.mapped_file, main=process.executable(), incarnation=process.incarnation
-        )
+        main = self._main.file if self._main else process.executable()
+        return modules_of(self._maps, process.read, process.mapped_file, main=main, incarnation=process.incarnation)
 
     @property
     def location(self) -> str:
-        """`pid:N`."""
-        return f"{SCHEME}{self._process.pid}"
+        """`pid:N`, or `pid:N?main=PATH` with the path of the mapping."""
+        place = f"{SCHEME}{self._process.pid}"
+        return f"{place}?main={_escaped(self._main.path)}" if self._main else place
 
     def identity(self) -> Identity:
-        """That of the executable. Its incarnation tells the boot, the process and the program that it runs."""
+        """That of the first module. Its incarnation tells the boot, the process and the program that it runs."""
         return replace(super().identity(), incarnation=self._process.incarnation)
 
     def facts(self) -> dict[str, str]:
@@ -478,9 +506,32 @@ def _place(mapping: Mapping, address: int) -> tuple[object, ...]:
     return mapping.file, address - mapping.start + mapping.offset, mapping.executable
 
 
-def open_process(text: str) -> ProcessTarget:
-    """The target at `pid:N`. RequestError for another text; other errors as `ProcessTarget`."""
-    number = text.removeprefix(SCHEME)
+def _escaped(path: str) -> str:
+    """A path as the value of a setting behind `?`."""
+    return path.replace("%", "%25").replace("&", "%26")
+
+
+def open_process(text: str, **options: Any) -> ProcessTarget:
+    """The target at `pid:N`, with settings behind `?`: main=PATH, in which `%` and `&` are `%25` and `%26`.
+
+    `options` are the constructor's and overrule the settings. RequestError for another text, an unknown key and a
+    setting without a value; other errors as `ProcessTarget`.
+    """
+    number, mark, query = text.removeprefix(SCHEME).partition("?")
     if not re.fullmatch(r"[1-9][0-9]{0,9}", number):
         raise RequestError(f"{text[:80]!r} does not name a process: write {SCHEME} and the process's number")
-    return ProcessTarget(int(number))
+    try:
+        # A plus is no space here: libstdc++.so.6.
+        plus = query.replace("+", "%2B")
+        pairs = parse_qsl(plus, keep_blank_values=True, strict_parsing=True, errors="surrogateescape") if mark else []
+    except ValueError:
+        raise RequestError(f"{query[:200]!r} is not a list of KEY=VALUE with & between") from None
+    for key, value in pairs:
+        if key != "main":
+            raise RequestError(f"a process has no setting {key[:40]!r}; it knows main")
+        if not value:
+            raise RequestError(f"{text[:200]!r} names no file: write main=PATH")
+        options.setdefault(key, value)
+    if len(pairs) > 1:
+        raise RequestError(f"a setting of {text[:200]!r} is given twice; give each once")
+    return ProcessTarget(int(number), **options)

@@ -86,10 +86,9 @@ class Process:
     def executable(self) -> tuple[str, int] | None:
         """Device and inode of the program's file, as `Mapping.file`; None when they cannot be seen."""
         try:
-            found = os.stat(f"/proc/{self.pid}/exe")
+            return file_at(f"/proc/{self.pid}/exe")
         except OSError:
             return None
-        return f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}", found.st_ino
 
     def name(self, tid: int | None = None) -> str:
         """The name that a thread gave itself, for people; of the process without `tid`."""
@@ -239,6 +238,26 @@ def _gone(sentence: str) -> GoneError:
     error = GoneError(sentence)
     error.incarnation = f"{_boot()} start= exec="
     return error
+
+
+def file_at(path: str) -> tuple[str, int]:
+    """Device and inode of the file at a path, as `Mapping.file`. OSError when there is none."""
+    found = os.stat(path)
+    return f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}", found.st_ino
+
+
+def mapping_of(maps: Maps, path: str) -> Mapping | None:
+    """The first executable mapping of the file at an absolute path; None without one.
+
+    It is the file at this path here, or has this path in the root directory of its process. A file that still has this
+    path there goes before a deleted one.
+    """
+    try:
+        same = file_at(path)
+    except (OSError, ValueError):
+        same = None
+    found = [each for each in maps if each.executable and each.file and (each.file == same or each.path == path)]
+    return min(found, key=lambda each: (each.file != same, each.deleted), default=None)
 
 
 def tasks_of(pid: int) -> list[int]:

@@ -85,6 +85,8 @@ class SymbolTable:
     load: Callable[[], Iterable[Symbol]] = tuple
     spaces: Sequence[Space] = ()
     """The ranges from which `.text:0x10` counts. Sections may share a name: a shared name is refused, never guessed."""
+    first: str = ""
+    """The module whose names need no owner, even if other modules have them too; empty without one."""
 
     def __post_init__(self) -> None:
         self._by_name: dict[str, list[Symbol]] | None = None
@@ -144,9 +146,16 @@ class SymbolTable:
         return self._sorted()
 
     def named(self, name: str, owner: str = "") -> Sequence[Symbol]:
-        """All symbols of this name; with an owner, those of this module, section or source file."""
+        """All symbols of this name; with an owner, those of this module, section or source file.
+
+        Without an owner, only those of the module `first`, if it has any.
+        """
         found = self._names().get(name, [])
-        return [symbol for symbol in found if owner in (symbol.module, symbol.file)] if owner else found
+        if owner:
+            return [symbol for symbol in found if owner in (symbol.module, symbol.file)]
+        if self.first and len(found) > 1:
+            return [symbol for symbol in found if symbol.module == self.first] or found
+        return found
 
     def find(self, name: str, owner: str = "") -> Symbol:
         """The one symbol of this name; with an owner, the one of this module, section or source file.

@@ -1,0 +1,107 @@
+"""What test_live_exe.py does inside of the guest: patches of a library, in the processes that execute it.
+
+Read on: exe_program.c and exe_library.c are what is patched, test_live_exe.py says what must come out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import a64patch
+from a64patch.cli.main import main as a64patch_main
+
+PROGRAM, LIBRARY = "/opt/exe/program", "/opt/exe/library.so"
+PAIR = """\
+Build-Id: {build}
+
+@@ pair @@
+-d2800020  mov x0, #1
+-d2800021  mov x1, #1
++d2800040  mov x0, #2
++d2800041  mov x1, #2
+"""
+
+
+class Program:
+    """A running process that executes the library."""
+
+    def __init__(self, program: str = PROGRAM) -> None:
+        self.child = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = self.child.pid
+        self.last = self._line()
+
+    def _line(self) -> str:
+        assert self.child.stdout is not None
+        return self.child.stdout.readline().strip()
+
+    def says(self) -> str:
+        """The results of both functions now."""
+        assert self.child.stdin is not None
+        self.child.stdin.write("?\n")
+        self.child.stdin.flush()
+        return self._line()
+
+    def end(self) -> None:
+        self.child.kill()
+        self.child.wait()
+
+
+@contextmanager
+def programs(*paths: str) -> Iterator[list[Program]]:
+    """A process of each program."""
+    found: list[Program] = []
+    try:
+        found += [Program(path) for path in paths]
+        yield found
+    finally:
+        for one in found:
+            one.end()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder with a patch of the library in it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name, a64patch.open_target(LIBRARY) as file:
+        path = Path(name)
+        (path / "fix.patch").write_text(PAIR.format(build=file.identity().build_id))
+        yield path
+
+
+def command(path: Path, *words: str) -> tuple[int, str]:
+    """Status and output of a command with a journal in this folder; both streams, one after the other."""
+    out, err = io.StringIO(), io.StringIO()
+    journal = () if words[0] in ("show", "diff", "status") else ("--journal", str(path / "journal"))
+    with redirect_stdout(out), redirect_stderr(err):
+        status = a64patch_main([*words, *journal])
+    return status, (out.getvalue() + err.getvalue()).replace(str(path), "FOLDER")
+
+
+# What must come out is in test_live_exe.py.
+
+
+def library() -> dict[str, Any]:
+    """A patch of the library, in one process."""
+    with programs(PROGRAM) as [program], folder() as path:
+        patch, place = str(path / "fix.patch"), f"pid:{program.pid}?main={LIBRARY}"
+        said = {"first": program.says(), "other": command(path, "apply", patch, f"pid:{program.pid}")}
+        said |= {"applied": command(path, "apply", patch, place), "second": program.says()}
+        said |= {"status": command(path, "status", patch, place), "log": command(path, "log", "1")}
+        said |= {"reverted": command(path, "revert", "1"), "third": program.says(), "pid": program.pid}
+        return said
+
+
+def main() -> None:
+    function, *arguments = sys.argv[1:]
+    print(json.dumps(globals()[function](*arguments)))
+
+
+if __name__ == "__main__":
+    main()
