@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "kernel": ("errors", "oneline", "protocols", "ranges", "a64", "targets", "patch", "kernel"),
     "proof": ("errors", "oneline", "protocols", "a64", "proof"),
-    "applying": ("errors", "openers", "targets.base", "patch"),
+    "applying": ("errors", "oneline", "openers", "targets.base", "targets.executing", "patch"),
     "questions": ("errors", "oneline", "protocols", "a64", "targets.base", "targets.section", "patch", "proof"),
     "__init__": (
         "errors", "protocols", "version", "openers", "applying", "questions", "a64", "targets", "patch", "kernel",

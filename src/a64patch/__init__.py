@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from a64patch import a64 as a64
     from a64patch.a64.cmodx import hotpatch_safe as hotpatch_safe
     from a64patch.applying import apply as apply
+    from a64patch.applying import apply_to_processes as apply_to_processes
     from a64patch.applying import recover as recover
     from a64patch.applying import revert as revert
     from a64patch.errors import A64PatchError as A64PatchError
@@ -37,6 +38,7 @@ _HOMES = {
     "A64PatchError": "errors",
     "Journal": "patch.journal",
     "apply": "applying",
+    "apply_to_processes": "applying",
     "hotpatch_safe": "a64.cmodx",
     "one_hunk": "patch.typed",
     "open_target": "openers",
@@ -54,8 +56,9 @@ _HOMES = {
 """The file of each name; behind a colon its name there, if that is another."""
 
 __all__ = [
-    "A64PatchError", "Journal", "__version__", "a64", "apply", "hotpatch_safe", "one_hunk", "open_target", "parse",
-    "patch_text", "patch_text_nosync", "patch_text_sync", "plan", "prove", "recover", "reverse", "revert", "to_text",
+    "A64PatchError", "Journal", "__version__", "a64", "apply", "apply_to_processes", "hotpatch_safe", "one_hunk",
+    "open_target", "parse", "patch_text", "patch_text_nosync", "patch_text_sync", "plan", "prove", "recover", "reverse",
+    "revert", "to_text",
 ]  # fmt: skip
 
 

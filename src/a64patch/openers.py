@@ -75,6 +75,8 @@ OPENERS: tuple[Opener, ...] = (
     Opener("simulator", "targets.simulator_url:parse_url", "sim:PATH?cpus=4&seed=1", schemes=("sim:",), lasts=False),
     Opener("process", "targets.process:open_process", "pid:N, pid:N?main=PATH (arm64 Linux)",
            schemes=("pid:",), options=("main",)),
+    Opener("processes", schemes=("exe:",),
+           refusal="stands for every process that executes a file: `apply` and `status` take it; name one, pid:N"),
     _compressed(b"\x1f\x8b", "gunzip"),
     _compressed(b"\x28\xb5\x2f\xfd", "unzstd"),
     _compressed(b"\xfd7zXZ\0", "unxz"),

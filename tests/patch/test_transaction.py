@@ -679,3 +679,23 @@ def test_another_incarnation_is_not_put_back(journal: Journal, monkeypatch: pyte
             assert target.words[: len(NEW)] == NEW
         else:
             revert(number, target, journal)
+
+
+@pytest.mark.parametrize(("told", "state"), [("boot=b start= exec=", "undone"), ("boot=c start= exec=", "partial")])
+def test_a_target_that_ends_in_the_middle_takes_the_new_words_along(journal: Journal, told: str, state: str) -> None:
+    class Ending(FakeTarget):
+        def identity(self) -> Identity:
+            return Identity("fake", incarnation="boot=b start=1 exec=x")
+
+        def write(self, address: int, data: bytes) -> None:
+            self.fail = {"read": self.calls.count("read") + 1}
+            self.fail_for_good = True
+            gone = GoneError("it has ended")
+            gone.incarnation = told
+            raise gone
+
+    target = Ending(OLD)
+    with pytest.raises(GoneError if state == "undone" else PartialPatchError, match="it has ended"):
+        apply_plan(planned(target), target, journal)
+    [entry] = journal.entries()
+    assert entry.state.value == state

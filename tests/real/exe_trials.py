@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import a64patch
 from a64patch.cli.main import main as a64patch_main
+from a64patch.targets import ptrace
 
-PROGRAM, LIBRARY = "/opt/exe/program", "/opt/exe/library.so"
+PROGRAM, LIBRARY, OTHER = "/opt/exe/program", "/opt/exe/library.so", "/opt/exe/other.so"
 PAIR = """\
 Build-Id: {build}
 
@@ -84,6 +88,40 @@ def command(path: Path, *words: str) -> tuple[int, str]:
     return status, (out.getvalue() + err.getvalue()).replace(str(path), "FOLDER")
 
 
+def apart(do: Callable[[], object]) -> Any:
+    """The result of a function that another process calls: one that is no parent of the programs."""
+    ready, going = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with open(going, "w") as stream:
+            stream.write(json.dumps(do()))
+        os._exit(0)
+    os.close(going)
+    with open(ready) as stream:
+        said = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(said)
+
+
+@contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """A process that another one traces."""
+    ready, going = os.pipe()
+    child = os.fork()
+    if child == 0:
+        ptrace.seize(pid)
+        os.write(going, b"r")
+        time.sleep(600)
+    os.read(ready, 1)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(going)
+
+
 # What must come out is in test_live_exe.py.
 
 
@@ -91,11 +129,41 @@ def library() -> dict[str, Any]:
     """A patch of the library, in one process."""
     with programs(PROGRAM) as [program], folder() as path:
         patch, place = str(path / "fix.patch"), f"pid:{program.pid}?main={LIBRARY}"
-        said = {"first": program.says(), "other": command(path, "apply", patch, f"pid:{program.pid}")}
+        said: dict[str, Any] = {"first": program.says(), "other": command(path, "apply", patch, f"pid:{program.pid}")}
         said |= {"applied": command(path, "apply", patch, place), "second": program.says()}
         said |= {"status": command(path, "status", patch, place), "log": command(path, "log", "1")}
         said |= {"reverted": command(path, "revert", "1"), "third": program.says(), "pid": program.pid}
         return said
+
+
+def many() -> dict[str, Any]:
+    """A patch of the library in several processes: one began before the file was replaced, one was traced by others."""
+    file, other = Path(LIBRARY), Path(OTHER)
+    content = file.read_bytes()
+    file.rename(f"{LIBRARY}.kept")
+    try:
+        file.write_bytes(other.read_bytes())  # of another build
+        old = Program()
+        Path(f"{LIBRARY}.new").write_bytes(content)
+        os.rename(f"{LIBRARY}.new", LIBRARY)
+        with programs(PROGRAM, PROGRAM, PROGRAM) as running, folder() as path:
+            running.insert(0, old)
+            patch, target = str(path / "fix.patch"), f"exe:{LIBRARY}"
+            said: dict[str, Any] = {"pids": [one.pid for one in running]}
+            said["dry"] = command(path, "apply", patch, target, "--dry-run")
+            said["applied"] = command(path, "apply", patch, target, "--json")
+            said["now"] = [one.says() for one in running]
+            said["status"] = command(path, "status", patch, target)
+            said["reversed"] = command(path, "apply", "-R", patch, target)
+            said["then"] = [one.says() for one in running]
+            with traced(running[2].pid):
+                said["nothing"] = apart(lambda: command(path, "apply", patch, target, "--all-or-nothing"))
+            said["last"] = [one.says() for one in running]
+            return said
+    finally:
+        old.end()
+        file.unlink()
+        os.rename(f"{LIBRARY}.kept", LIBRARY)
 
 
 def main() -> None:

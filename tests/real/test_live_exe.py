@@ -5,6 +5,7 @@ Read on: exe_trials.py is what happens in the guest.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from tests.support import ROOT, need, run
 
 FOLDER = ROOT / "tests/real"
 
+SHARED = ("-O1", "-fPIC", "-shared", "-Wl,-soname,library.so")
+
 Trial = Callable[..., Any]
 
 OLD, NEW = "257 8", "514 8"
 """What the program says of the library's function and of its own."""
+REPLACED = "258 8"
+"""With the other build of the library."""
 
 
 @pytest.fixture
@@ -28,10 +33,13 @@ def trial(userland: Userland, tmp_path: Path) -> Trial:
     if userland.run("test -e /opt/exe").status:
         compiler = need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
         library, program = tmp_path / "library.so", tmp_path / "program"
-        run(compiler, "-O1", "-fPIC", "-shared", "-Wl,-soname,library.so", "-o", library, FOLDER / "exe_library.c")
+        run(compiler, *SHARED, "-o", library, FOLDER / "exe_library.c")
+        source = (FOLDER / "exe_library.c").read_text("utf-8").replace("return pair()", "return pair() + 1")
+        other = tmp_path / "other.so"
+        run(compiler, *SHARED, "-o", other, "-x", "c", "-", stdin=source)
         run(compiler, "-O1", "-o", program, FOLDER / "exe_program.c", library, "-Wl,-rpath,/opt/exe")
         userland.output_of("mkdir -p /opt/exe")
-        for file in (library, program):
+        for file in (library, program, other):
             userland.put(f"/opt/exe/{file.name}", file.read_bytes())
     return lambda *arguments: userland.python(FOLDER / "exe_trials.py", *arguments, seconds=600)
 
@@ -48,3 +56,27 @@ def test_patch_of_a_library_in_one_process(trial: Trial) -> None:
     assert told["status"] == [0, "pair  applied\n"]
     assert place in told["log"][1]
     assert told["reverted"][0] == 0
+
+
+def test_patch_of_a_library_in_all_processes(trial: Trial) -> None:
+    told = trial("many")
+    old, first, second, third = told["pids"]
+    status, said = told["dry"]
+    assert (status, said.count("not applied\n")) == (0, 3)
+    assert said.count("Dry run: nothing was changed.") == 1
+    status, said = told["applied"]
+    found = {one["pid"]: one for one in json.loads(said)["processes"]}
+    assert (status, list(found)) == (0, [old, first, second, third])
+    assert [one["result"] for one in found.values()] == ["skipped", *["applied"] * 3]
+    assert found[old]["sentence"].startswith("maps another build (")
+    assert [found[pid]["stopped"] for pid in (first, second, third)] == [[first], [second], [third]]
+    assert told["now"] == [REPLACED, NEW, NEW, NEW]
+    status, said = told["status"]
+    assert (status, said.count("  applied\n"), said.count("skipped")) == (0, 3, 1)
+    assert told["reversed"][0] == 0
+    assert told["then"] == [REPLACED, OLD, OLD, OLD]
+    status, said = told["nothing"]
+    assert status == 2
+    assert f"process {second} (program) is being traced by process " in said
+    assert "reverted" in said
+    assert told["last"] == [REPLACED, OLD, OLD, OLD]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from a64patch.cli import patching
-from a64patch.errors import MismatchError
+from a64patch.cli import many, patching
+from a64patch.errors import MismatchError, RequestError
 
 EPILOG = """\
 The target must have every old word; otherwise nothing is changed, and hunks that do not fit are written to PATCH.rej.
@@ -17,7 +17,8 @@ examples:
   a64patch apply fix.patch ./program --dry-run
   a64patch apply fix.patch ./program
   a64patch apply -R fix.patch ./program
-  a64patch apply fix.patch ./other-build --fuzz"""
+  a64patch apply fix.patch ./other-build --fuzz
+  a64patch apply fix.patch exe:/usr/bin/program      every process that executes this program or library"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     patching.add_patch(parser)
     patching.add_matching(parser)
     patching.add_carrying_out(parser)
+    parser.add_argument(
+        "--all-or-nothing", action="store_true", help="for exe:PATH: when one process fails, revert the others"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,6 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     from a64patch.patch.plan import State
 
     diff = patching.read_patch(arguments.patch, reverse=arguments.reverse)
+    if many.named(arguments):
+        return many.apply(arguments, diff)
+    if arguments.all_or_nothing:
+        raise RequestError(f"--all-or-nothing is for {many.SCHEME}PATH: one target is always all or nothing")
     with patching.opened(arguments) as target:
         plan = patching.planned(arguments, target, diff)
         try:

@@ -178,31 +178,41 @@ def opened(arguments: argparse.Namespace) -> Target:
     return open_named_target(arguments, **options)
 
 
-def carry_out(
-    plan: Plan, target: Target, arguments: argparse.Namespace, *, done: str = "applied", show: bool = False
-) -> int:
-    """Carry a plan out by the options of `add_carrying_out`. Print the result and, with `show`, each word."""
+def accepted(arguments: argparse.Namespace) -> set[str]:
+    """The hazards that the user accepts. RequestError for an unknown one, and for options that do not go together."""
     from a64patch.patch.hazards import NAMES
-    from a64patch.patch.plan import require_acceptable
 
     accept = {*arguments.accept, *(["relocation"] if arguments.drop_relocations else [])}
     unknown = sorted(accept - {*NAMES, "all"})
     if unknown:
         raise RequestError(f"there is no hazard {unknown[0]!r}; there are {', '.join(NAMES)}, and all")
-    reverse = getattr(arguments, "reverse", False)
     if arguments.prove and not arguments.dry_run:
         raise RequestError("--prove goes with --dry-run")
-    if arguments.dry_run:
-        from a64patch.cli import proving
+    return accept
 
-        proofs = proving.of_plan(plan, target) if arguments.prove else None
-        if arguments.json:
-            arguments.facts = _plan_facts(plan, target) | (
-                {} if proofs is None else proving.plan_facts(proofs, target, plan.method)
-            )
-        else:
-            _print_plan(plan, target)
-            proving.print_proofs(proofs, target, plan.method)
+
+def show_plan(plan: Plan, target: Target, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print the plan, with its proofs if they are asked for. With --json print nothing, and return the facts."""
+    from a64patch.cli import proving
+
+    proofs = proving.of_plan(plan, target) if arguments.prove else None
+    if arguments.json:
+        return _plan_facts(plan, target) | ({} if proofs is None else proving.plan_facts(proofs, target, plan.method))
+    _print_plan(plan, target)
+    proving.print_proofs(proofs, target, plan.method)
+    return {}
+
+
+def carry_out(
+    plan: Plan, target: Target, arguments: argparse.Namespace, *, done: str = "applied", show: bool = False
+) -> int:
+    """Carry a plan out by the options of `add_carrying_out`. Print the result and, with `show`, each word."""
+    from a64patch.patch.plan import require_acceptable
+
+    accept = accepted(arguments)
+    reverse = getattr(arguments, "reverse", False)
+    if arguments.dry_run:
+        arguments.facts = show_plan(plan, target, arguments)
         sys.stdout.flush()
         require_acceptable(plan, accept, arguments.sync, reverse=reverse)
         if arguments.json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from a64patch.cli import patching
+from a64patch.cli import many, patching
 from a64patch.cli.table import print_table
 from a64patch.cli.text import print_json
 
@@ -15,7 +15,8 @@ EPILOG = """\
 A hunk is foreign when the target has neither its old nor its new words.
 examples:
   a64patch status fix.patch ./program
-  a64patch status fix.patch ./other-build --fuzz --json"""
+  a64patch status fix.patch ./other-build --fuzz --json
+  a64patch status fix.patch exe:/usr/bin/program     every process that executes this program or library"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     from a64patch.patch.plan import State
 
     diff = patching.read_patch(arguments.patch, reverse=arguments.reverse)
+    if many.named(arguments):
+        return many.status(arguments, diff)
     with patching.opened(arguments) as target:
         plan = patching.planned(arguments, target, diff)
         if arguments.json:

@@ -82,6 +82,7 @@ def apply_plan(
 
     Other errors as `patch_text`, after the old words were put back: the entry is UNDONE then. If some words are not
     known to be the old ones, PartialPatchError: the entry is PARTIAL and notes these words, and `recover` tries again.
+    GoneError when the run of the target is surely over, and the new words with it: the entry is UNDONE.
     """
     require_acceptable(plan, accept, sync)
     if not plan.changes:
@@ -220,6 +221,10 @@ def _carry_out(
     try:
         result = _patch(target, decided, method, retry)
     except BaseException as error:
+        if over := _over(error, identity):
+            with _noting(over):
+                journal.finish(number, EntryState.UNDONE, str(over))
+            raise over from error
         # Other errors leave new words too: a stop may fail at its end, a second Ctrl-C may interrupt putting back.
         lost = _lost(target, decided.written, error)
         note = str(error) or type(error).__name__
@@ -246,6 +251,18 @@ def _carry_out(
         unsaid.target_changed = True
         raise unsaid from error
     return Outcome(number, result)
+
+
+def _over(error: BaseException, identity: Identity) -> GoneError | None:
+    """A GoneError if this error, or a cause of it, tells that the target's run is surely over, and its words too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GoneError) and replace(identity, incarnation=cause.incarnation).outlives(identity):
+            over = GoneError(str(cause))
+            over.incarnation = cause.incarnation
+            return over
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from a64patch.protocols import Doer, Operation, Step
 from a64patch.ranges import Ranges
 from a64patch.targets import ptrace
 from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.executing import escaped
 from a64patch.targets.mapped import modules_of
 from a64patch.targets.maps import Mapping, Maps, parse_maps
 from a64patch.targets.modules import Module
@@ -180,7 +181,7 @@ class ProcessTarget(Target):
     def location(self) -> str:
         """`pid:N`, or `pid:N?main=PATH` with the path of the mapping."""
         place = f"{SCHEME}{self._process.pid}"
-        return f"{place}?main={_escaped(self._main.path)}" if self._main else place
+        return f"{place}?main={escaped(self._main.path)}" if self._main else place
 
     def identity(self) -> Identity:
         """That of the first module. Its incarnation tells the boot, the process and the program that it runs."""
@@ -504,11 +505,6 @@ def _place(mapping: Mapping, address: int) -> tuple[object, ...]:
     if mapping.file is None:
         return mapping.path, mapping.executable
     return mapping.file, address - mapping.start + mapping.offset, mapping.executable
-
-
-def _escaped(path: str) -> str:
-    """A path as the value of a setting behind `?`."""
-    return path.replace("%", "%25").replace("&", "%26")
 
 
 def open_process(text: str, **options: Any) -> ProcessTarget:

@@ -92,12 +92,7 @@ class Process:
 
     def name(self, tid: int | None = None) -> str:
         """The name that a thread gave itself, for people; of the process without `tid`."""
-        place = f"/proc/{self.pid}/comm" if tid is None else f"/proc/{self.pid}/task/{tid}/comm"
-        try:
-            with open(place, "rb") as file:
-                return file.read(64).rstrip(b"\n").decode("utf-8", "backslashreplace")
-        except OSError:
-            return "?"
+        return name_of(self.pid if tid is None else f"{self.pid}/task/{tid}")
 
     # Threads
 
@@ -193,8 +188,9 @@ class Process:
         status = status_of(self.pid, tid or self.pid) or self.status()
         tracer = status.get("TracerPid", "0")
         if tracer not in ("0", str(os.getpid())):
+            its_name = name_of(tracer, "of another container")
             return TargetError(
-                f"{who} is being traced by process {tracer} ({_name_of(tracer)}), and a process has one tracer at most:"
+                f"{who} is being traced by process {tracer} ({its_name}), and a process has one tracer at most:"
                 " end that one's work first"
             )
         try:
@@ -260,6 +256,15 @@ def mapping_of(maps: Maps, path: str) -> Mapping | None:
     return min(found, key=lambda each: (each.file != same, each.deleted), default=None)
 
 
+def name_of(pid: int | str, otherwise: str = "?") -> str:
+    """The name that a process, or the thread at `PID/task/TID`, gave itself, for people."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read(64).rstrip(b"\n").decode("utf-8", "backslashreplace")
+    except OSError:
+        return otherwise
+
+
 def tasks_of(pid: int) -> list[int]:
     """The numbers of all threads of a process, also of one that has ended and still has a number. Empty without any."""
     try:
@@ -320,14 +325,6 @@ def system_call(pid: int, tid: int) -> tuple[int, ...]:
 
 def _fields(text: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
-
-
-def _name_of(pid: str) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
-            return file.read(64).rstrip("\n")
-    except OSError:
-        return "of another container"
 
 
 def _user_namespace(pid: int) -> int:
