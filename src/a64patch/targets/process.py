@@ -224,8 +224,8 @@ class ProcessTarget(Target):
         """As `Target.read_many`, by one read for all words that are near each other."""
         return self.reader(requests)()
 
-    def reader(self, requests: Sequence[tuple[int, int]]) -> Callable[[], list[bytes]]:
-        """As `Target.reader`."""
+    def reader(self, requests: Sequence[tuple[int, int]], expected: Sequence[bytes] = ()) -> Callable[[], list[bytes]]:
+        """As `Target.reader`; `expected` has no use here."""
         groups = _near(requests)
 
         def read() -> list[bytes]:
