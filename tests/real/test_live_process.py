@@ -42,7 +42,7 @@ def unharmed(told: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("letters", ["sci", "bvf"])
 def test_words_change_under_load_and_nobody_sees_half_of_each(trial: Trial, letters: str) -> None:
-    number = rounds(1000, 8)
+    number = rounds(1000, 4)
     told = trial("rounds", number, letters)
     unharmed(told)
     assert told["found"]
@@ -67,7 +67,7 @@ def test_thread_in_a_signal_handler_on_another_stack_is_seen_where_it_was_interr
 
 
 def test_killed_a64patch_leaves_what_recover_makes_whole(trial: Trial) -> None:
-    number = rounds(300, 10)
+    number = rounds(300, 6)
     told = trial("killed", number, "s")
     unharmed(told)
     assert sum(told["states"].values()) == number
@@ -77,7 +77,7 @@ def test_killed_a64patch_leaves_what_recover_makes_whole(trial: Trial) -> None:
 
 
 def test_process_that_goes_away_under_a_patch_is_said_and_leaves_nothing_open(trial: Trial) -> None:
-    for said, *recovered in trial("dying", rounds(60, 6))["told"]:
+    for said, *recovered in trial("dying", rounds(60, 3))["told"]:
         assert re.search(
             "process PID has ended|there is no process PID|process PID executes another program|PartialPatchError", said
         ), said

@@ -150,7 +150,7 @@ static void *fork_children(void *none) {
 
 static int share(void *none) {
     (void)none;
-    while (!quit) check(pair());
+    for (; !quit; pause_for(1000000)) check(pair());
     _exit(0);
 }
 
@@ -223,7 +223,7 @@ int main(int count, char **words) {
     if (strchr(more, 'i')) begin_io_thread();
     if (strchr(more, 'w')) {
         pthread_create(&thread, 0, wait_in_handler, 0);
-        usleep(100000);
+        while (!naps) pause_for(1000000);
         pthread_kill(thread, SIGUSR2);
     }
     puts("ready");
