@@ -27,6 +27,7 @@ _MODULES = {
     "litmus": "litmus",
     "live": "live",
     "live-kernel": "live_kernel",
+    "process": "process",
     "proof": "proof",
 }
 
