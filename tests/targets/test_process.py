@@ -191,6 +191,12 @@ def test_words_behind_each_other_are_one_write_in_a_stop_only(mapped: tuple[subp
         target.write_many([(at, OLD), (at + 4, OLD)])
         assert written == [(at, OLD), (at + 4, OLD)], "threads run: a store for each word"
         assert target.read_many([(at, 4), (at + 12, 8), (at + 4, 4)]) == [OLD, NEW * 2, OLD]
+        written.clear()
+        old, new = (int.from_bytes(word, "little") for word in (OLD, NEW))
+        there, back = (tuple(Change(at + offset, *words) for offset in (0, 8)) for words in ((old, new), (new, old)))
+        target.carry_out(Section(there, unchanged=((at + 4, old),)))
+        target.carry_out(Section(back, protocol="kick"))
+        assert written == [(at, NEW + OLD + NEW), (at, OLD), (at + 8, OLD)]
 
 
 def test_of_many_words_each_must_be_mapped_code(mapped: tuple[subprocess.Popen[str], int]) -> None:

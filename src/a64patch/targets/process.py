@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from a64patch.a64.words import INSN_SIZE
+from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import CapabilityError, MappingError, RequestError, TargetError, WriteError
 from a64patch.oneline import some
 from a64patch.protocols import Doer, Operation, Step
@@ -354,10 +354,15 @@ class ProcessTarget(Target):
         if section.keep_out:
             import numpy  # noqa: F401 # Its first import takes long: not while the threads stand.
         then = self._maps
+        writes = section.writes
+        if section.protocol == "stop":
+            # Each write costs much more than its bytes. The words between were compared in this stop, and stay equal.
+            kept = ((address, to_bytes(word)) for address, word in section.unchanged)
+            writes = tuple(sorted((*writes, *kept)))
 
         def write() -> None:
             self._require_same_mappings(section, then)
-            self.write_many(section.writes)
+            self.write_many(writes)
             if section.data:
                 self.write_data_many(section.data_writes)
 
