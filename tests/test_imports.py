@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "a64": ("errors", "a64"),
     "targets": ("errors", "oneline", "protocols", "ranges", "a64", "targets"),
     "patch": (
-        "errors", "oneline", "protocols", "ranges", "a64", "targets.base", "targets.section", "targets.symbols",
-        "patch",
+        "errors", "oneline", "protocols", "ranges", "a64", "targets.base", "targets.modules", "targets.section",
+        "targets.symbols", "patch",
     ),
     "kernel": ("errors", "oneline", "protocols", "ranges", "a64", "targets", "patch", "kernel"),
     "proof": ("errors", "oneline", "protocols", "a64", "proof"),

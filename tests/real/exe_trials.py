@@ -136,6 +136,21 @@ def library() -> dict[str, Any]:
         return said
 
 
+def difference() -> dict[str, Any]:
+    """A library's file and a process that executes it, before and after a patch."""
+    with programs(PROGRAM) as [program], folder() as path:
+        patch, place = path / "fix.patch", f"pid:{program.pid}"
+        said: dict[str, Any] = {"none": command(path, "diff", LIBRARY, place)}
+        said["program"] = command(path, "diff", PROGRAM, place)
+        assert command(path, "apply", str(patch), f"{place}?main={LIBRARY}")[0] == 0
+        said["patched"] = _, text = command(path, "diff", LIBRARY, place)
+        with a64patch.open_target(LIBRARY) as file:
+            plan = a64patch.plan(a64patch.parse(text), file)
+            said["plan"] = [plan.state.value, plan.by_meaning, len(plan.changes)]
+        said["other"] = command(path, "diff", OTHER, f"{place}?main={LIBRARY}")
+        return said
+
+
 def many() -> dict[str, Any]:
     """A patch of the library in several processes: one began before the file was replaced, one was traced by others."""
     file, other = Path(LIBRARY), Path(OTHER)

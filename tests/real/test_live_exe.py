@@ -80,3 +80,26 @@ def test_patch_of_a_library_in_all_processes(trial: Trial) -> None:
     assert f"process {second} (program) is being traced by process " in said
     assert "reverted" in said
     assert told["last"] == [REPLACED, OLD, OLD, OLD]
+
+
+def test_difference_between_a_file_and_what_runs(trial: Trial) -> None:
+    told = trial("difference")
+    assert told["none"] == told["program"] == [0, ""]
+    status, text = told["patched"]
+    assert status == 0
+    assert text.partition("@@")[2].splitlines() == [
+        " pair -4 +4 @@",
+        "-d2800020  mov   x0, #1",
+        "-d2800021  mov   x1, #1",
+        "+d2800040  mov   x0, #2",
+        "+d2800041  mov   x1, #2",
+        " 8b012000  add   x0, x0, x1, lsl #8",
+        " d65f03c0  ret",
+    ]
+    assert told["plan"] == ["not applied", False, 2]
+    # Against the other build: `work` is longer there, and `pair` has other words.
+    status, text = told["other"]
+    assert status == 1
+    assert "not in the patch: work has 24 bytes in OLD and 20 in NEW" in text
+    assert "+d2800040  mov   x0, #2" in text
+    assert " only\n" not in text, "other modules of the process are not compared"

@@ -18,7 +18,8 @@ is 1. Functions are matched by name, and so are the addresses that they refer to
 the patch; where it differs, it is such a line. Data and padding are not compared.
 examples:
   a64patch diff program.old program.new > program.patch
-  a64patch diff ext4.ko.old ext4.ko --json"""
+  a64patch diff ext4.ko.old ext4.ko --json
+  a64patch diff /usr/bin/program pid:1234      what was changed in memory?"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

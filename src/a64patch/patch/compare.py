@@ -29,6 +29,7 @@ from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, AssemblyError, EncodingError, SymbolError
 from a64patch.oneline import counted, shown
 from a64patch.patch.asmdiff import BUILD_ID, TARGET, AsmDiff, Hunk, Line
+from a64patch.patch.in_memory import BuildInMemory
 from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.symbols import Symbol
@@ -92,8 +93,13 @@ def compare(old: Target, new: Target) -> Comparison:
     - stubs of imported functions (`find_stubs`), which are matched by name wherever something calls them. If both
       builds have equal symbols, a stub without a name is matched by its address.
 
+    **A process as NEW** is compared by one of its builds, the one with OLD's build id, or its first one. If it is of
+    OLD's build, each word that differs is in the patch as it is in memory.
+
     Raises the errors of the two targets.
     """
+    if new.capabilities.kind == "process":
+        new = BuildInMemory(new, old)
     same_layout = old.symbols.ascending() == new.symbols.ascending()
     hunks: list[Hunk] = []
     missing: list[str] = []
@@ -285,6 +291,7 @@ class _Function:
         self._new_words = from_bytes(new.read(self._there, self._size))
         self._words_for_old: list[int] = []
         self._goals: dict[int, int] = {}
+        self._is_same_build = isinstance(new, BuildInMemory) and new.is_of_old
 
     def different(self) -> list[int]:
         """The numbers of the words with different bits."""
@@ -295,6 +302,10 @@ class _Function:
         """The numbers of the words that change. _NotExpressedError when a word cannot be expressed."""
         if same_layout and self._words == self._new_words and self._here == self._there:
             return []
+        if self._is_same_build:
+            references = _references(self._new_words, self._there, frozenset())
+            self._words_for_old, self._goals = self._new_words, {index: goal for index, (goal, _) in references.items()}
+            return self.different()
         self._words_for_old, self._goals = self._expressed(self._owned())
         pairs = enumerate(zip(self._words, self._words_for_old, strict=True))
         return [index for index, (one, other) in pairs if one != other]
