@@ -32,7 +32,7 @@ class FakeTarget(Target):
 
     def __init__(self, words: Sequence[int], *, cpus: int = 2, **capabilities: bool) -> None:
         default = {"can_stop": True, "can_kick": True, "sees_pcs": True, "broadcast": True, "writes_data": True}
-        self.capabilities = Capabilities("fake", cpus, **{**default, **capabilities})
+        self.capabilities = Capabilities("fake", cpus, noun="CPU", **{**default, **capabilities})
         self.memory = bytearray(to_bytes(words))
         self.data_memory = bytearray()
         """Its bytes from DATA on."""

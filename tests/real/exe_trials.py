@@ -165,6 +165,7 @@ def many() -> dict[str, Any]:
             running.insert(0, old)
             patch, target = str(path / "fix.patch"), f"exe:{LIBRARY}"
             said: dict[str, Any] = {"pids": [one.pid for one in running]}
+            said["info"] = command(path, "show", f"pid:{old.pid}", "--target-info")
             said["dry"] = command(path, "apply", patch, target, "--dry-run")
             said["applied"] = command(path, "apply", patch, target, "--json")
             said["now"] = [one.says() for one in running]

@@ -6,6 +6,7 @@ Read on: exe_trials.py is what happens in the guest.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def test_patch_of_a_library_in_one_process(trial: Trial) -> None:
     assert "the patch was made for build" in said, said
     status, said = told["applied"]
     assert (status, said.partition(";")[0]) == (0, "applied: 1 hunk: 2 words written")
+    assert ", 1 thread stopped for " in said
     assert told["status"] == [0, "pair  applied\n"]
     assert place in told["log"][1]
     assert told["reverted"][0] == 0
@@ -61,6 +63,10 @@ def test_patch_of_a_library_in_one_process(trial: Trial) -> None:
 def test_patch_of_a_library_in_all_processes(trial: Trial) -> None:
     told = trial("many")
     old, first, second, third = told["pids"]
+    facts = dict(re.split("  +", line, maxsplit=1) for line in told["info"][1].splitlines())
+    assert (facts["target"], facts["threads"], facts["can stop all threads"]) == ("process", "1", "yes")
+    assert facts["file of library.so"] == "it was removed or replaced since it was mapped"
+    assert [name for name in facts if name.startswith("file of ")] == ["file of library.so"]
     status, said = told["dry"]
     assert (status, said.count("not applied\n")) == (0, 3)
     assert said.count("Dry run: nothing was changed.") == 1

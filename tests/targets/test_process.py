@@ -21,7 +21,7 @@ from a64patch.targets.maps import Mapping, Maps
 from a64patch.targets.process import ProcessTarget
 from a64patch.targets.procfs import file_at, mapping_of
 from a64patch.targets.section import Change, Section
-from tests.support import need
+from tests.support import eventually, need
 
 OLD, NEW = (word.to_bytes(4, "little") for word in (gen_nop(), gen_nop() + 32))
 
@@ -38,6 +38,8 @@ def sleeping(program: str | Path) -> Iterator[int]:
     """The number of a process that executes this copy of `sleep`."""
     with subprocess.Popen([program, "600"]) as child:
         try:
+            # The loader needs a moment.
+            assert eventually(lambda: b"libc.so" in Path(f"/proc/{child.pid}/maps").read_bytes())
             yield child.pid
         finally:
             child.kill()
@@ -83,6 +85,14 @@ def test_another_build_than_the_program_may_come_first(tmp_path: Path) -> None:
             assert target.location == escaped, "the path of the mapping"
         with open_target(escaped) as target:
             assert (target.modules.main.name, target.location) == ("a+b & 50%41", escaped)
+        with open_target(f"pid:{pid}") as target:
+            assert repr(target) == f"<ProcessTarget pid:{pid} (process, 1 thread)>"
+            assert target.facts()["process"].startswith(f"{pid} (")
+            assert "processes with the same memory" not in target.facts()
+            assert f"file of {Path(program).name}" not in target.facts()
+            Path(program).unlink()
+        with open_target(f"pid:{pid}") as target:
+            assert target.facts()[f"file of {Path(program).name}"] == "it was removed or replaced since it was mapped"
         with pytest.raises(TargetError, match=rf"process {pid} \(.*\) executes no code of /nowhere; it does of a\+b"):
             open_target(f"pid:{pid}?main=/nowhere")
 

@@ -242,7 +242,7 @@ def carry_out(
     for line in [*_offset_lines(plan.hunks, done), *nops]:
         print(line)
     undo = undo_command(journal, outcome.entry) if lasts(arguments.target) else _ENDED
-    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.result, undo)
+    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.result, undo, target.capabilities.noun)
     return 0
 
 
@@ -341,11 +341,11 @@ def undo_command(journal: Journal, entry: int) -> str:
     return f"journal entry {entry}: `{journal.command('revert', str(entry))}` undoes it"
 
 
-def print_result(done: str, result: PatchResult, undo: str) -> None:
-    """Print the result of a patch, and how to undo it."""
+def print_result(done: str, result: PatchResult, undo: str, noun: str) -> None:
+    """Print the result of a patch, and how to undo it. `noun` is what was stopped: `Capabilities.noun`."""
     stopped = ""
     if result.cpus:
-        stopped = f", {_count(len(result.cpus), 'CPU')} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
+        stopped = f", {_count(len(result.cpus), noun)} stopped for {(result.stop_window_ns or 0) / 1000:.0f} us"
     words = f"{_count(len(result.changes) + len(result.data), 'word')} written"
     beside = f", {len(result.data)} of them data" if result.data else ""
     print(f"{done}: {words}{beside}; {result.method}: {result.reason}{stopped}")

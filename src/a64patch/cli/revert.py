@@ -38,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(facts | patching.result_facts(outcome.entry, outcome.result))
     else:
         undo = patching.undo_command(journal, outcome.entry)
-        patching.print_result(f"reverted entry {arguments.id}", outcome.result, undo)
+        patching.print_result(f"reverted entry {arguments.id}", outcome.result, undo, target.capabilities.noun)
     return 0

@@ -103,22 +103,24 @@ def _show_target(target: Target, *, as_json: bool) -> int:
     identity = target.identity()
     if as_json:
         facts = {**asdict(identity), **target.capabilities._asdict(), "details": target.facts()}
+        del facts["noun"]
         for build in (facts, *facts["modules"]):
             build["base"] = f"{build['base']:#x}"
         print_json(facts)
         return 0
     yes_no = {True: "yes", False: "no"}
     capabilities = target.capabilities
+    they = f"{capabilities.noun}s"
     shown = {
         "target": capabilities.kind,
         "location": identity.location,
         "build id": identity.build_id,
         "release": identity.release,
         "base": f"{identity.base:#x}" if identity.base else "",
-        "CPUs": str(capabilities.cpus),
-        "can stop all CPUs": yes_no[capabilities.can_stop],
-        "can make CPUs synchronise": yes_no[capabilities.can_kick],
-        "sees where CPUs stand": yes_no[capabilities.sees_pcs],
+        they: str(capabilities.cpus),
+        f"can stop all {they}": yes_no[capabilities.can_stop],
+        f"can make {they} synchronise": yes_no[capabilities.can_kick],
+        f"sees where {they} stand": yes_no[capabilities.sees_pcs],
         "cache maintenance reaches all CPUs": yes_no[capabilities.broadcast],
         "can write data with code": yes_no[capabilities.writes_data],
         **target.facts(),

@@ -41,6 +41,8 @@ class Capabilities(NamedTuple):
     """Cache maintenance by one CPU reaches all. When this is false, each CPU does its own as it leaves `stop()`."""
     writes_data: bool = False
     """`write_data` writes memory that is not code."""
+    noun: str = "CPU"
+    """What people call one that executes the text: a process has threads."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,9 @@ class Target(Protocol):
     _others: Others | None = None
 
     def __repr__(self) -> str:
-        cpus = counted(self.capabilities.cpus, "CPU") if self.capabilities.cpus else "no CPU executes it"
+        cpus = (
+            counted(self.capabilities.cpus, self.capabilities.noun) if self.capabilities.cpus else "no CPU executes it"
+        )
         return shown(self, self.location, f"({self.capabilities.kind}, {cpus})")
 
     @property

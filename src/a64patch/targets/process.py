@@ -33,10 +33,10 @@ from a64patch.ranges import Ranges
 from a64patch.targets import ptrace
 from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
 from a64patch.targets.executing import escaped
-from a64patch.targets.mapped import modules_of
+from a64patch.targets.mapped import MappedModule, modules_of
 from a64patch.targets.maps import Mapping, Maps, parse_maps
 from a64patch.targets.modules import Module
-from a64patch.targets.procfs import Process, is_kernels_own, mapping_of
+from a64patch.targets.procfs import Process, is_kernels_own, mapping_of, name_of, processes, ptrace_scope
 from a64patch.targets.ptrace import NT_ARM_PAC_MASK, Held
 from a64patch.targets.section import Found, Outcome, Section, carry_out
 from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
@@ -139,7 +139,7 @@ class ProcessTarget(Target):
             self._others = _Unseen()
             self.capabilities = Capabilities(
                 "process", len(self._process.threads()), can_stop=True, can_kick=True, sees_pcs=True, broadcast=True,
-                writes_data=True,
+                writes_data=True, noun="thread",
             )  # fmt: skip
         except BaseException:
             self._process.close()
@@ -188,14 +188,34 @@ class ProcessTarget(Target):
         return replace(super().identity(), incarnation=self._process.incarnation)
 
     def facts(self) -> dict[str, str]:
-        """The facts about a process for people."""
+        """The facts about a process for people. Reads the file of each module, since the names come from there."""
         process = self._process
+        doubts = {f"file of {module.name}": self._doubt(module) for module in self.modules}
+        sharing = ", ".join(f"{pid} ({name_of(pid)})" for pid in processes() if self._shares(pid))
         return {
             "process": f"{process.pid} ({process.name()})",
             "a stop stops": "all its threads, and every process with the same memory",
             "caches are maintained by": "the kernel, within each write to executable memory (flush_ptrace_access)",
+            **({"processes with the same memory": sharing} if sharing else {}),
+            **({"kernel.yama.ptrace_scope": scope} if (scope := ptrace_scope()) else {}),
+            **{name: doubt for name, doubt in doubts.items() if doubt},
             **super().facts(),
         }
+
+    def _doubt(self, module: Module) -> str:
+        """Why the file of a module may not be what is in memory, for people; empty without a doubt."""
+        doubt = module.origin().doubt if isinstance(module, MappedModule) else ""
+        if doubt or module.shares_code or not module.code:
+            return doubt
+        mapping = self._maps.at(next(iter(module.code))[0])
+        return "it was removed or replaced since it was mapped" if mapping and mapping.deleted else ""
+
+    def _shares(self, pid: int) -> bool:
+        """Whether another process is known to have the same memory."""
+        try:
+            return pid != self._process.pid and ptrace.shares_memory(self._process.pid, pid)
+        except OSError:
+            return False
 
     def doer(self, step: Step) -> Doer:
         """Stores and the look are ours; the kernel maintains the caches, and synchronises each thread."""

@@ -335,6 +335,15 @@ def _user_namespace(pid: int) -> int:
         return 0
 
 
+def ptrace_scope() -> str:
+    """Who may trace whom, as Linux's Yama has it (0 to 3); empty on a kernel without Yama."""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def _why_refused(pid: int, status: dict[str, str]) -> str:
     """The most likely reason why this process may not be traced, and what to do. OSError when nothing can be read."""
     ids = {word for name in ("Uid", "Gid") for word in status.get(name, "").split()}
@@ -342,11 +351,7 @@ def _why_refused(pid: int, status: dict[str, str]) -> str:
         return "it belongs to another user, or has changed its user; run a64patch as root"
     if os.geteuid() and _user_namespace(pid) not in (0, _user_namespace(os.getpid())):
         return "it runs in another user namespace (a container); run a64patch as root of the host"
-    try:
-        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
-            scope = file.read().strip()
-    except OSError:
-        scope = "0"
+    scope = ptrace_scope()
     if scope == "3":
         return "kernel.yama.ptrace_scope is 3, which forbids tracing until the next boot"
     if scope == "2" or (scope == "1" and os.geteuid()):
