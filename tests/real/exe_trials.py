@@ -161,12 +161,11 @@ def many() -> dict[str, Any]:
         old = Program()
         Path(f"{LIBRARY}.new").write_bytes(content)
         os.rename(f"{LIBRARY}.new", LIBRARY)
-        with programs(PROGRAM, PROGRAM, PROGRAM) as running, folder() as path:
+        with programs(PROGRAM, PROGRAM) as running, folder() as path:
             running.insert(0, old)
             patch, target = str(path / "fix.patch"), f"exe:{LIBRARY}"
             said: dict[str, Any] = {"pids": [one.pid for one in running]}
             said["info"] = command(path, "show", f"pid:{old.pid}", "--target-info")
-            said["dry"] = command(path, "apply", patch, target, "--dry-run")
             said["applied"] = command(path, "apply", patch, target, "--json")
             said["now"] = [one.says() for one in running]
             said["status"] = command(path, "status", patch, target)
