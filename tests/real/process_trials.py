@@ -120,7 +120,7 @@ def rounds(number: str, letters: str, program: str = VICTIM) -> dict[str, Any]:
         before = _rate(running)
         target = a64patch.open_target(running.place)
         plan = a64patch.plan(a64patch.parse(PAIR), target)
-        windows, threads, found = [], [], set()
+        windows, threads, found, retries = [], [], set(), 0
         for _ in range(int(number)):
             applied = a64patch.apply(plan, target, journal, retry=60)
             found.add(words_at(target, plan.changes[0].address, 2))
@@ -128,12 +128,14 @@ def rounds(number: str, letters: str, program: str = VICTIM) -> dict[str, Any]:
             found.add(words_at(target, plan.changes[0].address, 2))
             windows += [applied.result.stop_window_ns or 0, undone.result.stop_window_ns or 0]
             threads.append(len(applied.result.cpus))
+            retries += applied.result.retries + undone.result.retries
         target.close()
         after = _rate(running)
         return running.end() | {
             "rates": [before, after],
             "window_ms": sorted(windows)[len(windows) // 2] / 1e6,
             "threads": [min(threads), max(threads)],
+            "retries": retries,
             "found": sorted(found) == sorted([OLD, NEW]),
         }
 

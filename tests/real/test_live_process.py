@@ -47,8 +47,8 @@ def test_words_change_under_load_and_nobody_sees_half_of_each(trial: Trial, lett
     unharmed(told)
     assert told["found"]
     assert 0 < told["old"] < told["turns"]
-    # A thread that comes into the call between the look and the interrupt: see targets/threads.py.
-    assert told["ended_polls"] <= 1 + number / 10
+    # A thread that is on its way into the call, such as right after the stop before: see targets/threads.py.
+    assert told["ended_polls"] <= told["retries"]
     assert min(told["births"], told["vforks"], told["forks"]) > 0 or letters == "sci"
 
 

@@ -89,7 +89,7 @@ static void *polls(void *none) {
     int queue = epoll_create1(0);
     only_main_takes_signals();
     while (!quit)
-        if (epoll_wait(queue, &event, 1, 1000) < 0) ended_polls++;
+        if (epoll_wait(queue, &event, 1, -1) < 0) ended_polls++;
     return none;
 }
 

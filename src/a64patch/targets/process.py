@@ -131,7 +131,7 @@ class ProcessTarget(Target):
         self._signature: int | None = None
         try:
             self._maps_text = self._process.maps_text()
-            self._maps = self._maps_seen = parse_maps(self._maps_text)
+            self._maps = self._maps_seen = self._maps_opened = parse_maps(self._maps_text)
             self._is_fresh = False
             """`_maps_text` was read while all threads stand."""
             self._require_64_bit()
@@ -373,7 +373,6 @@ class ProcessTarget(Target):
             section = replace(section, keep_out=section.keep_out | Ranges.of(calls))
         if section.keep_out:
             import numpy  # noqa: F401 # Its first import takes long: not while the threads stand.
-        then = self._maps
         writes = section.writes
         if section.protocol == "stop":
             # Each write costs much more than its bytes. The words between were compared in this stop, and stay equal.
@@ -381,7 +380,7 @@ class ProcessTarget(Target):
             writes = tuple(sorted((*writes, *kept)))
 
         def write() -> None:
-            self._require_same_mappings(section, then)
+            self._require_same_mappings(section)
             self.write_many(writes)
             if section.data:
                 self.write_data_many(section.data_writes)
@@ -389,9 +388,9 @@ class ProcessTarget(Target):
         read = self.reader(section.reads)
         return carry_out(self, section, read=read, write=write, look=lambda: self._look(section.keep_out))
 
-    def _require_same_mappings(self, section: Section, then: Maps) -> None:
+    def _require_same_mappings(self, section: Section) -> None:
         """MappingError when an address is not mapped from the same place of the same file as when this was opened."""
-        self._maps = self._maps_now()
+        self._maps, then = self._maps_now(), self._maps_opened
         if self._maps is then:
             return
         for address in section.addresses:

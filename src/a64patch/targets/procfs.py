@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -187,7 +188,7 @@ class Process:
         who = f"process {self.pid} ({self.name()})"
         status = status_of(self.pid, tid or self.pid) or self.status()
         tracer = status.get("TracerPid", "0")
-        if tracer not in ("0", str(os.getpid())):
+        if tracer not in ("0", str(threading.get_native_id())):
             its_name = name_of(tracer, "of another container")
             return TargetError(
                 f"{who} is being traced by process {tracer} ({its_name}), and a process has one tracer at most:"

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -206,11 +207,13 @@ class Threads:
             self._calls[tid] = _Call(call[0], call[1:7], call[7], call[8], _switches(status_of(pid, tid)))
 
     def _is_ours(self, tid: int) -> bool:
+        """Whether the calling thread of Python traces this thread. A child of a64patch may be traced by another."""
         try:
-            ptrace.state(tid)
-        except ProcessLookupError:
+            with open(f"/proc/{tid}/status", "rb") as file:
+                text = file.read(1 << 16)
+        except OSError:
             return False
-        return True
+        return f"\nTracerPid:\t{threading.get_native_id()}\n".encode() in text
 
     def _sharing(self) -> list[int]:
         """The process, and all others with the same memory."""
