@@ -22,7 +22,7 @@ from a64patch.targets.base import Build, Capabilities, CpuState, Identity, Rende
 from a64patch.targets.modules import Module
 from tests.kernel import kernels
 from tests.kernel.kernels import BUILD_ID, FUNCTION, LINKED, TEXT_AT, Kernel, Named, build_kernel, call_each_other
-from tests.support import assemble, link
+from tests.support import assemble, link, rounds
 
 SLIDE = 0x3A57_F760_0000
 MODULE_AT = 0xFFFF_8000_0012_3000
@@ -435,7 +435,7 @@ def test_any_text_is_refused_or_read(text: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=rounds(200, 40))
 def test_damaged_memory_is_refused_or_fits(data: st.DataObject) -> None:
     kernel = build_kernel(data.draw(st.sampled_from(kernels.LAYOUTS)), functions=300)
     for _ in range(data.draw(st.integers(1, 6))):

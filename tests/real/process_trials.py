@@ -44,6 +44,7 @@ HELD = """\\
 +d2800041  mov x1, #2
 """
 """A call between them: a thread that sleeps in it comes back to the second word."""
+NOP = 0xD503201F
 OLD, NEW = (0xD2800020, 0xD2800021), (0xD2800040, 0xD2800041)
 
 
@@ -155,6 +156,9 @@ def in_the_way(letters: str) -> dict[str, Any]:
         plan = a64patch.plan(a64patch.parse(HELD.format(call=call)), target)
         time.sleep(0.5)
         first = outcome_of(lambda: a64patch.apply(plan, target, journal))
+        branch = a64patch.plan(a64patch.parse(f"@@ held+0x10 @@\n-{call:08x}\n+{NOP:08x}\n"), target)
+        kicked = a64patch.apply(branch, target, journal)
+        a64patch.revert(kicked.entry, target, journal)
         if "n" in letters:
             running.counts("g")
             second = outcome_of(lambda: a64patch.apply(plan, target, journal, retry=60))
@@ -164,7 +168,12 @@ def in_the_way(letters: str) -> dict[str, Any]:
             second = outcome_of(lambda: a64patch.apply(plan, target, journal))
         keep_out = [list(span) for site in plan.sites for span in site.keep_out]
         target.close()
-        return running.end() | {"first": first, "second": second, "keep_out": keep_out}
+        return running.end() | {
+            "first": first,
+            "second": second,
+            "keep_out": keep_out,
+            "one word": kicked.result.method,
+        }
 
 
 def killed(number: str, letters: str) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def test_thread_that_sleeps_inside_of_the_words_is_named(trial: Trial) -> None:
     told = trial("in_the_way", "n")
     assert told["first"].startswith("BusyError: thread ")
     assert "(napper) will return to held+0x14, inside the words to be changed" in told["first"]
+    assert told["one word"] == "kick", "BL and NOP may race: nobody needs to be out of the way"
     assert told["second"] == "done"
     unharmed(told)
 

@@ -354,11 +354,14 @@ def test_a_name_of_several_modules_is_refused_with_the_sites_that_tell_them_apar
     symbols = modules(process).symbols
     assert symbols.named("exported@plt")
     assert symbols["exported"] == symbols.resolve("lib.so:exported")
+    assert symbols["_start"] == symbols.resolve("hello:_start") != symbols.resolve("lib.so:_start"), "the first's own"
+    process.load(library(tmp_path, "-z", "now"), "/lib/other.so", LIBRARY + 0x100000, inode=3)
+    symbols = modules(process).symbols
     with pytest.raises(SymbolError) as error:
-        symbols.resolve("_start")
-    assert f"{symbols.resolve('hello:_start'):#x} is hello:_start" in str(error.value)
-    assert f"{symbols.resolve('lib.so:_start'):#x} is lib.so:_start" in str(error.value)
-    assert symbols.describe(symbols.resolve("hello:_start")) == "hello:_start"
+        symbols.resolve("exported")
+    assert f"{symbols.resolve('lib.so:exported'):#x} is lib.so:exported" in str(error.value)
+    assert f"{symbols.resolve('other.so:exported'):#x} is other.so:exported" in str(error.value)
+    assert symbols.describe(symbols.resolve("hello:_start")) == "_start"
     assert symbols.describe(symbols["imported"]) == "imported"
 
 

@@ -184,6 +184,33 @@ def test_words_that_are_no_longer_those_of_the_same_file_are_refused(mapped: tup
         assert target.read(at, 8) == OLD * 2
 
 
+_MAPS_SHARED = """
+import ctypes, mmap, sys, time
+with open(sys.argv[1], "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_shared_mapping_is_refused_since_the_file_would_change(arm64: None, tmp_path: Path) -> None:
+    file = tmp_path / "shared"
+    file.write_bytes(OLD * 1024)
+    with subprocess.Popen([sys.executable, "-c", _MAPS_SHARED, file], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        at = int(child.stdout.readline())
+        with ProcessTarget(child.pid) as target:
+            old, new = (int.from_bytes(word, "little") for word in (OLD, NEW))
+            with pytest.raises(
+                MappingError, match=r"is in a shared mapping of .*shared: a write would change it for all"
+            ):
+                target.carry_out(Section((Change(at, old, new),)))
+            with pytest.raises(MappingError, match="shared mapping"):
+                target.write_data(at, NEW)
+        child.kill()
+    assert file.read_bytes() == OLD * 1024
+
+
 def test_words_behind_each_other_are_one_write_in_a_stop_only(mapped: tuple[subprocess.Popen[str], int]) -> None:
     child, at = mapped
     with ProcessTarget(child.pid) as target:

@@ -18,7 +18,7 @@ from a64patch.ranges import Ranges
 from a64patch.targets import maps as mappings
 from a64patch.targets.maps import Maps
 from a64patch.targets.section import Found
-from a64patch.targets.stacks import MOST_BYTES, MOST_FRAMES, MOST_STACKS, ThreadRegisters, found_in
+from a64patch.targets.stacks import MOST_BYTES, MOST_FRAMES, MOST_STACKS, ThreadRegisters, _Stacks, found_in
 from a64patch.targets.unwinding import SP, Row, Rule, UnwindTable
 
 CODE = 0xAAAAD2C80000
@@ -482,3 +482,24 @@ def test_any_registers_and_any_stack_have_an_answer(registers: list[int], stack:
     assert found is None or found.address in KEEP_OUT
     if found is None:
         assert process.pc not in KEEP_OUT
+
+
+@given(
+    st.lists(st.integers(0, (1 << 64) - 1), max_size=40),
+    st.integers(0, (1 << 47) - 1),
+    st.integers(1, 1 << 24),
+    st.sampled_from([0, 0x7F << 48, 0x7FFF << 39]),
+    st.booleans(),
+)
+def test_the_quick_search_overlooks_no_word(
+    words: list[int], low: int, size: int, signature_bits: int, near: bool
+) -> None:
+    """The middle bytes of an address that is looked for are on each stack that holds one, whatever its signature."""
+    wanted = Ranges(((low, low + size),))
+    if near:
+        words = [(low + word % size) & ~signature_bits | word & signature_bits for word in words]
+    data = struct.pack(f"<{len(words)}Q", *words)
+    stack = mappings.Mapping(0x10000, 0x10000 + max(len(data), 8), "rw-p")
+    stacks = _Stacks(0x10000, Maps([stack]), lambda address, size: data, ~(signature_bits | 0x1FF << 55))
+    if len(stacks.holding(wanted)):
+        assert stacks.may_hold(wanted)

@@ -38,6 +38,8 @@ MOST_BYTES = 1 << 26
 MOST_FRAMES = 4096
 """Frames of one thread that are followed."""
 _PIECE = 1 << 22
+_MOST_BLOCKS = 64
+"""Blocks of 64 KiB for which stacks are searched quickly."""
 _TAG = 0x1FF << 55
 """User code runs with the top byte ignored, and bit 55 is 0 in a user address (Arm ARM, D8.8, and Linux TCR_TBI0)."""
 _SCRATCH = 19
@@ -106,8 +108,12 @@ def found_in(
         return None
     user = ~(signature_bits | _TAG)
     stacks = _Stacks(thread.sp, maps, read, user)
+    low, high = keep_out.spans[0][0], keep_out.spans[-1][1]
+    in_register = any(low <= each & user < high and each & user in keep_out for each in thread.x)
+    if not stacks.gap and not in_register and not stacks.may_hold(keep_out):
+        return None
     hits = stacks.holding(keep_out)
-    if not stacks.gap and not len(hits) and not any(each & user in keep_out for each in thread.x):
+    if not stacks.gap and not in_register and not len(hits):
         return None
     walk = _Walk(thread, stacks.read, cfi, user)
     walk.follow()
@@ -202,6 +208,21 @@ class _Stacks:
         words = numpy.frombuffer(data, "<u8", len(data) // 8)
         places = numpy.flatnonzero(words[_WORDS_BACK_TO_SP:] == _FPSIMD)
         return [int(each) for each in numpy.unique(words[places])[: MOST_STACKS + 1]]
+
+    def may_hold(self, wanted: Ranges) -> bool:
+        """Whether the middle bytes of some address in `wanted` are anywhere here. False says that `holding` is empty.
+
+        The middle bytes are those above bit 15 and below the first bit of a signature or tag. To search for bytes takes
+        far less time than to look at each word, and nearly no stack has them.
+        """
+        end = (~self._user & -~self._user).bit_length() - 1 >> 3
+        blocks = {
+            block for low, high in wanted for block in range(low >> 16, min((high - 1 >> 16) + 1, (low >> 16) + 64))
+        }
+        if len(blocks) >= _MOST_BLOCKS or end <= 2:
+            return True
+        middles = [(block << 16).to_bytes(8, "little")[2:end] for block in blocks]
+        return any(middle in data for _, data in self._pieces for middle in middles)
 
     def holding(self, wanted: Ranges) -> NDArray[numpy.uint64]:
         """(address, word) of each aligned word that is in `wanted` without a signature, as rows."""
