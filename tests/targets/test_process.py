@@ -17,6 +17,7 @@ import pytest
 from a64patch import open_target
 from a64patch.a64.generate import gen_nop
 from a64patch.errors import A64PatchError, CapabilityError, MappingError, RequestError, TargetError
+from a64patch.protocols import Method
 from a64patch.targets.maps import Mapping, Maps
 from a64patch.targets.process import ProcessTarget
 from a64patch.targets.procfs import file_at, mapping_of
@@ -182,6 +183,18 @@ def test_words_that_are_no_longer_those_of_the_same_file_are_refused(mapped: tup
             with pytest.raises(MappingError, match=r"is no longer .*first: the process has unmapped it"):
                 target.carry_out(Section((Change(at + 4, old, new),)))
         assert target.read(at, 8) == OLD * 2
+
+
+@pytest.mark.parametrize("protocol", ["kick", "nosync"])
+def test_a_system_call_changes_in_a_stop_only(mapped: tuple[subprocess.Popen[str], int], protocol: Method) -> None:
+    """SVC and NOP may race, but a thread that was interrupted in the call executes the new word in place of the SVC."""
+    child, at = mapped
+    call, nop = 0xD4000001, gen_nop()
+    with ProcessTarget(child.pid) as target:
+        target.write(at, call.to_bytes(4, "little"))
+        with pytest.raises(CapabilityError, match=r"may be sleeping in the system call at .* use --sync stop"):
+            target.carry_out(Section((Change(at, call, nop),), protocol=protocol))
+        assert target.read(at, 4) == call.to_bytes(4, "little")
 
 
 _MAPS_SHARED = """

@@ -364,12 +364,20 @@ class ProcessTarget(Target):
                 self._late = threads.let_go()
 
     def carry_out(self, section: Section) -> Outcome:
-        """As `section.carry_out`. A thread that sleeps in the system call of a changed SVC counts as in the way."""
+        """As `section.carry_out`. A thread that sleeps in the system call of a changed SVC counts as in the way.
+
+        CapabilityError for a changed SVC without a stop. The architecture lets that word race, but the kernel makes an
+        interrupted thread execute it again, in the middle of the call.
+        """
         calls = [
             (change.address, change.address + INSN_SIZE) for change in section.changes if change.old & _SVC_BITS == _SVC
         ]
-        if calls and section.protocol == "stop":
-            # The kernel makes it execute the SVC again, in the middle of the call.
+        if calls and section.protocol != "stop":
+            raise CapabilityError(
+                f"a thread may be sleeping in the system call at {self.symbols.describe(calls[0][0])}, and would"
+                " execute the new word in the middle of it: use --sync stop"
+            )
+        if calls:
             section = replace(section, keep_out=section.keep_out | Ranges.of(calls))
         if section.keep_out:
             import numpy  # noqa: F401 # Its first import takes long: not while the threads stand.
