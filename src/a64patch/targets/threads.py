@@ -191,7 +191,7 @@ class Threads:
         except ProcessLookupError:
             return False
         except PermissionError as error:
-            if not state_of(pid, tid) or state_of(pid, tid) in "ZX":
+            if state_of(pid, tid) in ("", "Z", "X"):
                 return False
             # One that a seized thread made is ours already.
             if not self._is_ours(tid):
@@ -208,12 +208,7 @@ class Threads:
 
     def _is_ours(self, tid: int) -> bool:
         """Whether the calling thread of Python traces this thread. A child of a64patch may be traced by another."""
-        try:
-            with open(f"/proc/{tid}/status", "rb") as file:
-                text = file.read(1 << 16)
-        except OSError:
-            return False
-        return f"\nTracerPid:\t{threading.get_native_id()}\n".encode() in text
+        return status_of(tid, tid).get("TracerPid") == str(threading.get_native_id())
 
     def _sharing(self) -> list[int]:
         """The process, and all others with the same memory."""
