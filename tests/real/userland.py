@@ -136,12 +136,18 @@ class Userland:
     def start(self, command: str) -> Started:
         """A simple command in the background, in a session of its own: a program with its arguments and redirections.
 
-        The pid is that of the program. It lives until it ends or the guest does; /proc forgets it as soon as it ended.
+        The pid is that of the program, which is being executed when this returns. It lives until it ends or the guest
+        does; /proc forgets it as soon as it ended.
         """
         self._started += 1
         log = f"/tmp/started.{self._started}"
-        script = f"setsid sh -c {shlex.quote(f'exec {command}')} </dev/null >{log} 2>&1 & echo $!"
-        return Started(int(self.guest.run(script)), log)
+        script = f"setsid sh -c {shlex.quote(f': {log}; exec {command}')} </dev/null >{log} 2>&1 & echo $!"
+        started = Started(int(self.guest.run(script)), log)
+        # The shells on the way have the log's name in their arguments; Linux gives none in the middle of an exec.
+        while True:
+            status, arguments = self.run_bytes(f"cat /proc/{started.pid}/cmdline")
+            if status or (arguments and log.encode() not in arguments):
+                return started
 
     def put(self, path: str, data: bytes) -> None:
         """A file, which may be executed; its folder must be there."""
