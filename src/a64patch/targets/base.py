@@ -125,6 +125,24 @@ class Aftermath(NamedTuple):
                      counted(len(self.new), "byte"))  # fmt: skip
 
 
+class Room(NamedTuple):
+    """Space for new code in a target, which nothing else uses: an annex is written there."""
+
+    address: int
+    size: int
+    """Bytes, a multiple of 4."""
+    how: str = ""
+    """For people: where the space comes from, such as `a new segment`."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.size} bytes at {self.address:#x}", self.how)
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte."""
+        return self.address + self.size
+
+
 class CpuState(NamedTuple):
     """Where a parked CPU goes on: the address of its next instruction, and its return addresses."""
 
@@ -345,6 +363,38 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Give everything back. Words that were written but never published may be lost."""
+
+    def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
+        """Room for `size` bytes of code, all within reach of a B at, or to, each address from near[0] to
+        near[1]: less than 128 MiB (Arm ARM, C6.2: B).
+
+        Reads only: the same question has the same answer until `allocate`. `alignment` is in bytes, a power of 2.
+
+        CapabilityError when this kind of target has no room to give, and when none is left within reach.
+        """
+        raise CapabilityError(
+            f"this {self.capabilities.kind} has no room for new code: as many instructions as before have to do"
+        )
+
+    def allocate(self, room: Room) -> None:
+        """Take a room that `find_room` found. From now on it is code: `read`, `write` and `publish` take its addresses.
+
+        Its contents are unspecified until they are written. A file keeps it from the next `publish` on. MappingError
+        when the room is not free any more, and then nothing is changed.
+        """
+        raise CapabilityError(f"this {self.capabilities.kind} has no room for new code")
+
+    def rooms(self) -> Sequence[Room]:
+        """The rooms that were allocated in this target and not released, ascending, as far as the target tells."""
+        return ()
+
+    def release(self, room: Room) -> str:
+        """Give a room back. The caller knows that nothing refers to it, and that nobody executes it or returns there.
+
+        The result is a sentence about what stays behind; empty when the target is as if the room had never been. A file
+        changes at the next `publish`. MappingError for a room that is not among `rooms()`.
+        """
+        raise CapabilityError(f"this {self.capabilities.kind} has no room for new code")
 
     def machine(self) -> Machine:
         """The known cache properties of the CPUs that execute the text. They decide which steps a protocol needs.
