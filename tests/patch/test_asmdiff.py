@@ -135,15 +135,81 @@ def test_the_number_of_hunks_is_no_part_of_the_headers() -> None:
 
 
 def test_more_new_than_old_is_refused_where_the_room_ends() -> None:
-    with pytest.raises(PatchFormatError, match="line 6: 1 new instructions more than there are old ones"):
-        _ = hunk("-00000000  nop", "-00000000", "+00000001", "+00000002", "+00000003").new
-    with pytest.raises(PatchFormatError, match="more than there are old ones"):
-        reverse(parse("@@ f @@\n+00000000\n"))
+    made = Hunk("f", (Line("+", 0),))
+    with pytest.raises(PatchFormatError, match="that is a detour, so write `@@ detour f @@`"):
+        reverse(AsmDiff((made,)))
 
 
-def test_a_gap_in_another_run_gives_no_room() -> None:
-    with pytest.raises(PatchFormatError, match="line 5"):
-        _ = hunk("-00000000", "-00000001", " 00000002", "+00000003").new
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["+00000000"],
+        ["-00000000  nop", "-00000000", "+00000001", "+00000002", "+00000003"],
+        ["-00000000", "-00000001", " 00000002", "-00000004", "+00000003", "+00000004"],
+    ],
+)
+def test_more_new_than_old_in_one_run_makes_a_detour(lines: list[str]) -> None:
+    made = hunk(*lines)
+    assert made.kind == "detour"
+    assert [line.word for line in made.new] == [int(line[1:9], 16) for line in lines if line[0] != "-"]
+
+
+DETOUR = """\
+@@ annex "a b" align 16 -0 +3 @@
++.Lstart:
++d2800020  mov   x0, #1
++????????  b     .Lstart
++00000000
+
+@@ detour f+0x4 -2 +4 @@
+ d503201f  nop
+-00000001
+# why
++.Lagain:
++00000003
++????????  bl    annex:"a b"
++????????  b     .Lagain
+"""
+
+
+def test_detours_and_annexes_are_printed_as_they_are_read() -> None:
+    made = parse(DETOUR)
+    assert to_text(made) == f"Hunks: 2\n\n{DETOUR}"
+    assert [(each.kind, each.alignment) for each in made.hunks] == [("annex", 16), ("detour", 4)]
+    assert made.needs_room
+    backwards = to_text(reverse(made))
+    assert '@@ end-annex "a b" align 16 -3 +0 @@\n-.Lstart:\n-d2800020  mov' in backwards
+    assert "@@ end-detour f+0x4 -4 +2 @@" in backwards
+    assert parse(backwards) == reverse(made)
+    assert reverse(reverse(made)) == made
+
+
+def test_keywords_are_names_too() -> None:
+    for name in ("detour", "annex", "end-annex", "align"):
+        for text in (f"@@ {name} @@", f"@@ {name} -1 +1 @@"):
+            made = parse(f"{text}\n-00000000\n+00000001\n").hunks[0]
+            assert (made.site, made.kind) == (name, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("@@ annex f+8 @@\n+00000000\n", "line 1: f\\+8 is no name for an annex"),
+        ("@@ annex 0x10 @@\n+00000000\n", "no name for an annex"),
+        ("@@ annex f @@\n-00000000\n", "begins with `\\+`"),
+        ("@@ annex f @@\n+00000000\n@@ annex f @@\n+00000000\n", "line 3: two hunks are the annex f"),
+        ("@@ annex f align 3 @@\n+00000000\n", "3 is no alignment"),
+        ("@@ annex f align 8192 @@\n+00000000\n", "8192 is no alignment"),
+        ("@@ f align 8 @@\n-00000000\n+00000001\n", "only an annex has an alignment"),
+        ("@@ f @@\n-00000000\n+.Lx:\n+00000001\n", "line 3: the label .Lx names no new code"),
+        ("@@ annex f @@\n+.Lx:\n+00000000\n+.Lx:\n", "line 4: the label .Lx occurs twice"),
+        ("@@ annex f @@\n+.Lx:\n", "changes nothing"),
+        ("@@ annex f @@\n+00000000\n@@ end-annex g @@\n-00000000\n", "make two patches"),
+    ],
+)
+def test_detours_and_annexes_that_are_refused(text: str, error: str) -> None:
+    with pytest.raises(PatchFormatError, match=error):
+        parse(text)
 
 
 @pytest.mark.parametrize(

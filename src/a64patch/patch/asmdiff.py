@@ -34,10 +34,25 @@ _MNEMONIC_WIDTHS = (5, 16)
 """The least and the greatest width of a hunk's column of mnemonics: one long mnemonic does not widen all lines."""
 
 Sign = Literal[" ", "-", "+", "#"]
+Kind = Literal["", "detour", "annex", "end-detour", "end-annex"]
+"""What a hunk is, as its line says behind `@@`; empty for a hunk whose words are replaced in place."""
+ANNEX = "annex"
+"""The owner of an annex' name in a site: `annex:name`."""
+MOST_ALIGNMENT = 4096
+"""The alignment of an annex, in bytes, at most."""
+_REVERSED: dict[Kind, Kind] = {
+    "": "", "detour": "end-detour", "annex": "end-annex", "end-detour": "detour", "end-annex": "annex",
+}  # fmt: skip
 
 # `_clean` has made each tab a blank.
 _HEADER = re.compile(r"([A-Z][A-Za-z0-9-]{0,40}|(?i:target|build-id|hunks)): +(\S.*)", re.ASCII)
-_HUNK = re.compile(rf"@@ +((?:{QUOTED}|[^\s\"])+) +(?:-([0-9]{{1,7}}) +\+([0-9]{{1,7}}) +)?@@", re.ASCII)
+_KINDS = "|".join(filter(None, _REVERSED))
+_HUNK = re.compile(
+    rf"@@ +(?:({_KINDS}) +(?!@@|-[0-9]|align ))?((?:{QUOTED}|[^\s\"])+) +(?:align +([0-9]{{1,5}}) +)?"
+    r"(?:-([0-9]{1,7}) +\+([0-9]{1,7}) +)?@@",
+    re.ASCII,
+)
+_LABEL = re.compile(r"([+-])(\.L[\w.$]{1,100}):", re.ASCII)
 _LINE = re.compile(r"([ +-])([0-9a-fA-F]{8}|\?{8})(?: +(\S.*))?", re.ASCII)
 
 
@@ -52,6 +67,8 @@ class Line:
     """The instruction's text, with single blanks, or the comment behind `#`; empty when there is none."""
     number: int = field(default=0, compare=False)
     """Line number in the patch file, from 1; 0 for a line that was not read from a file."""
+    label: str = ""
+    """The name of the next instruction in new code, which begins with `.L`. Such a line is no instruction itself."""
 
     def __repr__(self) -> str:
         return shown(self, repr(_text_of(self)))
@@ -59,7 +76,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """Consecutive words, of which some change. `site` is the first: symbol, symbol+0x18, section:0x10 or an address."""
+    """Consecutive words, of which some change. `site` is the first: symbol, symbol+0x18, section:0x10 or an address.
+
+    - A `detour` has more new words than old ones. The new words lie elsewhere, and one branch leads there.
+    - An `annex` is new code or data alone. `site` is its name then; sites call it `annex:NAME`.
+    - `end-detour` and `end-annex` are the reversed ones.
+    """
 
     site: str
     lines: tuple[Line, ...]
@@ -69,23 +91,29 @@ class Hunk:
     """Line number in the patch file, from 1; 0 for a hunk that was not read from a file."""
     counted: bool = field(default=True, compare=False)
     """False for a hunk that was read from a text without its counts: some of its lines may have been cut off."""
+    kind: Kind = ""
+    alignment: int = INSN_SIZE
+    """Of an annex (bytes): a power of 2, from 4 to MOST_ALIGNMENT."""
 
     def __repr__(self) -> str:
-        signs = "".join(line.sign for line in self.lines)
+        signs = "".join(line.sign for line in self.lines if not line.label)
         minus, plus = (counted(signs.count(sign), f"`{sign}` line") for sign in "-+")
-        return shown(self, f"{self.site}: {minus}, {plus},", f"{signs.count(' ')} of context")
+        kind = f"{self.kind} " if self.kind else ""
+        return shown(self, f"{kind}{self.site}: {minus}, {plus},", f"{signs.count(' ')} of context")
 
     @property
     def old(self) -> list[Line]:
-        """The lines before the patch: context and `-`."""
-        return [line for line in self.lines if line.sign in " -"]
+        """The instructions before the patch: context and `-`."""
+        return [line for line in self.lines if line.sign in " -" and not line.label]
 
     @property
     def new(self) -> list[Line]:
-        """The lines after the patch: context, `+`, and a NOP for each `-` without a `+`.
+        """The instructions after the patch: context, `+`, and in place a NOP for each `-` without a `+`.
 
-        PatchFormatError where a run of changed lines has more `+` than `-`.
+        PatchFormatError where a run of changed lines of a hunk without a `kind` has more `+` than `-`.
         """
+        if self.kind:
+            return [line for line in self.lines if line.sign in " +" and not line.label]
         lines: list[Line] = []
         missing = 0
         last: Line | None = None
@@ -109,8 +137,8 @@ class Hunk:
         """`missing` NOPs, for `-` lines without a `+` line. PatchFormatError for a negative number: too many `+`."""
         if missing < 0:
             raise PatchFormatError(
-                f"{-missing} new instructions more than there are old ones to replace at {self.site}, and detours are"
-                " not built yet: take away as many with `-`",
+                f"{-missing} new instructions more than there are old ones to replace at {self.site}: that is a"
+                f" detour, so write `@@ detour {self.site} @@`",
                 lines[missing].number,
             )
         return [Line("+", gen_nop(), "nop", last.number if last is not None else 0)] * missing
@@ -149,6 +177,11 @@ class AsmDiff(NamedTuple):
         return next((value for found, value in self.headers if found == name), "")
 
     @property
+    def needs_room(self) -> bool:
+        """Whether the patch, or the patch that it reverses, has code that lies elsewhere."""
+        return any(hunk.kind for hunk in self.hunks)
+
+    @property
     def build_id(self) -> str:
         """The build id of the words, in lower-case hex; empty when the patch has none."""
         return self.header(BUILD_ID)
@@ -174,6 +207,7 @@ def parse(text: str) -> AsmDiff:
 
     - a text without hunks, or with control characters;
     - a hunk that changes nothing;
+    - a detour, an annex or a label that the grammar does not allow;
     - two hunks whose sites alone show that they overlap;
     - a header that occurs twice, or a known header in the prose;
     - a text that was cut off, as far as its counts tell.
@@ -192,6 +226,7 @@ def parse(text: str) -> AsmDiff:
     hunks, sizes, comments = _hunks(lines, first, comments)
     _require_whole(lines, hunks, stated)
     _require_apart(hunks, sizes)
+    _require_sound(hunks)
     return AsmDiff(tuple(hunks), description, headers, tuple(comments))
 
 
@@ -334,7 +369,8 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
     apart = False
 
     def close(header: re.Match[str]) -> None:
-        site, stated_old, stated_new = header.groups()
+        kind: Kind
+        kind, site, alignment, stated_old, stated_new = header.groups()  # type: ignore[assignment]  # _HUNK says so
         old, new = counts[" "] + counts["-"], counts[" "] + counts["+"]
         if stated_old is not None and (int(stated_old) != old or int(stated_new) != new):
             raise PatchFormatError(
@@ -345,8 +381,15 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
             )
         if not counts["-"] and not counts["+"]:
             raise PatchFormatError(f"the hunk at {site[:80]} changes nothing", begun)
-        hunks.append(Hunk(site, tuple(body), tuple(comments), begun, stated_old is not None))
-        sizes.append(old)
+        if not kind and _has_more(body):
+            kind = "detour"
+        hunks.append(
+            Hunk(
+                site, tuple(body), tuple(comments), begun, stated_old is not None, kind or "",
+                int(alignment) if alignment else INSN_SIZE,
+            )
+        )  # fmt: skip
+        sizes.append(0 if kind in ("annex", "end-annex") else old)
 
     for number, line in enumerate(lines[first:], first + 1):
         if not line.isprintable():
@@ -359,6 +402,11 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
             instruction = _line(match, number)
             body.append(instruction)
             counts[instruction.sign] += 1
+        elif line.startswith(("+.", "-.")) and (match := _LABEL.fullmatch(line.rstrip())):
+            if apart:
+                body += pending
+                pending, apart = [], False
+            body.append(Line("+" if match[1] == "+" else "-", None, "", number, match[2]))
         elif line.startswith("@@"):
             if header is not None:
                 close(header)
@@ -366,14 +414,15 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
             header = _HUNK.fullmatch(line.rstrip())
             if header is None:
                 raise PatchFormatError(
-                    "a hunk begins with `@@ SITE @@` or `@@ SITE -1 +1 @@`, and a name with blanks is in quotes",
+                    "a hunk begins with `@@ SITE @@` or `@@ SITE -1 +1 @@`, with `detour` or `annex` before the site of"
+                    " code that lies elsewhere, and a name with blanks is in quotes",
                     number,
                     1,
                 )
             begun, body, pending, apart = number, [], [], False
             counts = {" ": 0, "-": 0, "+": 0}
-            if len(header[1]) > LONGEST_NAME:
-                raise PatchFormatError(f"a site of {len(header[1])} characters", number, header.start(1) + 1)
+            if len(header[2]) > LONGEST_NAME:
+                raise PatchFormatError(f"a site of {len(header[2])} characters", number, header.start(2) + 1)
         elif not line.rstrip():
             apart = True
         elif line.startswith("#"):
@@ -384,6 +433,57 @@ def _hunks(lines: Sequence[str], first: int, comments: list[str]) -> tuple[list[
     if header is not None:
         close(header)
     return hunks, sizes, [comment.text for comment in pending]
+
+
+def _has_more(lines: Iterable[Line]) -> bool:
+    """Whether a run of changed lines has more `+` than `-`."""
+    more = 0
+    for line in lines:
+        if line.sign == " ":
+            if more > 0:
+                return True
+            more = 0
+        elif line.sign != "#" and not line.label:
+            more += 1 if line.sign == "+" else -1
+    return more > 0
+
+
+def _require_sound(hunks: Sequence[Hunk]) -> None:
+    """PatchFormatError for hunks and labels that no patch may have: see docs/patch-format.md."""
+    names: set[str] = set()
+    directions: set[bool] = set()
+    for hunk in hunks:
+        ends = hunk.kind.startswith("end-")
+        if hunk.kind:
+            directions.add(ends)
+        sign: Sign = "-" if ends else "+"
+        if hunk.kind.endswith("annex"):
+            site = parse_site(hunk.site)
+            if site is None or site.owner or site.offset or site.is_number:
+                raise PatchFormatError(f"{hunk.site[:80]} is no name for an annex", hunk.number)
+            if any(line.sign not in (sign, "#") for line in hunk.lines):
+                raise PatchFormatError(f"each line of {hunk.kind} {hunk.site[:80]} begins with `{sign}`", hunk.number)
+            if hunk.site in names:
+                raise PatchFormatError(f"two hunks are the annex {hunk.site[:80]}", hunk.number)
+            names.add(hunk.site)
+        elif hunk.alignment != INSN_SIZE:
+            raise PatchFormatError("only an annex has an alignment", hunk.number)
+        if hunk.alignment & (hunk.alignment - 1) or not INSN_SIZE <= hunk.alignment <= MOST_ALIGNMENT:
+            raise PatchFormatError(
+                f"{hunk.alignment} is no alignment: a power of 2 from {INSN_SIZE} to {MOST_ALIGNMENT}", hunk.number
+            )
+        for line in hunk.lines:
+            if not line.label:
+                continue
+            if not hunk.kind or line.sign != sign:
+                raise PatchFormatError(
+                    f"the label {line.label} names no new code: a detour or an annex has labels", line.number
+                )
+            if line.label in names:
+                raise PatchFormatError(f"the label {line.label} occurs twice", line.number)
+            names.add(line.label)
+    if len(directions) > 1:
+        raise PatchFormatError("some hunks make new code and others end it: make two patches")
 
 
 def _line(match: re.Match[str], number: int) -> Line:
@@ -407,6 +507,8 @@ def _hunk_lines(hunk: Hunk) -> list[str]:
     stays = goes = comes = 0
     for line in hunk.lines:
         sign = line.sign
+        if line.label:
+            continue
         if sign == " ":
             stays += 1
         elif sign == "-":
@@ -418,9 +520,11 @@ def _hunk_lines(hunk: Hunk) -> list[str]:
         length = line.text.find(" ")
         if width < length <= most:
             width = length
-    counts = f" -{stays + goes} +{stays + comes}" if hunk.counted or comes >= goes else ""
+    counts = f" -{stays + goes} +{stays + comes}" if hunk.counted or hunk.kind or comes >= goes else ""
     lines = [f"#{comment}" for comment in hunk.comments]
-    lines.append(f"@@ {hunk.site}{counts} @@")
+    kind = f"{hunk.kind} " if hunk.kind else ""
+    alignment = f" align {hunk.alignment}" if hunk.alignment != INSN_SIZE else ""
+    lines.append(f"@@ {kind}{hunk.site}{alignment}{counts} @@")
     lines += [_text_of(line, width) for line in hunk.lines]
     return lines
 
@@ -429,6 +533,8 @@ def _text_of(line: Line, width: int = 0) -> str:
     """A line of a hunk as text, with this width for mnemonics."""
     if line.sign == "#":
         return f"#{line.text}"
+    if line.label:
+        return f"{line.sign}{line.label}:"
     word = UNKNOWN if line.word is None else f"{line.word:08x}"
     mnemonic, blank, operands = line.text.partition(" ")
     if blank and '"' not in mnemonic:
@@ -441,24 +547,26 @@ def _reversed(hunk: Hunk) -> Hunk:
     for is_context, run in groupby(_with_comments(hunk.lines), key=lambda unit: unit[-1].sign in " #"):
         units = list(run)
         if is_context:
-            lines += [line for unit in units for line in unit]
+            lines += [_turned(line, "-" if line.sign == "+" else "+") if line.label else line
+                      for unit in units for line in unit]  # fmt: skip
             continue
         old = [unit for unit in units if unit[-1].sign == "-"]
         new = [unit for unit in units if unit[-1].sign == "+"]
         if len(new) > len(old):
-            hunk.new  # noqa: B018  raises the error
-        new += [(Line("+", gen_nop(), "nop"),)] * (len(old) - len(new))
+            hunk.new  # noqa: B018  raises the error, unless the hunk has a kind
+        if not hunk.kind:
+            new += [(Line("+", gen_nop(), "nop"),)] * (len(old) - len(new))
         lines += [_turned(line, "-") for unit in new for line in unit]
         lines += [_turned(line, "+") for unit in old for line in unit]
-    return replace(hunk, lines=tuple(lines))
+    return replace(hunk, lines=tuple(lines), kind=_REVERSED[hunk.kind])
 
 
 def _with_comments(lines: Iterable[Line]) -> Iterator[tuple[Line, ...]]:
-    """Each instruction with the comments before it; comments behind the last one are alone."""
+    """Each instruction with the comments and labels before it; those behind the last one are alone."""
     unit: list[Line] = []
     for line in lines:
         unit.append(line)
-        if line.sign != "#":
+        if line.sign != "#" and not line.label:
             yield tuple(unit)
             unit = []
     if unit:
