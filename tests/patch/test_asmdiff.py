@@ -202,7 +202,8 @@ def test_keywords_are_names_too() -> None:
         ("@@ annex f align 8192 @@\n+00000000\n", "8192 is no alignment"),
         ("@@ f align 8 @@\n-00000000\n+00000001\n", "only an annex has an alignment"),
         ("@@ f @@\n-00000000\n+.Lx:\n+00000001\n", "line 3: the label .Lx names no new code"),
-        ("@@ annex f @@\n+.Lx:\n+00000000\n+.Lx:\n", "line 4: the label .Lx occurs twice"),
+        ("@@ annex f @@\n+.Lx:\n+00000000\n+.Lx:\n+00000000\n", "line 4: the label .Lx occurs twice"),
+        ("@@ annex f @@\n+00000000\n+.Lx:\n# why\n", "line 3: no instruction of the hunk follows the label .Lx"),
         ("@@ annex f @@\n+.Lx:\n", "changes nothing"),
         ("@@ annex f @@\n+00000000\n@@ end-annex g @@\n-00000000\n", "make two patches"),
     ],
@@ -327,11 +328,15 @@ def hunks(draw: st.DrawFn) -> Hunk:
     )
     lines.insert(draw(st.integers(0, len(lines))), Line(draw(st.sampled_from(kinds[1:])), draw(word), draw(PROSE)))
     name = quoted(draw(st.text(PRINTABLE | st.just(" "), min_size=1, max_size=6)))
-    return Hunk(
-        f"{name}{draw(st.sampled_from(['', '+0x18', '+64', ':0x4']))}",
-        tuple(lines),
-        tuple(draw(st.lists(COMMENTS, max_size=2))),
-    )
+    site = f"{name}{draw(st.sampled_from(['', '+0x18', '+64', ':0x4']))}"
+    comments = tuple(draw(st.lists(COMMENTS, max_size=2)))
+    runs = ([line.sign for line in run] for _, run in groupby(lines, key=lambda line: line.sign == " "))
+    if draw(st.booleans()) and not name.isdigit():
+        lines = [line if line.sign == "#" else replace(line, sign="+") for line in lines]
+        lines.insert(0, Line("+", label=f".L{name.encode().hex()}"))
+        return Hunk(name, tuple(lines), comments, kind="annex", alignment=draw(st.sampled_from([4, 8, 4096])))
+    has_more = any(run.count("+") > run.count("-") for run in runs)
+    return Hunk(site, tuple(lines), comments, kind="detour" if has_more else "")
 
 
 HEADERS = st.tuples(st.sampled_from(["Author", "X-Note"]), PROSE.filter(bool)) | st.tuples(st.just("#"), COMMENTS)
@@ -366,16 +371,18 @@ def test_what_is_printed_can_be_read_again(diff: AsmDiff) -> None:
 def reversible(diff: AsmDiff) -> AsmDiff:
     """The same with as many `+` as `-` in each run, the `-` first, and no comments behind their words."""
 
-    def tidy(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    def tidy(hunk: Hunk) -> tuple[Line, ...]:
+        if hunk.kind == "annex":
+            return hunk.lines
         tidied: list[Line] = []
-        for is_context, run in groupby((line for line in lines if line.sign != "#"), key=lambda line: line.sign == " "):
+        for is_context, run in groupby((line for line in hunk.lines if line.sign != "#"), key=lambda line: line.sign == " "):
             every = list(run)
             if not is_context:
                 every = [replace(line, sign=sign) for sign in ("-", "+") for line in every]
             tidied += every
         return tuple(tidied)
 
-    return diff._replace(hunks=tuple(replace(hunk, lines=tidy(hunk.lines)) for hunk in diff.hunks))
+    return diff._replace(hunks=tuple(replace(hunk, lines=tidy(hunk)) for hunk in diff.hunks))
 
 
 @given(diffs().map(reversible))

@@ -472,6 +472,9 @@ def _require_sound(hunks: Sequence[Hunk]) -> None:
             raise PatchFormatError(
                 f"{hunk.alignment} is no alignment: a power of 2 from {INSN_SIZE} to {MOST_ALIGNMENT}", hunk.number
             )
+        last = next((line for line in reversed(hunk.lines) if line.sign != "#"), None)
+        if last is not None and last.label:
+            raise PatchFormatError(f"no instruction of the hunk follows the label {last.label}", last.number)
         for line in hunk.lines:
             if not line.label:
                 continue
