@@ -375,7 +375,8 @@ def reversible(diff: AsmDiff) -> AsmDiff:
         if hunk.kind == "annex":
             return hunk.lines
         tidied: list[Line] = []
-        for is_context, run in groupby((line for line in hunk.lines if line.sign != "#"), key=lambda line: line.sign == " "):
+        instructions = (line for line in hunk.lines if line.sign != "#")
+        for is_context, run in groupby(instructions, key=lambda line: line.sign == " "):
             every = list(run)
             if not is_context:
                 every = [replace(line, sign=sign) for sign in ("-", "+") for line in every]
