@@ -188,9 +188,9 @@ def apply_to_processes(
         found = OneProcess(one.pid, one.name, "applied", plan=plan)
         if plan.state is State.APPLIED:
             return found._replace(result="already applied")
-        entry, done = transaction.apply_plan(plan, target, kept, sync=sync, accept=accept, retry=retry)
-        applied.append((one, entry))
-        return found._replace(entry=entry, done=done)
+        outcome = transaction.apply_plan(plan, target, kept, sync=sync, accept=accept, retry=retry)
+        applied.append((one, outcome.entry))
+        return found._replace(entry=outcome.entry, done=outcome.result, sentence=outcome.stays)
 
     applied: list[tuple[Executor, int]] = []
     with _given_or_usual(journal) as kept:

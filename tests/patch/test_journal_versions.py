@@ -1,6 +1,6 @@
 """A journal that an older a64patch wrote opens, its open entries recover, and it becomes one of today.
 
-Read on: journal_1.sql, journal_2.sql and journal_3.sql are such journals; test_journal.py for the journal of today.
+Read on: journal_1.sql to journal_4.sql are such journals; test_journal.py for the journal of today.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NEW = [0x22000000 + number for number in range(6)]
 OPEN = 3
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def path(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A journal of each older version. Each but the first has one entry more than the one before."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
@@ -49,7 +49,7 @@ def version(path: Path) -> int:
 def test_every_entry_is_what_it_was_with_the_names_of_today(path: Path) -> None:
     with Journal(path) as journal:
         first, second, third, fourth, *more = journal.entries()
-    assert version(path) == 4
+    assert version(path) == 5
     program = Identity("/somewhere/program", "00ff", "Linux 6.1", 0xFFFF_8000_0000_0000)
     patch = "Prose: å.\n\n@@ site 1,1 @@\n-d503201f\n+14000002\n"
     assert first == Entry(
@@ -61,11 +61,13 @@ def test_every_entry_is_what_it_was_with_the_names_of_today(path: Path) -> None:
     assert (third.id, third.state, third.method, third.sites) == (OPEN, EntryState.OPEN, "stop", ())
     assert (fourth.state, fourth.note) == (EntryState.PARTIAL, "site+0xc: 99999999; old 11000003, new 22000003")
 
-    sites = [(Site(0x40, 0x44, Ranges(((0x40, 0x80),))),), (Site(0x80, 0x84),)]
+    sites = [(Site(0x40, 0x44, Ranges(((0x40, 0x80),))),), (Site(0x80, 0x84),), ()]
     assert [entry.sites for entry in more] == sites[: len(more)]
-    around = [(), (Surrounding(0x40, 0xC0, "key", bytes(range(16))),)]
+    around = [(), (Surrounding(0x40, 0xC0, "key", bytes(range(16))),), ()]
     assert [entry.surroundings for entry in more] == around[: len(more)]
-    assert {(entry.data, entry.guards) for entry in (first, second, third, fourth, *more)} == {((), ())}
+    assert {(entry.data, entry.guards) for entry in (first, second, third, fourth, *more[:2])} == {((), ())}
+    assert [(entry.data, entry.guards) for entry in more[2:]] in ([], [((Change(0x200, 3, 4),), ((0x204, 5),))])
+    assert not any(entry.built for entry in (first, second, third, fourth, *more))
 
 
 def test_it_is_migrated_once_and_goes_on(path: Path) -> None:

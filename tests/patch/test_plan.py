@@ -375,7 +375,7 @@ def one(site: str, count: int = 1, old: str = "528000a0") -> AsmDiff:
             parse("@@ main @@\n-d503233f\n+d503201f\n@@ _start+0xc @@\n-d503233f\n+d503201f\n")),
         (PatchFormatError, "line 4, column 2: the word 528000a0 is 'mov w0, #5', but the text 'mov w0, #6'",
             parse(f"Build-Id: {BUILD}\n\n@@ rest @@\n-528000a0  mov w0, #6\n")),
-        (PatchFormatError, "line 5: 1 new instructions more than there are old ones.* detours are not built yet",
+        (PatchFormatError, "line 5: the detour at rest ends with a new instruction: show the instruction",
             parse(f"Build-Id: {BUILD}\n\n@@ rest @@\n 528000a0\n+d503201f\n")),
         (PatchFormatError, "line 2, column 2: the word is still", parse("@@ rest @@\n-????????  mov w0, #5\n")),
         (PlanError, f"for build {OTHER}, but .* is build {BUILD}; --fuzz applies it by meaning; nothing was changed",

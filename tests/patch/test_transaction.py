@@ -234,7 +234,7 @@ def test_a_journal_that_fails_last(failing: bool, journal: Journal, monkeypatch:
     plan = planned(target)
     target.fail = {"write": 2} if failing else {}
     full = JournalError("the disk is full")
-    monkeypatch.setattr(Journal, "finish", lambda *_: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(Journal, "finish", lambda *_, **__: (_ for _ in ()).throw(full))
     with pytest.raises(WriteError if failing else JournalError) as caught:
         apply_plan(plan, target, journal)
     if isinstance(caught.value, JournalError):

@@ -211,3 +211,9 @@ def _unit_of_low_half(row: Encoding) -> int | None:
 @cache
 def _of_row(row: Encoding) -> _OfRow:
     return _OfRow(row)
+
+
+def lands(word: int) -> frozenset[str]:
+    """The indirect branches, calls `c` and jumps `j`, that may land on the word: see `Effects.lands`."""
+    does = effects_of(word)
+    return does.lands if does is not None else frozenset()

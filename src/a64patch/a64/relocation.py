@@ -9,6 +9,7 @@ instruction may depend on it (`_GROUPS`). A word of such a group without a row i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from a64patch.a64.encodings import row_named
 from a64patch.a64.fields import set_branch_offset
@@ -363,7 +364,7 @@ class _Block:
         """The words that form the address of the target's page in a register."""
         if not _is_near(at, target):
             return _move_wide(register, target - target % PAGE_SIZE)
-        row, refers = _ADRP
+        row, refers = _adrp()
         return [_encode(row, refers, row.value | register, at, target, self.allow_erratum)]
 
     def _load(self, row: Encoding, word: int, at: int, target: int) -> list[int]:
@@ -384,18 +385,16 @@ class _Block:
         ]
 
 
+@cache
 def _adrp() -> tuple[Encoding, Reference]:
     refers = reference(row_named("adrp"))
     assert refers is not None
     return row_named("adrp"), refers
 
 
-_ADRP = _adrp()
-
-
 def _is_near(at: int, target: int) -> bool:
     """Whether ADRP reaches the page of the target."""
-    return _ADRP[1].reaches(at, target)
+    return _adrp()[1].reaches(at, target)
 
 
 def _opposite(row: Encoding, word: int) -> int | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.a64.collisions import unpredictable
 from a64patch.a64.disassembler import disassemble
-from a64patch.a64.effects import effects_of
+from a64patch.a64.effects import effects_of, lands
 from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.sites import Hazard as Hazard
@@ -81,7 +81,7 @@ def hazards_of(
     """
     found = [
         *_relocations(target, changes),
-        *_claims(target, changes),
+        *claims_on(target, [change.address for change in changes]),
         *_landing_pads(target, changes),
         *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
@@ -109,9 +109,10 @@ def _relocations(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
             yield Hazard("relocation", change.address, f"{where} belongs to {owner}, which will overwrite it")
 
 
-def _claims(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
+def claims_on(target: Target, addresses: Sequence[int]) -> Iterator[Hazard]:
+    """The hazards of what modules of the target say about the words at these addresses (bytes)."""
     for claim in target.modules.claims:
-        for address, sentence in claim.on(change.address for change in changes).items():
+        for address, sentence in claim.on(addresses).items():
             yield Hazard(claim.hazard, address, f"{target.symbols.describe(address)} {sentence}")
             if claim.of_build:
                 break
@@ -126,12 +127,6 @@ def _unseen(target: Target, sites: Sequence[Site]) -> Iterator[Hazard]:
         yield Hazard("tasks-unseen", first.start, f"a task may sleep inside the words at {where}, unseen: {why}")
 
 
-def _lands(word: int) -> frozenset[str]:
-    """The indirect branches, calls `c` and jumps `j`, that may land on the word."""
-    does = effects_of(word)
-    return does.lands if does is not None else frozenset()
-
-
 _TOPS_OF_LANDING_PADS = (0xD5, 0xDA)
 """The top bytes of the landing pads that execution goes on behind: hints, and PACIASPPC and PACIBSPPC."""
 
@@ -140,7 +135,7 @@ def _landing_pads(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]
     for change in changes:
         if change.old >> 24 not in _TOPS_OF_LANDING_PADS:
             continue
-        lost = _lands(change.old) - _lands(change.new)
+        lost = lands(change.old) - lands(change.new)
         if lost:
             kinds = " and ".join({"c": "calls", "j": "jumps"}[kind] for kind in sorted(lost))
             where = target.symbols.describe(change.address)

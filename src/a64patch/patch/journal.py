@@ -28,20 +28,24 @@ from typing import Any, NamedTuple, Self
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import JournalError
 from a64patch.oneline import shown
+from a64patch.patch.building import Built
 from a64patch.patch.sites import Site
 from a64patch.patch.surroundings import DIGEST_SIZE, Surrounding
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Aftermath, Identity
+from a64patch.targets.base import Aftermath, Identity, Room
 from a64patch.targets.section import Change, Guard, counted_words, require_one_set
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
-_VERSION = 4
+_VERSION = 5
 _WORD = struct.Struct("<QII")
 _GUARD = struct.Struct("<QI")
 _AFTERMATH = struct.Struct("<QI")
 _SITE = struct.Struct("<QQI")
 _SPAN = struct.Struct("<QQ")
 """A range as its start and its size: its end may be 2**64."""
+_ANNEX = struct.Struct("<QQBB")
+"""The address and the size of the room, whether the entry ends it, and the length of its description."""
+_PAIR = struct.Struct("<II")
 _SURROUNDING = struct.Struct(f"<QQ{DIGEST_SIZE}sI")
 _MOST_BYTES = 512 << 20
 _ROOM_TO_FINISH = 1 << 20
@@ -51,9 +55,9 @@ _TABLE = """CREATE TABLE entry (
     reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
     incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, data BLOB NOT NULL,
     guards BLOB NOT NULL, sites BLOB NOT NULL, surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL,
-    note TEXT NOT NULL, checksum INTEGER NOT NULL
+    annex BLOB NOT NULL, left_there INTEGER NOT NULL, note TEXT NOT NULL, checksum INTEGER NOT NULL
 )"""
-_COLUMNS = 21
+_COLUMNS = 23
 _REVERTS = 4
 """The number of that column."""
 _FIRST_TABLE = """CREATE TABLE entry (
@@ -75,9 +79,25 @@ _THIRD_TABLE = """CREATE TABLE entry (
     surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL, note TEXT NOT NULL,
     checksum INTEGER NOT NULL
 )"""
-_TABLES = {1: _FIRST_TABLE, 2: _SECOND_TABLE, 3: _THIRD_TABLE, _VERSION: _TABLE}
+_FOURTH_TABLE = """CREATE TABLE entry (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, began TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
+    reverts INTEGER NOT NULL, location BLOB NOT NULL, build_id TEXT NOT NULL, release TEXT NOT NULL, base TEXT NOT NULL,
+    incarnation TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL, words BLOB NOT NULL, data BLOB NOT NULL,
+    guards BLOB NOT NULL, sites BLOB NOT NULL, surroundings BLOB NOT NULL, aftermath BLOB NOT NULL, patch TEXT NOT NULL,
+    note TEXT NOT NULL, checksum INTEGER NOT NULL
+)"""
+_TABLES = {1: _FIRST_TABLE, 2: _SECOND_TABLE, 3: _THIRD_TABLE, 4: _FOURTH_TABLE, _VERSION: _TABLE}
 """The table of each version that can be read. A journal becomes one of this version when it is opened."""
-_ADDED = {"incarnation": "", "reason": "", "data": b"", "guards": b"", "sites": b"", "surroundings": b""}
+_ADDED = {
+    "incarnation": "",
+    "reason": "",
+    "data": b"",
+    "guards": b"",
+    "sites": b"",
+    "surroundings": b"",
+    "annex": b"",
+    "left_there": 0,
+}
 """The columns that older versions do not have, as they are for an older entry."""
 _FIRST_METHODS = {"sync": "stop", "nosync+kick": "kick"}
 """Version 1 had other names for two methods."""
@@ -136,6 +156,8 @@ class Entry(NamedTuple):
     """The words of data that change with `changes`, as one."""
     guards: tuple[Guard, ...] = ()
     """The words of data that must hold while the others change."""
+    built: Built | None = None
+    """The new code that lies elsewhere, which the entry builds or takes away."""
 
     def __repr__(self) -> str:
         words = counted_words(self.changes, self.data)
@@ -384,6 +406,7 @@ class Journal:
         reverts: int = 0,
         data: Sequence[Change] = (),
         guards: Sequence[Guard] = (),
+        built: Built | None = None,
     ) -> int:
         """Write an entry for a patch that is about to begin, and return its id. The entry is on disk then.
 
@@ -398,6 +421,7 @@ class Journal:
             for site in sites
         )
         around = b"".join(map(_packed, surroundings))
+        annex = _packed_annex(built) if built is not None else b""
         text = _storable(patch)
         texts = [identity.build_id, identity.release, f"{identity.base:#x}", identity.incarnation, method, reason]
         with self._transaction() as connection:
@@ -405,12 +429,13 @@ class Journal:
             began = _now()
             row = [
                 number, began, "", EntryState.OPEN.value, reverts, os.fsencode(identity.location),
-                *map(_storable, texts), words, more, guarded, places, around, besides, text, "",
+                *map(_storable, texts), words, more, guarded, places, around, besides, text, annex,
+                int(built is not None), "",
             ]  # fmt: skip
             size = connection.execute(
                 "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
             ).fetchone()
-            stored = (words, more, guarded, places, around, besides, text.encode())
+            stored = (words, more, guarded, places, around, besides, annex, text.encode())
             if size[0] + sum(map(len, stored)) > _MOST_BYTES - _ROOM_TO_FINISH:
                 raise JournalError(f"the journal {self.path} is full: move it away, or name another with --journal")
             marks = ", ".join("?" * _COLUMNS)
@@ -418,17 +443,19 @@ class Journal:
             self._begun[number] = began
         return number
 
-    def finish(self, entry: int, state: EntryState, note: str = "") -> None:
+    def finish(self, entry: int, state: EntryState, note: str = "", *, left: bool = False) -> None:
         """Write the result of an entry. When an entry that reverts another is applied, the other becomes REVERTED.
+
+        `left`: the room of its new code is still to be given back.
 
         JournalError when the journal cannot be written, has no such entry, or the entry is damaged.
         """
         with self._transaction():
-            reverted = self._change(entry, state=state.value, ended=_now(), note=_storable(note))
+            reverted = self._change(entry, state=state.value, ended=_now(), note=_storable(note), left_there=int(left))
             if state is EntryState.APPLIED and reverted:
                 self._change(reverted, state=EntryState.REVERTED.value)
 
-    def _change(self, number: int, **values: str) -> int:
+    def _change(self, number: int, **values: str | int) -> int:
         """Change fields of an entry; returns the id of the entry that it reverts. A damaged one is not changed."""
         connection = self._open
         row = None
@@ -448,6 +475,12 @@ class Journal:
         """The entries in these states, or all if no state is given, oldest first. JournalError when one is damaged."""
         marks = ", ".join("?" * len(states))
         return self._select(f"WHERE state IN ({marks})" if states else "", *(state.value for state in states))
+
+    def with_left_code(self) -> list[Entry]:
+        """The entries whose new code is out of use, but whose room could not be given back; oldest first."""
+        return self._select(
+            "WHERE left_there = 1 AND state NOT IN (?, ?)", EntryState.OPEN.value, EntryState.PARTIAL.value
+        )
 
     def entry(self, number: int) -> Entry:
         """The entry with this id; JournalError when there is none, or it is damaged."""
@@ -501,13 +534,15 @@ class Journal:
         try:
             (
                 number, began, ended, state, reverts, location, build_id, release, base, incarnation, method, reason,
-                words, data, guards, sites, surroundings, aftermath, patch, note, checksum,
+                words, data, guards, sites, surroundings, aftermath, patch, annex, left, note, checksum,
             ) = row  # fmt: skip
             if checksum != _checksum(row[:-1]):
                 raise ValueError("its checksum is wrong")
             texts = (began, ended, build_id, release, incarnation, method, reason, patch, note)
             if not all(isinstance(text, str) for text in texts) or not isinstance(reverts, int):
                 raise ValueError("a field of another type")
+            if left not in (0, 1):
+                raise ValueError("a mark that is none")
             if not 0 <= reverts < number:
                 raise ValueError("it reverts none that came before")
             changes = tuple(Change(*word) for word in _WORD.iter_unpack(words))
@@ -524,6 +559,7 @@ class Journal:
             return Entry(
                 number, began, ended, EntryState(state), identity, method, changes, _aftermath(aftermath), patch, note,
                 reverts, reason, _sites(sites), _surroundings(surroundings), with_code, guarded,
+                _built(annex, left) if annex else None,
             )  # fmt: skip
         except (ValueError, TypeError, struct.error) as error:
             raise JournalError(f"entry {row[0]} of the journal {self.path} is damaged: {error}") from None
@@ -552,6 +588,21 @@ def _sites(data: bytes) -> tuple[Site, ...]:
         place += count * _SPAN.size
         found.append(Site(start, start + size, Ranges(tuple((low, low + length) for low, length in spans))))
     return tuple(found)
+
+
+def _packed_annex(built: Built) -> bytes:
+    how = _storable(built.room.how).encode()[:255]
+    words = b"".join(_PAIR.pack(*pair) for pair in built.words)
+    return _ANNEX.pack(built.room.address, built.room.size, built.ends, len(how)) + how + words
+
+
+def _built(data: bytes, left: int) -> Built:
+    address, size, ends, length = _ANNEX.unpack_from(data)
+    how, words = data[_ANNEX.size : _ANNEX.size + length], data[_ANNEX.size + length :]
+    if address % INSN_SIZE or size % INSN_SIZE or ends > 1 or not len(words) // _PAIR.size * INSN_SIZE <= size:
+        raise ValueError("an annex that is none")
+    pairs = tuple((old, new) for old, new in _PAIR.iter_unpack(words))
+    return Built(Room(address, size, how.decode("utf-8", "replace")), pairs, bool(ends), bool(left))
 
 
 def _packed(each: Surrounding) -> bytes:

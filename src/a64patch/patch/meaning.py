@@ -101,8 +101,8 @@ def comparable_word(line: Line) -> int:
     """
     word = _known(line)
     mask = fixed_bits(line)
-    if line.text and (_assembled_anywhere(line) ^ word) & mask:
-        raise _disagreement(line, word, _assembled_anywhere(line))
+    if line.text and (word_anywhere(line) ^ word) & mask:
+        raise _disagreement(line, word, word_anywhere(line))
     return word
 
 
@@ -270,15 +270,18 @@ def _symbolic(line: Line, place: Place) -> _Symbolic | None:
     try:
         word = _assemble(line, place, names)
     except PatchFormatError:
-        _assembled_anywhere(line)  # raises when it is no instruction; else it only cannot reach from here
+        word_anywhere(line)  # raises when it is no instruction; else it only cannot reach from here
         if names.site:
             raise
         return None
     return _Symbolic(word, names.site) if names.site and place.symbols.holds(names.site) else None
 
 
-def _assembled_anywhere(line: Line) -> int:
-    """The word of the text if every label is its own place and every name is address 0."""
+def word_anywhere(line: Line) -> int:
+    """The word of a line's text if every label is its own place and every name is address 0.
+
+    PatchFormatError when the text is no instruction.
+    """
     try:
         return _word_anywhere(without_comments(line.text))
     except AssemblyError as error:

@@ -7,86 +7,51 @@ Planning reads the target and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from a64patch.a64.cmodx import PROFILES, Verdict, hotpatch_safe
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.names import parse_site
 from a64patch.a64.words import INSN_SIZE, from_bytes, require_aligned
-from a64patch.errors import MappingError, MismatchError, PatchFormatError, PlanError, RequestError, SymbolError
+from a64patch.errors import MismatchError, PatchFormatError, PlanError, RequestError, SymbolError
 from a64patch.oneline import counted, shown, some
-from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, collector_paused
+from a64patch.patch.asmdiff import BUILD_ID, AsmDiff, Hunk, Line, Sign, collector_paused
+from a64patch.patch.finding import NEARBY as NEARBY
+from a64patch.patch.finding import Finder
+from a64patch.patch.finding import PlannedHunk as PlannedHunk
+from a64patch.patch.finding import State as State
 from a64patch.patch.hazards import Hazard, hazards_of
 from a64patch.patch.meaning import (
     Place,
     assemble_line,
     comparable_word,
     exact_word,
-    fixed_bits,
     needs_pages,
-    new_word,
     refers,
-    words_by_meaning,
 )
 from a64patch.patch.sites import JOIN, Site, sites_of
 from a64patch.patch.text import method_for
 from a64patch.protocols import Method
-from a64patch.ranges import Ranges
 from a64patch.targets.base import Identity, Target
 from a64patch.targets.section import Change, Guard, counted_words, require_one_set
 from a64patch.targets.symbols import GIVE_NAMES, Space, Symbol, SymbolTable
 
+if TYPE_CHECKING:
+    from a64patch.patch.detours import Annex
+
 Sync = Literal["auto", "nosync", "kick", "stop"]
 """How a user wants a plan to be carried out; `auto` takes the plan's method."""
 
-NEARBY = 64 * INSN_SIZE
-"""A hunk is searched this many bytes before and behind its symbol, or before and behind its address without one."""
-_LONGEST_SEARCH = 1 << 22
 _MOST_NAMES = 4
 """At most this many hunks are named in a message."""
 _WITH_DATA = "data changes with the code, so all CPUs wait meanwhile"
 _GUARDED = "data must hold its words while the code changes, so all CPUs wait meanwhile"
 _SOMEWHERE = 1 << 62
 """The address of a site while there is no target: out of reach of all addresses that people write."""
-
-
-class State(Enum):
-    """Which words the target holds at a hunk's place."""
-
-    TO_DO = "not applied"
-    """The old words."""
-    APPLIED = "applied"
-    """The new words."""
-    FOREIGN = "foreign"
-    """Other words."""
-
-
-class PlannedHunk(NamedTuple):
-    """A hunk, found at a place of the target."""
-
-    hunk: Hunk
-    address: int
-    """Of its first line (bytes)."""
-    state: State
-    changes: tuple[Change, ...] = ()
-    """The words to write, each with the target's word now; empty unless the state is TO_DO."""
-    offset: int = 0
-    """Bytes from the address that its site names to `address`."""
-    padding: tuple[int, ...] = ()
-    """The addresses of the NOPs that replace `-` lines without a `+` line."""
-    difference: str = ""
-    """A sentence about the first word that is neither old nor new; empty unless the state is FOREIGN."""
-    found: tuple[int, ...] = ()
-    """The target's words at this place."""
-
-    def __repr__(self) -> str:
-        more = self.difference or f"{counted(len(self.changes), 'word')} to write"
-        return shown(self, f"{self.hunk.site} at {self.address:#x}: {self.state.value},", more)
 
 
 @dataclass(frozen=True)
@@ -113,6 +78,8 @@ class Plan:
     They were not compared with the target yet."""
     guards: tuple[Guard, ...] = ()
     """The words of data that must hold inside this stop, and are not written."""
+    annex: Annex | None = None
+    """The new code that lies elsewhere; None without one, and when the patch does not fit."""
 
     def __repr__(self) -> str:
         counts = f"{counted(len(self.hunks), 'hunk')}, {counted_words(self.changes, self.data)} to write"
@@ -178,7 +145,8 @@ def make_plan(
     - PlanError for the wrong build, and for a new word whose meaning is not known on this build;
     - PlanError for a hunk that fits twice, overlaps another or reaches beyond its symbol;
     - SymbolError, AlignmentError and MappingError for a site;
-    - PatchFormatError where word and text disagree, and for a hunk with more `+` lines than `-` lines;
+    - PatchFormatError where word and text disagree, and for new code that cannot be read;
+    - CapabilityError for new code on a target that has no room for it;
     - RequestError for an unknown profile, and for data and guards that cannot be one set with the code;
     - the target's own errors.
     """
@@ -186,11 +154,17 @@ def make_plan(
         raise RequestError(f"there is no profile {profile!r}: choose one of {', '.join(PROFILES)}")
     identity = target.identity()
     by_meaning = not same_build and _compare_by_meaning(diff, target, identity, fuzz)
-    finder = _Finder(target, by_meaning, fuzz, addresses_exact=not identity.build_id)
-    hunks = tuple(finder.plan(diff.hunks))
+    finder = Finder(target, by_meaning, fuzz, addresses_exact=not identity.build_id)
+    new_code = None
+    if diff.needs_room:
+        from a64patch.patch.detours import hazards_in_place, plan_new_code
+
+        new_code = plan_new_code(diff, finder, target, exact=not by_meaning)
+    hunks = new_code.hunks if new_code is not None else tuple(finder.plan(diff.hunks))
     _require_apart(hunks, target)
     cpus = target.capabilities.cpus
-    plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), (), by_meaning, profile, cpus)
+    annex = new_code.annex if new_code is not None else None
+    plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), (), by_meaning, profile, cpus, annex=annex)
     if not plan.changes:
         return plan
     spans = spans_of_hunks([hunk.changes for hunk in hunks], profile)
@@ -202,9 +176,11 @@ def make_plan(
         method, reason = "stop", _WITH_DATA if data else _GUARDED
     sites = sites_of(target, plan.changes, spans, together=together)
     shown = ((planned.address, planned.address + INSN_SIZE * len(planned.found)) for planned in hunks)
-    hazards = (*_implied_nops(hunks, target), *hazards_of(target, plan.changes, sites, shown))
+    hazards = [*_implied_nops(hunks, target), *hazards_of(target, plan.changes, sites, shown)]
+    if new_code is not None:
+        hazards = [*hazards_in_place(hunks, hazards), *new_code.hazards]
     return replace(
-        plan, method=method, reason=reason, sites=sites, hazards=hazards, data=tuple(data), guards=tuple(guards)
+        plan, method=method, reason=reason, sites=sites, hazards=tuple(hazards), data=tuple(data), guards=tuple(guards)
     )
 
 
@@ -249,7 +225,7 @@ def require_acceptable(plan: Plan, accept: Collection[str] = (), sync: Sync = "a
     MismatchError when a hunk is foreign, or when all or some hunks are applied already. PlanError for a hazard whose
     name is not in `accept`, and for a `sync` that is weaker than the plan's method.
     """
-    foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN]
+    foreign = [hunk for hunk in plan.hunks if hunk.state is State.FOREIGN and hunk.difference]
     if foreign:
         more = f" (and {len(foreign) - 1} more hunks do not fit)" if len(foreign) > 1 else ""
         raise MismatchError(f"hunk {foreign[0].hunk.site}: {foreign[0].difference}{more}; nothing was changed")
@@ -314,6 +290,8 @@ def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
 
 
 def _filled(hunk: Hunk, target: Target | None) -> Hunk:
+    if hunk.kind:
+        return _filled_elsewhere(hunk, target)
     symbols = target.symbols if target is not None else _own_symbols(hunk.site)
     old = new = require_aligned(symbols.resolve(hunk.site))
     lines: list[Line] = []
@@ -337,6 +315,23 @@ def _filled(hunk: Hunk, target: Target | None) -> Hunk:
         lines.append(replace(line, word=word, text=text))
         old += INSN_SIZE * (line.sign in " -")
         new = old if line.sign == " " else new + INSN_SIZE * (line.sign == "+")
+    return replace(hunk, lines=tuple(lines), counted=True)
+
+
+def _filled_elsewhere(hunk: Hunk, target: Target | None) -> Hunk:
+    """A detour or an annex. Words of new code that depend on their place stay unknown."""
+    from a64patch.patch.annex import filled
+
+    new: Sign = "-" if hunk.kind.startswith("end-") else "+"
+    in_place = [line for line in hunk.lines if line.sign not in (new, "#") and not line.label]
+    signs = [replace(line, sign=" ") for line in in_place]
+    done = iter(_filled(replace(hunk, kind="", lines=tuple(signs)), target).lines if signs else ())
+    lines = [
+        replace(next(done), sign=line.sign) if any(line is one for one in in_place)
+        else filled(line) if line.sign == new and not line.label
+        else line
+        for line in hunk.lines
+    ]  # fmt: skip
     return replace(hunk, lines=tuple(lines), counted=True)
 
 
@@ -376,148 +371,6 @@ def _compare_by_meaning(diff: AsmDiff, target: Target, identity: Identity, fuzz:
             " --fuzz applies it by meaning; nothing was changed"
         )
     return True
-
-
-class _Finder:
-    """Finds the place and the state of each hunk."""
-
-    def __init__(self, target: Target, by_meaning: bool, fuzz: bool, *, addresses_exact: bool = False) -> None:
-        self._target, self._by_meaning, self._fuzz = target, by_meaning, fuzz
-        self._addresses_exact = addresses_exact
-        self._writable = target.writable()
-
-    def _compares(self, hunk: Hunk) -> bool:
-        """Whether the hunk is compared by meaning."""
-        return self._by_meaning and not (self._addresses_exact and hunk.site[:1].isdigit())
-
-    def plan(self, hunks: Sequence[Hunk]) -> Iterator[PlannedHunk]:
-        """The planned hunks, in the order of the patch. Reads all their words at once."""
-        resolve, searches = self._target.symbols.resolve, self._fuzz and self._by_meaning
-        requests = [(require_aligned(resolve(hunk.site)), INSN_SIZE * len(hunk.old)) for hunk in hunks]
-        for hunk, (address, size) in zip(hunks, requests, strict=True):
-            self._require_code(hunk, address, size)
-        data = self._target.read_many(requests)
-        for hunk, (address, size), raw in zip(hunks, requests, data, strict=True):
-            symbol = self._symbol_at(address)
-            if not searches:
-                self._require_inside(hunk, address, size, symbol)
-            planned = self._at(hunk, address, address, from_bytes(raw), symbol)
-            if searches:
-                planned = self._search(hunk, address, symbol, planned)
-                self._require_inside(hunk, planned.address, size, self._symbol_at(planned.address))
-            yield planned
-
-    def _symbol_at(self, address: int) -> Symbol | None:
-        found = self._target.symbols.lookup(address)
-        return found[0] if found is not None else None
-
-    def _require_inside(self, hunk: Hunk, address: int, size: int, symbol: Symbol | None) -> None:
-        if symbol is not None and symbol.size and address + size > symbol.address + symbol.size:
-            raise PlanError(
-                f"the hunk at {hunk.site} reaches {address + size - symbol.address - symbol.size} bytes beyond"
-                f" {symbol.name}, which has {symbol.size}; nothing was changed"
-            )
-
-    def _require_code(self, hunk: Hunk, address: int, size: int) -> None:
-        if self._writable is not None and not self._writable.covers(address, address + size):
-            raise MappingError(f"the hunk at {hunk.site} ({address:#x}) does not lie in code; nothing was changed")
-
-    def _at(self, hunk: Hunk, address: int, site: int, found: Sequence[int], symbol: Symbol | None) -> PlannedHunk:
-        """The hunk as planned at this address, in whatever state."""
-        symbols, offset, by_meaning = self._target.symbols, address - site, self._compares(hunk)
-        words_of: Callable[[Line, Place, int | None], tuple[int, ...]] = words_by_meaning if by_meaning else _exactly
-        end = address + INSN_SIZE * len(found)
-        places = [Place(symbols, each, offset, symbol, address, end) for each in range(address, end, INSN_SIZE)]
-        old_lines, new_lines = hunk.old, hunk.new
-        olds = [words_of(line, place, word) for line, place, word in zip(old_lines, places, found, strict=True)]
-        # A context line does not change: each of its old words is also a new one.
-        news = [
-            olds[index] if line.sign == " " else words_of(line, places[index], None)
-            for index, line in enumerate(new_lines)
-        ]
-        words = tuple(found)
-        padding: tuple[int, ...] = ()
-        if len(new_lines) > len([line for line in hunk.lines if line.sign in " +"]):
-            padding = tuple(places[index].address for index in hunk.padding)
-        for word, after in zip(words, news, strict=True):
-            if word not in after:
-                break
-        else:
-            return PlannedHunk(hunk, address, State.APPLIED, (), offset, padding, "", words)
-        for place, word, before, line in zip(places, words, olds, old_lines, strict=True):
-            if word not in before:
-                why = self._difference(place.address, word, before[0], line)
-                return PlannedHunk(hunk, address, State.FOREIGN, (), offset, padding, why, words)
-        changes: list[Change] = []
-        for place, word, line, after in zip(places, words, new_lines, news, strict=True):
-            if line.sign != " ":
-                new = new_word(line, place) if by_meaning else after[0]
-                if new != word:
-                    changes.append(Change(place.address, word, new))
-        return PlannedHunk(hunk, address, State.TO_DO, tuple(changes), offset, padding, "", words)
-
-    def _difference(self, address: int, word: int, wanted: int, line: Line) -> str:
-        symbols = self._target.symbols
-        stands = disassemble(word, address, symbols)
-        claims = [text for claim in self._target.modules.claims if not claim.of_build
-                  for text in claim.on([address]).values()]  # fmt: skip
-        why = f"; it {' and '.join(claims)}" if claims else ""
-        return (
-            f"{symbols.describe(address)} holds {word:08x} ({stands}), not {wanted:08x}"
-            f" ({line.text or disassemble(wanted, address, symbols)}){why}"
-        )
-
-    def _search(self, hunk: Hunk, site: int, symbol: Symbol | None, here: PlannedHunk) -> PlannedHunk:
-        """The hunk at the one place in or around its symbol that has its old or new words; `here` if there is none."""
-        start, end = self._region(site, symbol)
-        words = from_bytes(self._target.read(start, end - start))
-        count = len(here.found)
-        fits: list[PlannedHunk] = []
-        for index in _alike(hunk, words):
-            address = start + INSN_SIZE * index
-            if address == site:
-                planned = here
-            else:
-                try:
-                    planned = self._at(hunk, address, site, words[index : index + count], symbol)
-                except (SymbolError, PatchFormatError):
-                    # The hunk has no meaning at this address, so it does not fit.
-                    continue
-            if planned.state is not State.FOREIGN:
-                fits.append(planned)
-        if len(fits) > 1:
-            places = ", ".join(self._target.symbols.describe(planned.address) for planned in fits[:4])
-            raise PlanError(
-                f"the hunk at {hunk.site} fits {len(fits)} times ({places}): give it more context; nothing was changed"
-            )
-        return fits[0] if fits else here
-
-    def _region(self, site: int, symbol: Symbol | None) -> tuple[int, int]:
-        start, end = (symbol.address, symbol.address + symbol.size) if symbol is not None else (site, site)
-        if end - start > _LONGEST_SEARCH:
-            start, end = site, site
-        start, end = min(start, site) - NEARBY, max(end, site) + NEARBY
-        inside = Ranges.of(self._target.code_ranges()).around(site)
-        if inside is not None:
-            start, end = max(start, inside[0]), min(end, inside[1])
-        return start & -INSN_SIZE, end & -INSN_SIZE
-
-
-def _exactly(line: Line, place: Place, _: int | None) -> tuple[int, ...]:
-    return (exact_word(line, place),)
-
-
-def _alike(hunk: Hunk, words: Sequence[int]) -> Iterator[int]:
-    """The indexes in `words` where the old or new words of the hunk match in all bits but distances."""
-    wanted = []
-    for lines in (hunk.old, hunk.new):
-        masks = [fixed_bits(line) for line in lines]
-        wanted.append([(mask, (line.word or 0) & mask) for line, mask in zip(lines, masks, strict=True)])
-    for index in range(len(words) - len(hunk.old) + 1):
-        for pattern in wanted:
-            if all(words[index + place] & mask == word for place, (mask, word) in enumerate(pattern)):
-                yield index
-                break
 
 
 def _require_apart(hunks: Sequence[PlannedHunk], target: Target) -> None:

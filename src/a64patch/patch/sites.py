@@ -120,6 +120,19 @@ def sites_of(
     return tuple(sites)
 
 
+def ways_into(target: Target, span: tuple[int, int]) -> list[Hazard]:
+    """The ways from elsewhere to a word strictly inside a span of old code that a detour leaves out.
+
+    They are branches, calls and ADRs outside the span, and the first indirect jump of the function. Reads the code of
+    the build. Not seen: as for the entries of a site.
+    """
+    start, end = span
+    if end - start <= INSN_SIZE:
+        return []
+    site = Site(start, end, Ranges(((start + INSN_SIZE, end),)))
+    return _Entries(target, (), [site]).into(site)
+
+
 def unchanged_words(target: Target, changes: Sequence[Change], sites: Iterable[Site]) -> tuple[tuple[int, int], ...]:
     """(address, word) of each word in the sites that does not change."""
     changed = {change.address for change in changes}
@@ -207,6 +220,31 @@ class _Entries:
                 places = (numpy.array(changed, numpy.uint64) - numpy.uint64(start)) // numpy.uint64(INSN_SIZE)
                 words[places.astype(numpy.intp)] = [self._new[at] for at in changed]
                 yield from (way for way in find(words, start) if way[1] in self._new)
+
+    def into(self, site: Site) -> list[Hazard]:
+        """A hazard for each way in, and one for an indirect jump of the function."""
+        where = self._target.symbols.describe
+        found = [
+            Hazard(
+                "branch-into-site",
+                source,
+                f"{where(source)} {verb} {where(goal)}, which stays as it was: whoever gets in there executes the old"
+                " code",
+            )
+            for verb, source, goal in self._ways[site.start]
+        ]
+        searched = _function(self._target, site.start) or self._code.around(site.start)
+        jump = self._indirect_jump(searched) if searched else None
+        if jump is not None:
+            found.append(
+                Hazard(
+                    "branch-into-site",
+                    jump,
+                    f"the indirect jump at {where(jump)} may go to a word behind {where(site.start)}, which stays as it"
+                    " was: whoever gets in there executes the old code",
+                )
+            )
+        return found
 
     def of(self, site: Site) -> Site:
         """The site with its ways in, and with the functions that must be kept out because of them."""

@@ -24,6 +24,7 @@ from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, GoneError, JournalError, MismatchError, PartialPatchError, PlanError
 from a64patch.oneline import shown
 from a64patch.patch.asmdiff import collector_paused, to_text
+from a64patch.patch.building import Built, build, give_back, to_build
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, Sync, require_acceptable
 from a64patch.patch.sites import Site, sites_of, spans_of
@@ -40,6 +41,8 @@ class Outcome(NamedTuple):
     entry: int
     """The number of the entry; 0 where no journal keeps one."""
     result: PatchResult
+    stays: str = ""
+    """A sentence about new code that is out of use and still there; empty when there is none."""
 
     def __repr__(self) -> str:
         words = counted_words(self.result.changes, self.result.data)
@@ -90,7 +93,10 @@ def apply_plan(
     with journal.held():
         _require_nothing_open(journal, plan.identity)
         assert plan.method is not None
-        decided = _Decided(plan.changes, plan.sites, plan.method, plan.reason, plan.data, plan.guards)
+        built = None
+        if plan.annex is not None:
+            built = to_build(target, plan.annex.room, plan.annex.words)._replace(ends=plan.annex.ends)
+        decided = _Decided(plan.changes, plan.sites, plan.method, plan.reason, plan.data, plan.guards, built)
         return _carry_out(target, journal, plan.identity, decided, to_text(plan.diff), sync=sync, retry=retry)
 
 
@@ -121,7 +127,8 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
         method, reason = method_for(target.capabilities, back, [(site.start, site.end) for site in sites])
         if entry.method == "stop" and method != "stop":
             method, reason = "stop", f"entry {number} was written so"
-        decided = _Decided(back, sites, method, reason, _undoing(entry.data), entry.guards)
+        built = entry.built._replace(ends=not entry.built.ends) if entry.built is not None else None
+        decided = _Decided(back, sites, method, reason, _undoing(entry.data), entry.guards, built)
         return _carry_out(target, journal, entry.identity, decided, "", reverts=number)
 
 
@@ -135,6 +142,9 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
     - Some are old and some new: the old words are put back, and the entry is UNDONE. If that fails, it is PARTIAL.
     - Some are neither old nor new: these stay, all others become old, and the entry is PARTIAL.
 
+    New code that lies elsewhere is given back when no branch of the entry leads there any more. Then come the entries
+    whose new code could not be given back before.
+
     An entry is UNDONE, too, when the run of the target that it patched is surely over: the words ended with it.
 
     An entry does not change, and the note says why, when
@@ -145,12 +155,15 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
     with journal.held():
         for entry in journal.entries(*_UNFINISHED):
             try:
+                left = ""
                 with open_target(entry) as target:
                     if target.identity().outlives(entry.identity):
                         state, note = EntryState.UNDONE, f"{entry.identity.location} {_OVER}"
                     else:
                         _require_same(entry, target, journal)
                         state, note = _recovered(entry, target)
+                        left = _given_back(entry, state, target)
+                        note += f"; {left}" if left else ""
             except GoneError as error:
                 if not replace(entry.identity, incarnation=error.incarnation).outlives(entry.identity):
                     forget = journal.command("recover", "--forget", str(entry.id))
@@ -160,8 +173,25 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
             except A64PatchError as error:
                 yield Recovery(entry, entry.state, str(error))
                 continue
-            journal.finish(entry.id, state, note)
+            journal.finish(entry.id, state, note, left=bool(left))
             yield Recovery(entry, state, note)
+        for entry in journal.with_left_code():
+            try:
+                with open_target(entry) as target:
+                    gone = target.identity().outlives(entry.identity)
+                    if not gone:
+                        _require_same(entry, target, journal)
+                    assert entry.built is not None
+                    left = "" if gone else give_back(target, entry.built)
+            except GoneError as error:
+                gone = replace(entry.identity, incarnation=error.incarnation).outlives(entry.identity)
+                left = "" if gone else str(error)
+            except A64PatchError as error:
+                left = str(error)
+            note = left or "the room of its new code is given back"
+            if not left:
+                journal.finish(entry.id, entry.state, f"{entry.note}; {note}")
+            yield Recovery(entry, entry.state, note)
 
 
 def forget(number: int, journal: Journal) -> Recovery:
@@ -191,6 +221,8 @@ class _Decided(NamedTuple):
     reason: str
     data: Sequence[Change]
     guards: Sequence[Guard]
+    built: Built | None = None
+    """New code that is built before the words are written, or given back afterwards."""
 
     @property
     def written(self) -> Sequence[Change]:
@@ -217,8 +249,12 @@ def _carry_out(
     number = journal.begin(
         identity, changes, patch, method=method, reason=_reason(decided, method), sites=decided.sites,
         surroundings=around, aftermath=aftermath, reverts=reverts, data=decided.data, guards=decided.guards,
+        built=decided.built,
     )  # fmt: skip
+    built = decided.built
     try:
+        if built is not None and not built.ends:
+            build(target, built)
         result = _patch(target, decided, method, retry)
     except BaseException as error:
         if over := _over(error, identity):
@@ -228,13 +264,18 @@ def _carry_out(
         # Other errors leave new words too: a stop may fail at its end, a second Ctrl-C may interrupt putting back.
         lost = _lost(target, decided.written, error)
         note = str(error) or type(error).__name__
+        stays = "" if lost or built is None or built.ends else give_back(target, built)
+        if stays:
+            error.add_note(f"{stays[:1].upper()}{stays[1:]}; `{journal.command('recover')}` tries again.")
+            note = f"{note}; {stays}"
         if lost:
             error.add_note(
                 f"The journal's entry {number} lists these words; `{journal.command('recover')}` tries again."
             )
             note = "\n".join([note, *_what_stands(target, decided.written, set(lost))])
         with _noting(error):
-            journal.finish(number, EntryState.PARTIAL if lost else EntryState.UNDONE, note)
+            state = EntryState.PARTIAL if lost else EntryState.UNDONE
+            journal.finish(number, state, note, left=bool(stays) or bool(lost))
         if not lost or isinstance(error, PartialPatchError) or not isinstance(error, Exception):
             raise
         failure = PartialPatchError(
@@ -242,15 +283,17 @@ def _carry_out(
         )
         failure.__notes__ = error.__notes__
         raise failure from error
+    stays = give_back(target, built, retry) if built is not None and built.ends else ""
+    more = f"; {stays}" if stays else ""
     try:
-        journal.finish(number, EntryState.APPLIED, f"{result.method}: {result.reason}")
+        journal.finish(number, EntryState.APPLIED, f"{result.method}: {result.reason}{more}", left=bool(stays))
     except JournalError as error:
         unsaid = JournalError(
             f"the patch is applied, but the journal does not say so: {error}; run `{journal.command('recover')}`"
         )
         unsaid.target_changed = True
         raise unsaid from error
-    return Outcome(number, result)
+    return Outcome(number, result, stays)
 
 
 def _over(error: BaseException, identity: Identity) -> GoneError | None:
@@ -454,6 +497,13 @@ def _recovered(entry: Entry, target: Target) -> tuple[EntryState, str]:
     if written:
         return EntryState.UNDONE, f"{len(written)} of {total} words were new: the old ones were put back"
     return EntryState.UNDONE, f"all {total} words are the old ones: nothing had been changed"
+
+
+def _given_back(entry: Entry, state: EntryState, target: Target) -> str:
+    """Give the new code of an entry back if it is out of use in this state. A sentence about what stays, or ""."""
+    if entry.built is None or state is not (EntryState.APPLIED if entry.built.ends else EntryState.UNDONE):
+        return ""
+    return give_back(target, entry.built)
 
 
 def _publish(target: Target, changes: Sequence[Change]) -> None:

@@ -143,6 +143,17 @@ class Room(NamedTuple):
         return self.address + self.size
 
 
+_BRANCH_REACH = 1 << 27
+
+
+def within_reach(start: int, end: int, near: tuple[int, int]) -> bool:
+    """Whether B and BL reach from each word of [start, end) to each address from near[0] to near[1], and back.
+
+    They reach 128 MiB, less one word forwards (Arm ARM, C6.2: B).
+    """
+    return max(near[1], end) - min(near[0], start) < _BRANCH_REACH
+
+
 class CpuState(NamedTuple):
     """Where a parked CPU goes on: the address of its next instruction, and its return addresses."""
 

@@ -15,7 +15,7 @@ from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import CapabilityError, TargetError
 from a64patch.targets.caches import CacheModel
 from a64patch.targets.fetched import SVC, Fetched, Trap, trap_of
-from a64patch.targets.program import PAGE, Program
+from a64patch.targets.program import PAGE, Program, Region
 
 # Bytes: Unicorn's granule of address translation for AArch64, and its buffer for one CPU's translated code.
 _GRANULE = 1024
@@ -92,6 +92,8 @@ class Cpu:
         self._uc: Any = None
         self._handle: Any = None
         self._kept: list[Any] = []
+        self._physical = PAGE
+        """The first physical address that no buffer has yet."""
         self._data: list[tuple[int, int, int, bool]] = []
         self._code: list[tuple[int, int, int]] = []
         self._power_on()
@@ -286,19 +288,32 @@ class Cpu:
         """Give each buffer physical addresses of its own, and note their distance from the program's addresses."""
         parking = mmap.mmap(-1, PAGE)
         parking[: len(_PARKING_LOOP) * INSN_SIZE] = to_bytes(_PARKING_LOOP)
-        physical = PAGE
         for region in self._memory.regions:
-            self._data.append((region.start, region.end, physical - region.start, region.writable))
-            physical = self._map(physical, region.buffer)
+            self._data.append((region.start, region.end, self._map(region.buffer) - region.start, region.writable))
         for start, piece in [*self._fetched.pieces, (self._park_address, parking)]:
-            self._code.append((start, start + len(piece), physical - start))
-            physical = self._map(physical, piece)
+            self._code.append((start, start + len(piece), self._map(piece) - start))
 
-    def _map(self, physical: int, buffer: mmap.mmap) -> int:
+    def _map(self, buffer: mmap.mmap) -> int:
+        """Give a buffer a physical address."""
+        physical, self._physical = self._physical, self._physical + len(buffer)
         pointer = ctypes.c_char.from_buffer(buffer)
         self._kept.append(pointer)
         self._uc.mem_map_ptr(physical, len(buffer), self._unicorn.UC_PROT_ALL, ctypes.addressof(pointer))
-        return physical + len(buffer)
+        return physical
+
+    def add_code(self, region: Region) -> None:
+        """From now on the region is code: its words are fetched as they are in memory now."""
+        piece = self._fetched.add(region.start, region.end)
+        self._data.append((region.start, region.end, self._map(region.buffer) - region.start, region.writable))
+        self._code.append((region.start, region.end, self._map(piece) - region.start))
+
+    def remove_code(self, region: Region) -> None:
+        """From now on nothing is mapped there. Its buffers stay until `close`."""
+        self._fetched.remove(region.start)
+        self._data = [each for each in self._data if each[0] != region.start]
+        self._code = [each for each in self._code if each[0] != region.start]
+        self._uc.ctl_remove_cache(region.start, region.end)
+        self._uc.ctl(self._unicorn.UC_CTL_TLB_FLUSH, self._unicorn.UC_CTL_IO_WRITE)
 
     def _hook_stores(self) -> None:
         # This hook takes physical addresses. A store that begins before the code may reach into it.

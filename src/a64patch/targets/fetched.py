@@ -92,6 +92,16 @@ class Fetched:
             for place in hits:
                 self.put(start + place * INSN_SIZE, int(words[place]))
 
+    def add(self, start: int, end: int) -> mmap.mmap:
+        """A piece for more pages of code, which hold zeros."""
+        piece = mmap.mmap(-1, end - start)
+        self.pieces.append((start, piece))
+        return piece
+
+    def remove(self, start: int) -> None:
+        """Forget the piece that begins there."""
+        self.pieces = [piece for piece in self.pieces if piece[0] != start]
+
     def word(self, address: int) -> int:
         """The word at a multiple of 4 in the code."""
         replaced = self._replaced.get(address)

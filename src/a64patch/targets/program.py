@@ -68,6 +68,10 @@ class Memory:
             self.regions.append(Region(start, mmap.mmap(-1, end - start), writable))
         self.regions.sort(key=lambda region: region.start)
 
+    def remove(self, region: Region) -> None:
+        """Unmap a region."""
+        self.regions.remove(region)
+
     def find(self, address: int) -> Region | None:
         """The region that holds the address."""
         index = bisect_right(self.regions, address, key=lambda region: region.start) - 1

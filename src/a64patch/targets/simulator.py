@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, require_aligned
-from a64patch.errors import BusyError, FormatError, MappingError, RequestError, TargetError
+from a64patch.errors import BusyError, CapabilityError, FormatError, MappingError, RequestError, TargetError
 from a64patch.oneline import shown
 from a64patch.protocols import (
     BROADCAST,
@@ -31,7 +32,7 @@ from a64patch.protocols import (
     publication,
 )
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Capabilities, CpuState, Rendezvous, StoppedCpus, Target
+from a64patch.targets.base import Capabilities, CpuState, Rendezvous, Room, StoppedCpus, Target, within_reach
 from a64patch.targets.caches import CacheModel
 from a64patch.targets.cpu import Cpu
 from a64patch.targets.frames import Piece, follow_frames
@@ -153,6 +154,8 @@ class Simulator(Target):
             "program", program.symbols, program.build_id, base=program.base, code=program.code, incarnation=run
         )
         self._modules = Modules([named])
+        self._rooms: dict[int, Room] = {}
+        """The rooms for new code, by their first address."""
         self.capabilities = Capabilities("simulator", cpus, True, True, True, broadcast, writes_data=True)
         self.output = bytearray()
         self.executed: list[Executed] = []
@@ -194,7 +197,7 @@ class Simulator(Target):
     def _make_cpus(self) -> list[Cpu]:
         top = max(region.end for region in self._memory.regions)
         stacks = [top + PAGE + (STACK_BYTES + PAGE) * number for number in range(self.cpus)]
-        parking = stacks[-1] + STACK_BYTES + PAGE
+        self._parking = parking = stacks[-1] + STACK_BYTES + PAGE
         if parking + PAGE >= 1 << 64:
             raise FormatError("the program ends too close to the top of the address space to leave room for stacks")
         self._memory.add((stack, stack + STACK_BYTES, True) for stack in stacks)
@@ -407,6 +410,52 @@ class Simulator(Target):
         BusyError when a CPU never comes, TargetError when the CPUs are already stopped.
         """
         return self._stop()
+
+    def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
+        """Whole pages behind all others, or between two regions. CapabilityError when none is within reach."""
+        self._require_open()
+        pages = max(1, -(-size // PAGE)) * PAGE
+        taken = sorted((region.start - PAGE, region.end + PAGE) for region in self._memory.regions)
+        taken.append((self._parking - PAGE, self._parking + 2 * PAGE))
+        for _, start in sorted(taken):
+            is_free = all(start + pages <= low or start >= high for low, high in taken) and start + pages < 1 << 64
+            if is_free and start % alignment == 0 and within_reach(start, start + pages, near):
+                return Room(start, size, "new pages")
+        raise CapabilityError(f"the simulated machine has no {size} bytes left near {near[0]:#x}")
+
+    def allocate(self, room: Room) -> None:
+        """Map new pages on all CPUs. MappingError when they are mapped already."""
+        self._require_open()
+        end = room.address + max(1, -(-room.size // PAGE)) * PAGE
+        if any(region.start < end and room.address < region.end for region in self._memory.regions):
+            raise MappingError(f"the {room.size} bytes at {room.address:#x} are mapped already; nothing was changed")
+        self._memory.add([(room.address, end, False)])
+        region = self._memory.find(room.address)
+        assert region is not None
+        for cpu in self._cpus:
+            cpu.add_code(region)
+        self._rooms[room.address] = room
+        self._change_code(self._program.code | Ranges(((room.address, room.end),)))
+
+    def rooms(self) -> Sequence[Room]:
+        """The rooms of this machine."""
+        return [room for _, room in sorted(self._rooms.items())]
+
+    def release(self, room: Room) -> str:
+        """Unmap the pages: whoever executes them from now on has a fault."""
+        self._require_open()
+        region = self._memory.find(room.address)
+        if self._rooms.pop(room.address, None) is None or region is None:
+            raise MappingError(f"there is no room for new code at {room.address:#x}; nothing was changed")
+        self._change_code(self._program.code - Ranges(((room.address, room.end),)))
+        self._memory.remove(region)
+        for cpu in self._cpus:
+            cpu.remove_code(region)
+        return ""
+
+    def _change_code(self, code: Ranges) -> None:
+        self._program.code = code
+        self._modules = Modules([replace(self.modules.main, code=code)])
 
     @property
     def location(self) -> str:

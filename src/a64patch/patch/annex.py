@@ -1,0 +1,608 @@
+"""New code of a patch that lies elsewhere: what its detours and annexes execute, as words at any address.
+
+Knows no target but its names. Read on: asmdiff.py for the hunks, detours.py for plans with them.
+
+A detour is cut out of the old code from its first changed word to the word behind its last changed one, where execution
+comes back. The first word becomes a branch, all others stay as they are. The new code has
+
+- the new words, and the old ones between them, moved (see ../a64/relocation.py);
+- a branch back, unless execution cannot come to its end.
+
+A place decides the words, and sometimes their number: what a short branch no longer reaches, a long one does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from a64patch.a64.assembler import assemble_one
+from a64patch.a64.disassembler import disassemble
+from a64patch.a64.generate import gen_branch_imm, gen_nop
+from a64patch.a64.names import QUOTED, parse_site, site_text
+from a64patch.a64.operands import NUMBER, check_range, number_of
+from a64patch.a64.predicates import decode, is_adrp
+from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, reference
+from a64patch.a64.relocation import relocate, relocate_block
+from a64patch.a64.row import PAGE_SIZE, Flow
+from a64patch.a64.source import without_comments
+from a64patch.a64.words import INSN_SIZE
+from a64patch.errors import AssemblyError, EncodingError, PatchFormatError, PlanError, SymbolError, UnmovableError
+from a64patch.oneline import counted, shown
+from a64patch.patch.asmdiff import ANNEX, UNKNOWN, Hunk, Line, Sign
+from a64patch.patch.meaning import comparable_word, needs_pages, refers, word_anywhere
+from a64patch.targets.symbols import SymbolTable
+
+MOST_BYTES = 1 << 20
+"""The size of all new code of a patch."""
+_ROUNDS = 40
+"""More room for one word moves other words, which may then need more room too: bounded, since room never shrinks."""
+_PART = rf"(?:{QUOTED}|[^\s\"-])+"
+_DIFFERENCE = re.compile(rf"\.word\s+(?P<goal>{_PART})\s*-\s*(?P<origin>{_PART})", re.ASCII | re.IGNORECASE)
+"""A word of data: the distance from one site to another. A name with `-` is in quotes."""
+_NUMBER = re.compile(rf"\.(?:word|inst)\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
+_TRAP = 0x00000000
+"""UDF #0 (Arm ARM, C6.2), behind an annex: nobody executes it."""
+_LONGEST_LITERAL = 16
+"""Bytes (Arm ARM, C7.2: LDR (literal, SIMD&FP) of a Q register)."""
+_ERRATUM_843419 = (0xFF8, 0xFFC)
+"""The offsets in a page where an ADRP may compute a wrong address on Cortex-A53."""
+
+
+class Detour(NamedTuple):
+    """The parts of a detour, by the numbers of the instructions that stand in place (`steady`)."""
+
+    steady: tuple[Line, ...]
+    """The instructions that stand in the target without the detour, context included."""
+    first: int
+    """The one that becomes a branch."""
+    end: int
+    """Where execution comes back: the number behind the last one that is not executed in place."""
+    body: tuple[tuple[Line, int], ...]
+    """The lines of the new code, labels too; with the number of the instruction that is moved there, else -1."""
+    places: Mapping[int, int]
+    """For each instruction from `first` to `end`: the number in `body` of the line that is executed in its place."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{counted(len(self.body), 'line')} in place of", f"{self.first} to {self.end}")
+
+
+def parts_of(hunk: Hunk) -> Detour:
+    """The parts of a detour, or of one that ends. PatchFormatError when the hunk does not show where it comes back."""
+    new: Sign = "-" if hunk.kind.startswith("end-") else "+"
+    lines = [line for line in hunk.lines if line.sign != "#"]
+    changed = [number for number, line in enumerate(lines) if line.sign != " "]
+    body: list[tuple[Line, int]] = []
+    places: dict[int, int] = {}
+    steady: list[Line] = []
+    first = end = 0
+    begins_run = True
+    """Whether no changed line stands between the last line of context and this line."""
+    for number, line in enumerate(lines):
+        if number == changed[0]:
+            first = len(steady)
+        if line.sign == new:
+            body.append((line, -1))
+        elif number >= changed[0] and (number <= changed[-1] or len(steady) == first):
+            if line.sign == " " or begins_run:
+                places[len(steady)] = len(body)
+            if line.sign == " ":
+                body.append((line, len(steady)))
+            end = len(steady) + 1
+        if line.sign != new:
+            steady.append(line)
+        begins_run = line.sign == " "
+    if end <= first:
+        raise PatchFormatError(
+            f"the detour at {hunk.site} ends with a new instruction: show the instruction that follows it",
+            lines[-1].number,
+        )
+    return Detour(tuple(steady), first, end, tuple(body), places)
+
+
+class Cut(NamedTuple):
+    """A detour at its place in a target."""
+
+    hunk: Hunk
+    address: int
+    """Of the hunk's first instruction (bytes)."""
+    words: tuple[int, ...]
+    """The words that stand in place without the detour, from `address` on."""
+    stale: str = ""
+    """The symbol of its function, if the hunk was found elsewhere in it than its site says."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.hunk.site} at {self.address:#x}")
+
+
+class PlacedCode(NamedTuple):
+    """New code at an address."""
+
+    base: int
+    words: tuple[int, ...]
+    names: Mapping[str, int]
+    """The address of each annex by `annex:NAME`, and of each label."""
+    entries: Mapping[int, int]
+    """For each detour, by the address of its first instruction: the address of its new code."""
+
+    resolver: NewNames
+
+    def __repr__(self) -> str:
+        return shown(self, f"{counted(len(self.words), 'word')} at {self.base:#x}")
+
+    def word_in_place(self, line: Line, at: int) -> int:
+        """The word of a line that stays in place and names this code. PlanError when it does not reach from there."""
+        words = _Text(line, 0, True, "").words(at, self.resolver)
+        if len(words) > 1:
+            raise PlanError(f"{_where(line)}{line.text!r} at {at:#x} does not reach the new code at {self.base:#x}")
+        return words[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return INSN_SIZE * len(self.words)
+
+
+class _Piece(Protocol):
+    """One line of new code."""
+
+    def words(self, at: int, names: NewNames) -> list[int]:
+        """Its words at an address."""
+
+
+class NewNames:
+    """The names for a line of new code: labels, annexes, then those of the target."""
+
+    def __init__(self, symbols: SymbolTable, own: Mapping[str, int], data: Collection[str], *, exact: bool) -> None:
+        """`own` are the addresses of labels and annexes; `data` are the annexes to which an offset may be added.
+
+        Without `exact`, a name of the target must reach to the address that it stands for.
+        """
+        self.own = own
+        self._symbols, self._data, self._exact = symbols, data, exact
+        self.asked: int | None = None
+        """The address of the last name that was asked for."""
+        self.site = ""
+        """This name."""
+        self.error: SymbolError | PlanError | None = None
+        """Why it has no address."""
+
+    def resolve(self, site: str) -> int:
+        """The address of a site. SymbolError for an unknown one, PlanError for one that says nothing on this build."""
+        self.site = site
+        try:
+            self.asked = self._resolve(site)
+        except (SymbolError, PlanError) as error:
+            self.error = error
+            raise SymbolError(str(error)) from None
+        return self.asked
+
+    def _resolve(self, site: str) -> int:
+        parts = parse_site(site)
+        if parts is not None and (parts.owner == ANNEX or (not parts.owner and parts.name in self.own)):
+            name = site_text(parts.name, parts.owner)
+            if name not in self.own:
+                raise SymbolError(f"there is no annex {parts.name!r} in the patch")
+            if parts.offset and name not in self._data:
+                raise PlanError(f"{site}: the code of {name} may grow where it lies, so name a label in it")
+            return self.own[name] + parts.offset
+        address = self._symbols.resolve(site)
+        if not self._exact and not self._symbols.holds(site):
+            raise PlanError(f"{site} says nothing on another build, since its symbol ends before")
+        return address
+
+    def describe(self, address: int) -> str:
+        """The address for people."""
+        return self._symbols.describe(address)
+
+
+class _Fixed(NamedTuple):
+    word: int
+
+    def words(self, at: int, names: NewNames) -> list[int]:
+        return [self.word]
+
+
+class _Text(NamedTuple):
+    """An instruction whose word depends on its address."""
+
+    line: Line
+    word: int
+    """The word anywhere: without distances and low bits of names."""
+    exact: bool
+    stale: str
+    """The function of a hunk that was found elsewhere in it: nothing says what an offset in the function means."""
+
+    def words(self, at: int, names: NewNames) -> list[int]:
+        text = without_comments(self.line.text).strip()
+        names.asked, names.error, names.site = None, None, ""
+        try:
+            words = [assemble_one(text, at, names)]
+        except AssemblyError as error:
+            if names.error is not None:
+                raise names.error from None
+            if names.asked is None:
+                raise PatchFormatError(str(error), self.line.number, 12) from None
+            words = self._far(text, at, names)
+        if names.asked is None:
+            self._require_absolute(text, words[0], at)
+        parts = parse_site(names.site)
+        if self.stale and parts is not None and parts.name == self.stale:
+            raise PlanError(
+                f"{_where(self.line)}{text!r} refers to its own function, which has changed around it: make the patch"
+                " again for this build"
+            )
+        return words
+
+    def _far(self, text: str, at: int, names: NewNames) -> list[int]:
+        """The words for an instruction that does not reach from `at`."""
+        assert names.asked is not None
+        near = _near(names.asked)
+        try:
+            return relocate_block([assemble_one(text, near, names)], near, at, allow_erratum_843419=True)
+        except AssemblyError as error:
+            raise PatchFormatError(str(error), self.line.number, 12) from None
+        except UnmovableError as error:
+            raise PlanError(f"{_where(self.line)}{text!r} at {at:#x}: {error}") from None
+
+    def _require_absolute(self, text: str, word: int, at: int) -> None:
+        """Raise for a text without names, unless it refers to an address that says something."""
+        goal = goal_of(word, at)
+        if goal is None:
+            return
+        elsewhere = at + PAGE_SIZE
+        try:
+            is_relative = goal_of(assemble_one(text, elsewhere), elsewhere) != goal
+        except AssemblyError:
+            is_relative = False
+        if is_relative:
+            raise PatchFormatError(f"{text!r} counts from its own address: name the place by a label", self.line.number)
+        if not self.exact:
+            raise PlanError(f"{_where(self.line)}{text!r}: an address says nothing about another build; name a symbol")
+
+
+class _Distance(NamedTuple):
+    """A word of data: the distance between two places."""
+
+    line: Line
+    goal: str
+    origin: str
+
+    def words(self, at: int, names: NewNames) -> list[int]:
+        names.error = None
+        try:
+            goal, origin = (at if site == "." else names.resolve(site) for site in (self.goal, self.origin))
+        except SymbolError as error:
+            raise names.error or error from None
+        if not -(1 << 31) <= goal - origin < 1 << 32:
+            raise PlanError(f"{_where(self.line)}the distance {goal - origin} does not fit in 32 bits")
+        return [(goal - origin) & 0xFFFFFFFF]
+
+
+class _Moved(NamedTuple):
+    """An instruction of the old code, for which the new code has a copy."""
+
+    word: int
+    address: int
+    region: tuple[int, int]
+    """The old code that is not executed in place any more."""
+    goals: Mapping[int, str]
+    """The names of places in the new code, by the old address that each replaces."""
+
+    def words(self, at: int, names: NewNames) -> list[int]:
+        row = decode(self.word)
+        refers_to = reference(row) if row is not None else None
+        start, end = self.region
+        if refers_to is None:
+            return [relocate(self.word, self.address, at)]  # refuses a word that may use its address in another way
+        goal = refers_to.target(self.word, self.address)
+        if refers_to.kind is ReferenceKind.SIGNATURE:
+            raise UnmovableError(f"the instruction at {self.address:#x} depends on the address of another one")
+        if refers_to.kind is ReferenceKind.BRANCH and start <= goal < end:
+            if goal not in self.goals:
+                raise UnmovableError(
+                    f"the instruction at {self.address:#x} branches to {goal:#x}, which the patch takes away, and"
+                    " nothing shows what replaces it"
+                )
+            goal = names.own[self.goals[goal]]
+        elif start - _LONGEST_LITERAL < goal < start + INSN_SIZE and refers_to.unit != PAGE_SIZE:
+            raise UnmovableError(
+                f"the instruction at {self.address:#x} reads or forms an address of the word at {start:#x}, which"
+                " becomes a branch"
+            )
+        near = _near(goal)
+        return relocate_block([refers_to.encode(self.word, near, goal)], near, at, allow_erratum_843419=True)
+
+
+def _near(goal: int) -> int:
+    """An address from which every instruction reaches `goal`, and which no literal at `goal` overlaps."""
+    return ((goal & -INSN_SIZE) + 2 * _LONGEST_LITERAL) % ADDRESS_SPACE
+
+
+class _Back(NamedTuple):
+    """The branch back to the old code."""
+
+    goal: int
+
+    def words(self, at: int, names: NewNames) -> list[int]:
+        try:
+            return [gen_branch_imm(at, self.goal)]
+        except EncodingError:
+            raise PlanError(
+                f"the new code at {at:#x} is out of reach: no branch leads back to {self.goal:#x}"
+            ) from None
+
+
+def _where(line: Line) -> str:
+    return f"line {line.number}: " if line.number else ""
+
+
+def _unknown_place(line: Line) -> PatchFormatError:
+    return PatchFormatError(
+        f"where {line.text or 'this instruction'!r} will lie is not known, so neither is its word: write {UNKNOWN}, and"
+        " its text",
+        line.number,
+        2,
+    )
+
+
+def goal_of(word: int, address: int) -> int | None:
+    """The address that the word at `address` refers to; None when it refers to none."""
+    row = decode(word)
+    refers_to = reference(row) if row is not None else None
+    return refers_to.target(word, address) if refers_to is not None else None
+
+
+class _Anything:
+    """Takes every name for one address, and remembers the last."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+        self.site = ""
+
+    def resolve(self, site: str) -> int:
+        self.site = site
+        return self._address
+
+    def describe(self, address: int) -> str:
+        return f"{address:#x}"
+
+
+class Lead(NamedTuple):
+    """A branch of the target that may lead to new code of a patch."""
+
+    name: str
+    """The annex or label that it would lead to; empty for a detour."""
+    source: int
+    """The address of the detour's hunk, and of any other branch itself."""
+    goal: int
+    """Where it leads."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{self.name or 'detour'} from {self.source:#x} to {self.goal:#x}")
+
+
+class InPlace:
+    """The lines of a patch that stay in place and name new code, such as `b annex:f`."""
+
+    def __init__(self, hunks: Iterable[Hunk]) -> None:
+        self._names = {f"{ANNEX}:", *(line.label for hunk in hunks for line in hunk.lines if line.label)}
+
+    def names_new_code(self, line: Line) -> bool:
+        """Whether the text of this changed line names an annex or a label of the patch."""
+        if line.sign not in "+-" or not line.text:
+            return False
+        return any(name in line.text for name in self._names) and bool(self._site(line))
+
+    def _site(self, line: Line) -> str:
+        names = _Anything(0)
+        with suppress(AssemblyError):
+            assemble_one(without_comments(line.text), 0, names)
+        parts = parse_site(names.site)
+        if parts is None or not (parts.owner == ANNEX or (not parts.owner and parts.name in self._names)):
+            return ""
+        return site_text(parts.name, parts.owner)
+
+    def lead(self, line: Line, found: int, at: int) -> Lead | None:
+        """The lead of the word `found` at an address, if it may be this line; an unknown goal is -1."""
+        word = word_anywhere(line)
+        row = decode(word)
+        refers_to = reference(row) if row is not None else None
+        mask = refers_to.mask if refers_to is not None else _LOW_BITS if needs_pages(line.text) else 0
+        if (word ^ found) & ~mask & 0xFFFFFFFF:
+            return None
+        is_branch = refers_to is not None and refers_to.kind is ReferenceKind.BRANCH
+        return Lead(self._site(line), at, refers_to.target(found, at) if refers_to is not None and is_branch else -1)
+
+
+_LOW_BITS = 0xFFF << 10
+"""The field of ADD and of the loads for the value of `:lo12:` (Arm ARM, C6.2)."""
+
+
+_ALIGNMENT = 16
+
+
+class NewCode:
+    """All new code of a patch. `hunks` are its detours and annexes in their order, `cuts` the detours at their places.
+
+    PatchFormatError for a line that cannot be read, or whose word cannot be known before it has a place. PlanError for
+    a label and an annex of one name. Other errors come with `at`.
+    """
+
+    def __init__(self, hunks: Iterable[Hunk], cuts: Sequence[Cut], symbols: SymbolTable, *, exact: bool) -> None:
+        self._symbols, self._exact = symbols, exact
+        self._pieces: list[_Piece] = []
+        self._marks: dict[str, int] = {}
+        self._alignments = {0: _ALIGNMENT}
+        self._entries: dict[int, int] = {}
+        self._is_code: list[bool] = []
+        self._data: set[str] = set()
+        found = iter(cuts)
+        for hunk in hunks:
+            if hunk.kind.endswith("annex"):
+                self._add_annex(hunk)
+            elif hunk.kind.endswith("detour"):
+                self._add_detour(next(found))
+        if INSN_SIZE * len(self._pieces) > MOST_BYTES:
+            raise PlanError(f"the new code has more than {MOST_BYTES >> 20} MiB: split the patch")
+
+    @property
+    def alignment(self) -> int:
+        """Of all of it (bytes)."""
+        return max(_ALIGNMENT, *self._alignments.values())
+
+    def _mark(self, name: str) -> None:
+        self._marks[name] = len(self._pieces)
+
+    def _add(self, piece: _Piece, *, is_code: bool = True) -> None:
+        self._pieces.append(piece)
+        self._is_code.append(is_code)
+
+    def _add_annex(self, hunk: Hunk) -> None:
+        site = parse_site(hunk.site)
+        assert site is not None
+        name = site_text(site.name, ANNEX)
+        place = len(self._pieces)
+        self._alignments[place] = max(hunk.alignment, self._alignments.get(place, INSN_SIZE))
+        self._mark(name)
+        only_data = True
+        last: _Piece | None = None
+        for line in hunk.lines:
+            if line.sign == "#":
+                continue
+            if line.label:
+                self._mark(line.label)
+                continue
+            is_data = line.text.lower().startswith(".word")
+            only_data &= is_data
+            last = _piece_of(line, self._exact)
+            self._add(last, is_code=not is_data)
+        if only_data:
+            self._data.add(name)
+        elif last is None or _falls_through(last):
+            self._add(_Fixed(_TRAP))
+
+    def _add_detour(self, cut: Cut) -> None:
+        parts = parts_of(cut.hunk)
+        start, end = (cut.address + INSN_SIZE * number for number in (parts.first, parts.end))
+        marks = {number: f"{start:#x} {number}" for number in parts.places.values()}
+        goals = {cut.address + INSN_SIZE * old: marks[number] for old, number in parts.places.items()}
+        self._entries[cut.address] = begin = len(self._pieces)
+        for number, (line, old) in enumerate(parts.body):
+            if number in marks:
+                self._mark(marks[number])
+            if line.label:
+                self._mark(line.label)
+            elif old >= 0:
+                self._add(_Moved(cut.words[old], cut.address + INSN_SIZE * old, (start, end), goals))
+            else:
+                self._add(_piece_of(line, self._exact, cut.stale))
+        if len(parts.body) in marks:
+            self._mark(marks[len(parts.body)])
+        if len(self._pieces) == begin or len(self._pieces) in self._marks.values() or _falls_through(self._pieces[-1]):
+            self._add(_Back(end))
+
+    def at(self, base: int) -> PlacedCode:
+        """The words at `base` (bytes), a multiple of `alignment`.
+
+        - SymbolError for a name that neither the patch nor the target has.
+        - PlanError for a name that says nothing, and for an instruction that does not reach from there.
+        - UnmovableError for an old instruction that cannot be moved; PatchFormatError for a text that is none.
+        """
+        room = [1] * len(self._pieces)
+        for _ in range(_ROUNDS):
+            places, end = self._places(base, room)
+            own = {name: places[number] if number < len(places) else end for name, number in self._marks.items()}
+            names = NewNames(self._symbols, own, self._data, exact=self._exact)
+            grown = False
+            code: list[list[int]] = []
+            for number, piece in enumerate(self._pieces):
+                at = places[number]
+                words = piece.words(at, names)
+                if self._is_code[number] and _is_risky(words, at):
+                    words = [gen_nop(), *piece.words(at + INSN_SIZE, names)]
+                    if _is_risky(words, at):
+                        words = [gen_nop(), gen_nop(), *piece.words(at + 2 * INSN_SIZE, names)]
+                if len(words) > room[number]:
+                    room[number], grown = len(words), True
+                code.append(words)
+            if not grown:
+                return self._placed(base, places, end, code, room, names)
+        raise PlanError(f"the new code at {base:#x} does not settle: split the patch")
+
+    def _places(self, base: int, room: Sequence[int]) -> tuple[list[int], int]:
+        """The address of each piece, and the address behind the last one."""
+        places, at = [], base
+        for number, words in enumerate(room):
+            at = -(-at // self._alignments.get(number, INSN_SIZE)) * self._alignments.get(number, INSN_SIZE)
+            places.append(at)
+            at += INSN_SIZE * words
+        return places, at
+
+    def _placed(
+        self, base: int, places: Sequence[int], end: int, code: Sequence[Sequence[int]], room: Sequence[int],
+        names: NewNames,
+    ) -> PlacedCode:  # fmt: skip
+        words: list[int] = []
+        for at, each, most in zip(places, code, room, strict=True):
+            words += [_TRAP] * ((at - base) // INSN_SIZE - len(words))
+            words += [*each, *[gen_nop()] * (most - len(each))]
+        assert base + INSN_SIZE * len(words) == end
+        own = {name: address for name, address in names.own.items() if name.startswith((f"{ANNEX}:", "."))}
+        entries = {site: places[number] for site, number in self._entries.items()}
+        return PlacedCode(base, tuple(words), own, entries, names)
+
+
+def _is_risky(words: Sequence[int], at: int) -> bool:
+    """Whether one of these words is an ADRP where erratum 843419 may strike."""
+    return any(is_adrp(word) and (at + INSN_SIZE * n) % PAGE_SIZE in _ERRATUM_843419 for n, word in enumerate(words))
+
+
+def _falls_through(piece: _Piece) -> bool:
+    """Whether execution may go on behind the piece."""
+    row = decode(piece.word) if isinstance(piece, _Fixed | _Moved | _Text) else None
+    return row is None or row.conditional or row.flow not in (Flow.BRANCH, Flow.RETURN)
+
+
+def _piece_of(line: Line, exact: bool, stale: str = "") -> _Piece:
+    """The piece of an instruction or a word of data."""
+    text = without_comments(line.text).strip()
+    number, distance = _NUMBER.fullmatch(text), _DIFFERENCE.fullmatch(text)
+    if distance is not None:
+        if line.word is not None:
+            raise _unknown_place(line)
+        return _Distance(line, distance["goal"], distance["origin"])
+    if number is not None:
+        value = _value(line, number[1])
+        if line.word is not None and line.word != value:
+            raise PatchFormatError(f"the word {line.word:08x} is not that of {text!r}: correct one", line.number, 2)
+        return _Fixed(value)
+    if line.word is not None:
+        if refers(line.word) or needs_pages(text):
+            raise _unknown_place(line)
+        return _Fixed(comparable_word(line))
+    if not text:
+        raise PatchFormatError("neither word nor text: give one", line.number, 2)
+    word = word_anywhere(line)
+    return _Text(line, word, exact, stale) if refers(word) or needs_pages(text) else _Fixed(word)
+
+
+def filled(line: Line) -> Line:
+    """A line of new code with its word and its text, as far as they do not depend on where it lies.
+
+    PatchFormatError where word and text disagree, and for a line that no new code may have.
+    """
+    piece = _piece_of(line, exact=True)
+    if not isinstance(piece, _Fixed):
+        return line
+    return replace(line, word=piece.word, text=line.text or disassemble(piece.word))
+
+
+def _value(line: Line, text: str) -> int:
+    try:
+        return check_range(number_of(text), 0, 0xFFFFFFFF, "word")
+    except AssemblyError as error:
+        raise PatchFormatError(str(error), line.number, 12) from None

@@ -1,0 +1,262 @@
+"""Plans with new code that lies elsewhere: whether the target has it already, where it goes, and what may go wrong.
+
+Read on: annex.py makes the words; plan.py makes the whole plan; transaction.py carries it out.
+
+The new code of a patch is one block, the annex. When the target has it, a branch of the patch leads there: so the place
+of the annex is found by the words of the target alone, without a journal, and then compared word by word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from a64patch.a64.predicates import decode, is_load_ex, is_store_ex
+from a64patch.a64.references import ReferenceKind, reference
+from a64patch.a64.words import INSN_SIZE, from_bytes
+from a64patch.errors import A64PatchError, EncodingError, PlanError, UnmovableError
+from a64patch.oneline import counted, shown
+from a64patch.patch.annex import Cut, NewCode, PlacedCode, parts_of
+from a64patch.patch.asmdiff import AsmDiff, reverse
+from a64patch.patch.finding import Finder, PlannedHunk, State
+from a64patch.patch.hazards import Hazard, claims_on
+from a64patch.patch.sites import ways_into
+from a64patch.targets.base import Room, Target
+
+_MOST_CANDIDATES = 16
+_TRIES = 4
+"""How often the words are placed anew because they needed more room than at the place before."""
+_REACH = 1 << 27
+"""Bytes that B reaches backwards; forwards it is one instruction less (Arm ARM, C6.2: B)."""
+
+
+class Annex(NamedTuple):
+    """The new code of a patch at its place."""
+
+    room: Room
+    words: tuple[int, ...]
+    """All of it, from `room.address` on."""
+    entries: tuple[tuple[str, int], ...]
+    """Names and addresses of its parts, for people."""
+    ends: bool = False
+    """The patch takes it away."""
+
+    def __repr__(self) -> str:
+        return shown(self, f"{counted(len(self.words), 'word')} at {self.room.address:#x}")
+
+
+class WithNewCode(NamedTuple):
+    """The hunks of a patch with new code, as planned."""
+
+    hunks: tuple[PlannedHunk, ...]
+    """In the order of the patch, annexes too."""
+    annex: Annex | None
+    """None when a hunk does not fit, or when the patch ends an annex that is not there."""
+    hazards: tuple[Hazard, ...]
+
+    def __repr__(self) -> str:
+        return shown(self, f"{counted(len(self.hunks), 'hunk')}, {self.annex!r}")
+
+
+def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool) -> WithNewCode:
+    """Plan a patch with detours or annexes. `exact`: it was made for this very build.
+
+    Reads the target, and changes nothing.
+
+    - PlanError when a branch of the patch does not reach, and for an instruction that cannot be moved.
+    - CapabilityError when the target has no room.
+    - SymbolError and PatchFormatError for the lines of the new code; other errors as `Finder.plan`.
+    """
+    planned = tuple(finder.plan(diff.hunks))
+    if any(hunk.state is State.FOREIGN for hunk in planned):
+        return _in_order(diff, planned, State.FOREIGN, None)
+    ends = any(hunk.kind.startswith("end-") for hunk in diff.hunks)
+    forward = reverse(diff) if ends else diff
+    cuts = [_cut(hunk) for hunk in planned if hunk.hunk.kind]
+    code = NewCode(forward.hunks, cuts, target.symbols, exact=exact)
+    there, missing = (State.TO_DO, State.APPLIED) if ends else (State.APPLIED, State.TO_DO)
+    for placed in _candidates(code, planned, target):
+        finder.placed = placed
+        again = tuple(finder.plan(diff.hunks))
+        if all(hunk.state is there for hunk in again):
+            room = _room_of(target, placed)
+            return _in_order(diff, again, there, Annex(room, placed.words, _entries(placed, cuts), ends))
+    finder.placed = None
+    if all(hunk.state is missing for hunk in planned):
+        if ends:
+            return _in_order(diff, planned, missing, None)
+        return _to_do(diff, finder, target, planned, code, cuts)
+    return _in_order(diff, [_not_the_patchs(hunk, target, there) for hunk in planned], State.FOREIGN, None)
+
+
+def _to_do(
+    diff: AsmDiff, finder: Finder, target: Target, planned: Sequence[PlannedHunk], code: NewCode, cuts: Sequence[Cut]
+) -> WithNewCode:
+    """The plan for a target that has none of the patch."""
+    sites = [hunk.address for hunk in planned] or [min(start for start, _ in target.code_ranges())]
+    try:
+        room, placed = _placed(code, target, sites)
+        finder.placed = placed
+        again = tuple(finder.plan(diff.hunks))
+    except (UnmovableError, EncodingError) as error:
+        raise PlanError(f"{error}; nothing was changed") from None
+    hazards = [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
+    annex = Annex(room, placed.words, _entries(placed, cuts))
+    return _in_order(diff, again, State.TO_DO, annex, hazards)
+
+
+def _placed(code: NewCode, target: Target, sites: Sequence[int]) -> tuple[Room, PlacedCode]:
+    """The new code in a room of the target that is large enough for it."""
+    placed = code.at(max(sites) & -code.alignment)
+    size = placed.size
+    for _ in range(_TRIES):
+        room = target.find_room(size, _near(placed, sites), code.alignment)
+        placed = code.at(room.address)
+        if placed.size <= room.size:
+            return room, placed
+        size = placed.size
+    raise PlanError("the new code needs more room at each place than at the one before; nothing was changed")
+
+
+def _near(placed: PlacedCode, sites: Sequence[int]) -> tuple[int, int]:
+    """The lowest and the highest address of the code that the new code must reach, or that must reach it."""
+    low, high = min(sites), max(sites)
+    goals = [goal for goal in _goals(placed) if goal is not None and high - _REACH < goal < low + _REACH]
+    return min(low, *goals, low), max(high, *goals, high)
+
+
+def _goals(placed: PlacedCode) -> Iterator[int]:
+    """Where the new code branches to elsewhere by B and BL."""
+    end = placed.base + placed.size
+    for number, word in enumerate(placed.words):
+        row = decode(word)
+        refers = reference(row) if row is not None else None
+        if row is not None and refers is not None and refers.kind is ReferenceKind.BRANCH and not row.conditional:
+            goal = refers.target(word, placed.base + INSN_SIZE * number)
+            if not placed.base <= goal < end:
+                yield goal
+
+
+def _cut(hunk: PlannedHunk) -> Cut:
+    stale = hunk.symbol if hunk.offset else ""
+    return Cut(hunk.hunk, hunk.address, hunk.without, stale)
+
+
+def _candidates(code: NewCode, planned: Sequence[PlannedHunk], target: Target) -> Iterator[PlacedCode]:
+    """The new code at each place where the target may have it, and has these very words."""
+    tried: set[int] = set()
+    for base in _bases(code, planned, target):
+        if base in tried or base < 0 or base % code.alignment:
+            continue
+        tried.add(base)
+        if len(tried) > _MOST_CANDIDATES:
+            return
+        try:
+            placed = code.at(base)
+            found = from_bytes(target.read(base, placed.size))
+        except (A64PatchError, OverflowError):
+            continue  # no code of this patch can be there
+        if tuple(found) == placed.words:
+            yield placed
+
+
+def _bases(code: NewCode, planned: Sequence[PlannedHunk], target: Target) -> Iterator[int]:
+    """Where the new code would begin, by the branches that lead to it and by the rooms of the target."""
+    for hunk in planned:
+        for lead in hunk.leads:
+            base = lead.goal & -code.alignment
+            for _ in range(_TRIES):
+                try:
+                    placed = code.at(base)
+                except A64PatchError:
+                    break
+                entry = placed.names.get(lead.name) if lead.name else placed.entries.get(lead.source)
+                if entry is None or entry == lead.goal:
+                    break
+                base = lead.goal - (entry - base)
+            yield base
+    for room in target.rooms():
+        yield room.address
+
+
+def _room_of(target: Target, placed: PlacedCode) -> Room:
+    """The target's room that holds this code; one of the code's own size when the target does not tell."""
+    for room in target.rooms():
+        if room.address <= placed.base < room.end:
+            return room
+    return Room(placed.base, placed.size)
+
+
+def _entries(placed: PlacedCode, cuts: Iterable[Cut]) -> tuple[tuple[str, int], ...]:
+    named = [(name, address) for name, address in placed.names.items() if not name.startswith(".")]
+    detours = [(f"detour of {cut.hunk.site}", placed.entries[cut.address]) for cut in cuts]
+    return tuple(sorted([*named, *detours], key=lambda entry: entry[1]))
+
+
+def _not_the_patchs(hunk: PlannedHunk, target: Target, there: State) -> PlannedHunk:
+    """A hunk that leads to other code than the patch's; others as they are."""
+    if hunk.state is not there or not hunk.leads:
+        return hunk
+    goal = target.symbols.describe(hunk.leads[0].goal)
+    return hunk._replace(
+        state=State.FOREIGN, changes=(), difference=f"it leads to {goal}, which is not the new code of this patch"
+    )
+
+
+def _in_order(
+    diff: AsmDiff, planned: Sequence[PlannedHunk], state: State, annex: Annex | None, hazards: Sequence[Hazard] = ()
+) -> WithNewCode:
+    """All hunks of the patch, with its annexes in this state."""
+    left = iter(planned)
+    names = dict(annex.entries) if annex is not None else {}
+    hunks = tuple(
+        PlannedHunk(hunk, names.get(f"annex:{hunk.site}", 0), state) if hunk.kind.endswith("annex") else next(left)
+        for hunk in diff.hunks
+    )
+    return WithNewCode(hunks, annex, tuple(hazards))
+
+
+# What may go wrong
+
+
+def _hazards_of(cut: Cut, target: Target) -> Iterator[Hazard]:
+    """The hazards of a detour besides those of the word that becomes a branch."""
+    parts = parts_of(cut.hunk)
+    start, end = (cut.address + INSN_SIZE * number for number in (parts.first, parts.end))
+    left_out = range(start, end, INSN_SIZE)
+    where = target.symbols.describe
+    yield from ways_into(target, (start, end))
+    for address in left_out:
+        owner = target.relocation_at(address)
+        if owner is not None and address != start:
+            yield Hazard(
+                "relocation", address, f"{where(address)} belongs to {owner}, but its copy in new code does not"
+            )
+    yield from claims_on(target, [address for address in left_out if address != start])
+    words = cut.words[parts.first : parts.end]
+    for predicate, others, what in (
+        (is_load_ex, is_store_ex, "load-exclusive"),
+        (is_store_ex, is_load_ex, "store-exclusive"),
+    ):
+        for address, word in zip(left_out, words, strict=True):
+            if predicate(word) and not any(others(other) for other in words):
+                yield Hazard(
+                    "exclusive",
+                    address,
+                    f"the {what} at {where(address)} gets into new code without its partner",
+                )
+
+
+def hazards_in_place(hunks: Sequence[PlannedHunk], hazards: Iterable[Hazard]) -> list[Hazard]:
+    """The hazards of words in place, without those of an instruction that its detour executes all the same."""
+    moved = set()
+    for hunk in hunks:
+        if hunk.hunk.kind == "detour":
+            parts = parts_of(hunk.hunk)
+            if parts.steady[parts.first].sign == " ":
+                moved.add(hunk.address + INSN_SIZE * parts.first)
+    return [hazard for hazard in hazards if hazard.address not in moved or hazard.name not in _OF_MOVED]
+
+
+_OF_MOVED = frozenset({"pac-pair", "address-pair"})
+"""Hazards of a word that goes away: a detour executes the words that it moves."""

@@ -1,0 +1,244 @@
+"""Detours and annexes on the simulator: found, built, executed, undone, and never torn.
+
+The same on files and on real machines: ../real/test_annexes.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import a64patch
+from a64patch.a64.assembler import assemble
+from a64patch.a64.disassembler import disassemble
+from a64patch.a64.words import from_bytes
+from a64patch.errors import A64PatchError, CapabilityError, PatchFormatError, PlanError, SymbolError
+from a64patch.patch import transaction
+from a64patch.patch.asmdiff import parse, reverse, to_text
+from a64patch.patch.journal import EntryState, Journal
+from a64patch.patch.plan import State, fill, make_plan
+from a64patch.targets.simulator import Simulator
+from a64patch.targets.symbols import Symbol, SymbolTable
+from tests.patch.fake import FakeTarget
+
+BASE = 0x10000
+MAIN = "again: mov x1, #0; mov x2, #0; bl f; bl count; b again"
+F = "f: nop; add x1, x1, #1; cbz x1, skip; add x2, x2, #1; skip: ret"
+COUNT = "count: add x19, x19, #1; cmp x1, x2; b.eq same; add x20, x20, #1; same: ret"
+"""x19 counts the calls, x20 those in which x1 and x2 differ."""
+F_AT, COUNT_AT = BASE + 20, BASE + 40
+DETOUR = """\
+@@ annex more align 16 @@
++.Lonce:
++????????  add x1, x1, #2
++????????  ret
+
+@@ detour f+0x4 @@
+-91000421  add x1, x1, #1
++????????  mov x21, x30
++????????  bl annex:more
++????????  mov x30, x21
+ b4000041  cbz x1, f+0x10
+-91000442  add x2, x2, #1
++????????  add x2, x2, #1
++????????  add x2, x2, #1
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Callable[..., Simulator]]:
+    made: list[Simulator] = []
+
+    def make(source: str = f"{MAIN}; {F}; {COUNT}", **options: object) -> Simulator:
+        words = assemble(source, BASE)
+        simulator = Simulator.from_words(words, base=BASE, **{"cpus": 4, "seed": 1, **options})  # type: ignore[arg-type]
+        symbols = [
+            Symbol("main", BASE, 20, is_function=True),
+            Symbol("f", F_AT, 20, is_function=True),
+            Symbol("count", COUNT_AT, 20, is_function=True),
+        ]
+        simulator.knowing(replace(simulator.modules.main, symbols=SymbolTable(lambda: symbols)))
+        made.append(simulator)
+        return simulator
+
+    yield make
+    for simulator in made:
+        simulator.close()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal") as journal:
+        yield journal
+
+
+def words_of(target: Simulator) -> list[int]:
+    return from_bytes(target.read(BASE, 60))
+
+
+def test_new_code_is_built_executed_and_given_back(machine: Callable[..., Simulator], journal: Journal) -> None:
+    simulator = machine()
+    before = words_of(simulator)
+    patch = parse(DETOUR)
+    plan = make_plan(patch, simulator)
+    assert (plan.state, plan.hazards, len(plan.changes)) == (State.TO_DO, (), 1)
+    assert plan.annex is not None
+    assert plan.sites[0].keep_out.spans == (), "whoever is further on finishes the old code"
+    simulator.run(500)
+    outcome = a64patch.apply(plan, simulator, journal)
+    assert outcome.result.method == "stop"
+    assert journal.entry(outcome.entry).built is not None
+    assert [place for place, word in enumerate(words_of(simulator)) if word != before[place]] == [
+        (F_AT + 4 - BASE) // 4
+    ]
+    room = plan.annex.room
+    assert simulator.rooms() == [room]
+    simulator.watch(room.address, room.end)
+    simulator.run(500)
+    assert {each.cpu for each in simulator.executed} == {0, 1, 2, 3}
+    applied = make_plan(patch, simulator)
+    assert (applied.state, applied.changes) == (State.APPLIED, ())
+    assert applied.annex is not None
+    assert applied.annex.room == room
+    undone = a64patch.revert(outcome.entry, simulator, journal)
+    assert undone.stays == ""
+    assert words_of(simulator) == before
+    assert simulator.rooms() == []
+    simulator.run(500)
+    assert make_plan(patch, simulator).state is State.TO_DO
+    assert all(simulator.register(cpu, 20) == 0 for cpu in range(4)), "no call had half of each"
+    assert min(simulator.register(cpu, 19) for cpu in range(4)) > 10
+
+
+def test_the_reversed_patch_finds_the_new_code_without_a_journal(machine: Callable[..., Simulator]) -> None:
+    simulator = machine()
+    before = words_of(simulator)
+    backwards = parse(to_text(reverse(parse(DETOUR))))
+    assert make_plan(backwards, simulator).state is State.APPLIED
+    a64patch.apply(parse(DETOUR), simulator)
+    plan = make_plan(backwards, simulator)
+    assert (plan.state, len(plan.changes)) == (State.TO_DO, 1)
+    assert a64patch.apply(plan, simulator).stays == ""
+    assert (words_of(simulator), simulator.rooms()) == (before, [])
+
+
+def test_filling_in_leaves_out_the_words_that_depend_on_their_place(machine: Callable[..., Simulator]) -> None:
+    text = to_text(fill(parse(DETOUR), machine()))
+    assert "+91000821  add   x1, x1, #2\n" in text
+    assert "+????????  bl    annex:more\n" in text
+    assert "@@ annex more align 16 -0 +2 @@\n+.Lonce:\n" in text
+    assert to_text(fill(parse(text), machine())) == text
+
+
+def test_words_of_the_new_code(machine: Callable[..., Simulator]) -> None:
+    simulator = machine()
+    a64patch.apply(parse(DETOUR), simulator)
+    room = simulator.rooms()[0]
+    words = from_bytes(simulator.read(room.address, room.size))
+    texts = [disassemble(word, room.address + 4 * place) for place, word in enumerate(words)]
+    assert texts == [
+        "add x1, x1, #2", "ret", "mov x21, x30", f"bl {room.address:#x}", "mov x30, x21",
+        f"cbz x1, {F_AT + 16:#x}", "add x2, x2, #1", "add x2, x2, #1", f"b {F_AT + 16:#x}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("@@ detour f+0x4 @@\n 91000421\n+d503201f  nop\n", PatchFormatError, "ends with a new instruction: show"),
+        ("@@ detour f+0x4 @@\n+94000001  bl count\n 91000421\n", PatchFormatError, "line 2.*write \\?{8}"),
+        ("@@ detour f+0x4 @@\n+????????  b .+8\n 91000421\n", PatchFormatError, "name the place by a label"),
+        ("@@ detour f+0x4 @@\n+????????  b .Lno\n 91000421\n", SymbolError, "no symbol '.Lno'"),
+        ("@@ detour f+0x4 @@\n+????????  bl annex:no\n 91000421\n", SymbolError, "no annex 'no'"),
+        ("@@ detour f+0x4 @@\n+????????  bl annex:g+4\n 91000421\n@@ annex g @@\n+d65f03c0\n", PlanError, "a label"),
+        ("@@ detour f+0x4 @@\n+????????  nop nop\n 91000421\n", PatchFormatError, "line 2"),
+        ("@@ detour f+0x4 @@\n+????????\n 91000421\n", PatchFormatError, "neither word nor text"),
+        ("@@ detour f+0x4 @@\n+d503201f  ret\n 91000421\n", PatchFormatError, "the word d503201f is 'nop'"),
+        ("@@ annex d @@\n+00000001  .word 2\n@@ detour f+0x4 @@\n+d503201f\n 91000421\n", PatchFormatError, "not that"),
+    ],
+)  # fmt: skip
+def test_new_code_that_cannot_be_made(
+    machine: Callable[..., Simulator], text: str, error: type[A64PatchError], says: str
+) -> None:
+    simulator = machine()
+    with pytest.raises(error, match=says):
+        make_plan(parse(text), simulator)
+    assert simulator.rooms() == []
+
+
+def test_data_and_distances(machine: Callable[..., Simulator]) -> None:
+    simulator = machine()
+    text = (
+        "@@ annex d align 64 @@\n+00000007  .word 7\n+????????  .word annex:d+4 - .\n+????????  .word .Lin - annex:d\n"
+        "@@ detour f @@\n+????????  adrp x5, annex:d+8\n+????????  add x5, x5, :lo12:annex:d+8\n+.Lin:\n"
+        "+????????  ldr w6, [x5, :lo12:annex:d]\n d503201f\n"
+    )
+    plan = make_plan(parse(text), simulator)
+    assert plan.annex is not None
+    base = plan.annex.room.address
+    assert (base % 64, plan.annex.words[:3]) == (0, (7, 0, 20))
+    texts = [disassemble(word, base + 12 + 4 * place) for place, word in enumerate(plan.annex.words[3:])]
+    assert base % 4096 == 0
+    assert texts == [f"adrp x5, {base:#x}", "add x5, x5, #8", "ldr w6, [x5]", "nop", f"b {F_AT + 4:#x}"]
+
+
+def test_other_code_behind_the_branch_is_foreign(machine: Callable[..., Simulator]) -> None:
+    simulator = machine()
+    a64patch.apply(parse(DETOUR), simulator)
+    other = parse(DETOUR.replace("x1, x1, #2", "x1, x1, #3"))
+    plan = make_plan(other, simulator)
+    assert plan.state is State.FOREIGN
+    assert "which is not the new code of this patch" in plan.hunks[1].difference
+    with pytest.raises(A64PatchError, match=r"not the new code of this patch.*nothing was changed"):
+        a64patch.apply(other, simulator)
+
+
+def test_old_code_that_can_be_entered_in_the_middle_is_a_hazard(machine: Callable[..., Simulator]) -> None:
+    simulator = machine(f"{MAIN}; {F}; {COUNT.replace('add x20, x20, #1', f'b {F_AT + 8:#x}')}")
+    plan = make_plan(parse(DETOUR), simulator)
+    assert [hazard.name for hazard in plan.hazards] == ["branch-into-site"]
+    assert "count+0xc branches to f+0x8, which stays as it was" in plan.hazards[0].sentence
+
+
+def test_a_landing_pad_stays_in_place(machine: Callable[..., Simulator]) -> None:
+    simulator = machine(f"{MAIN}; {F.replace('nop', 'bti c')}; {COUNT}")
+    with pytest.raises(PlanError, match="would begin at a landing pad"):
+        make_plan(parse("@@ detour f @@\n-d503245f\n+d503201f\n+d503201f\n"), simulator)
+
+
+def test_whoever_is_in_new_code_keeps_it_there(machine: Callable[..., Simulator], journal: Journal) -> None:
+    """A CPU that loops in the new code until its register says otherwise."""
+    text = "@@ detour f+0x4 @@\n+.Lwait:\n+????????  cbz x25, .Lwait\n 91000421  add x1, x1, #1\n"
+    simulator = machine(cpus=1)
+    outcome = a64patch.apply(parse(text), simulator, journal)
+    simulator.run(300)
+    undone = a64patch.revert(outcome.entry, simulator, journal)
+    assert "is not given back: CPU 0 stands at" in undone.stays
+    assert len(simulator.rooms()) == 1
+
+    class Open:
+        """The same machine again."""
+
+        def __enter__(self) -> Simulator:
+            return simulator
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    still = list(transaction.recover(journal, lambda _: Open()))  # type: ignore[arg-type,return-value]
+    assert "is not given back" in still[0].note
+    simulator._cpus[0].set_register(25, 1)
+    simulator.run(300)
+    freed = list(transaction.recover(journal, lambda _: Open()))  # type: ignore[arg-type,return-value]
+    assert (freed[0].state, freed[0].note) == (EntryState.APPLIED, "the room of its new code is given back")
+    assert simulator.rooms() == []
+    assert list(transaction.recover(journal, lambda _: Open())) == []  # type: ignore[arg-type,return-value]
+
+
+def test_a_target_without_room(machine: Callable[..., Simulator]) -> None:
+    target = FakeTarget(assemble("nop; nop"))
+    with pytest.raises(CapabilityError, match="this fake has no room for new code"):
+        make_plan(parse("@@ detour site @@\n+d503201f\n d503201f\n"), target)
