@@ -1,6 +1,7 @@
 """ELF files as targets: words changed in memory, relocations dropped for them, the file replaced.
 
-Read on: base.py for the protocol; elf_image.py reads the contents of a file; file.py replaces the file.
+Read on: base.py for the protocol; elf_image.py reads the contents of a file; elf_room.py finds room for new code;
+file.py replaces the file.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
-from a64patch.targets.base import Aftermath
+from a64patch.targets import elf_room
+from a64patch.targets.base import Aftermath, Room
 from a64patch.targets.debug_link import Names, names_of
 from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
@@ -94,7 +97,7 @@ class ElfFile(FileTarget):
 
     @property
     def image(self) -> ElfImage:
-        """The structure of the file as it was opened."""
+        """The structure of the file as it was opened, with the rooms that were allocated since."""
         return self._image
 
     @property
@@ -179,6 +182,52 @@ class ElfFile(FileTarget):
         None for a word without relocations, and for an address that is not code. Always as in the opened file.
         """
         return ", ".join(map(self._image.describe, self._image.owners(address & -INSN_SIZE))) or None
+
+    def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
+        """As `elf_room.find_room`: the padding behind the code of the program, else a new segment. Not in ET_REL."""
+        self._require_open()
+        return elf_room.find_room(self._image, size, near, alignment)
+
+    def allocate(self, room: Room) -> None:
+        """As `Target.allocate`, in the copy in memory. WriteError as `write`.
+
+        No byte of the program moves: the tables that become longer move to the end of the file. The section
+        `.a64patch.1` (2, 3, …) holds the room, and `.a64patch.undo.1` all that `release` needs.
+        """
+        self._require_open()
+        self._edit([elf_room.allocation(self._image, room)])
+
+    def rooms(self) -> Sequence[Room]:
+        """The rooms in the file, whoever allocated them, but those whose words are all zero."""
+        self._require_open()
+        return elf_room.rooms(self._image, self._data)
+
+    def release(self, room: Room) -> str:
+        """As `Target.release`, in the copy in memory. WriteError as `write`.
+
+        When the newest room is released, the file is again as before `allocate`, byte for byte but for other writes.
+        Another room is filled with zeros, and goes when it becomes the newest. So does a room whose record is gone or
+        does not fit, as after strip: it stays for good.
+        """
+        self._require_open()
+        edits, sentence = elf_room.release(self._image, self._data, room)
+        self._edit(edits)
+        return sentence
+
+    def _edit(self, edits: Iterable[elf_room.Edit]) -> None:
+        """Change the structure of the file, in the copy in memory and in what the copy is compared with."""
+        self._writable()
+        opened, copy = bytearray(self._image.data), bytearray(self._data)
+        for edit in edits:
+            edit.carry_out(opened)
+            edit.carry_out(copy)
+        image = ElfImage(bytes(opened), self.path)
+        code, before = image.code, self._image.code
+        if self._may_write is not None:
+            self._may_write = (self._may_write - (before - code)) | (code - before)
+        self._image, self._data = image, copy
+        if self._modules is not None:
+            self._modules = self._modules.knowing([replace(self._modules.main, code=code)])
 
     def _where(self, address: int) -> str:
         with suppress(A64PatchError):

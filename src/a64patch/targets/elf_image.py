@@ -22,7 +22,7 @@ from a64patch.targets.symbols import ADDRESS_SPACE, Space, Symbol
 
 ET_REL, ET_EXEC, ET_DYN = 1, 2, 3
 EM_AARCH64 = 183
-PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
+PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_PHDR = 1, 2, 3, 4, 6
 PF_X, PF_W = 1, 2
 PN_XNUM = 0xFFFF
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 3, 4, 7, 8, 9, 11
@@ -470,6 +470,7 @@ class ElfImage:
                 (0, HEADER_SIZE),
                 (self._segments_at, self._segments_at + SEGMENT_SIZE * len(self.segments)),
                 (self._sections_at, self._sections_at + _SECTION_SIZE * len(self.sections)),
+                *self._left_tables(),
                 *((table.offset, table.offset + table.size) for table in self.tables),
             ]
         )
@@ -481,6 +482,22 @@ class ElfImage:
                 found += [(first + distance, last + distance) for first, last in left]
                 start += length
         return Ranges.of(found)
+
+    def _left_tables(self) -> Iterator[tuple[int, int]]:
+        """The tables of program headers that a tool left when it made a longer one elsewhere.
+
+        They are behind the ELF header, where linkers put them, or as in `table_in`, and begin with the types and flags
+        of the table.
+        """
+        places = {HEADER_SIZE: HEADER_SIZE} | {table_in(load): load.offset for load in self.loads if load.flags & PF_X}
+        for end, start in places.items():
+            table = end
+            for segment in self.segments:
+                if self.data[end : end + 8] != struct.pack(self.order + "II", segment.type, segment.flags):
+                    break
+                end += SEGMENT_SIZE
+            if end > table:
+                yield start, end
 
     # Relocations
 
@@ -1131,6 +1148,15 @@ def build_id_in(notes: bytes, order: str, alignment: int) -> tuple[int, bytes]:
             return start, notes[start : start + size]
         offset = start + -(-size // alignment) * alignment
     return 0, b""
+
+
+def table_in(segment: Segment) -> int:
+    """The offset of the program headers in a segment that elf_room.py adds for them: 1 to 8 bytes behind its start.
+
+    llvm-objcopy takes the segment for a part of PT_PHDR if both start at one offset, and then moves it in the file
+    without regard to its pages.
+    """
+    return segment.offset // 8 * 8 + 8
 
 
 def require_aarch64(head: bytes, name: str) -> None:
