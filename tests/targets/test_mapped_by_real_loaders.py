@@ -6,12 +6,14 @@ The programs write their own mappings and memory to a file, and where dl_iterate
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from a64patch.errors import MappingError
+from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.mapped import MappedModule, modules_of
 from a64patch.targets.maps import Mapping, Maps, parse_maps
@@ -84,10 +86,13 @@ class Told(NamedTuple):
         raise MappingError(f"{address:#x} is not mapped")
 
 
-def told_by(folder: Path, options: tuple[str, ...], *names: str) -> Told:
+def told_by(
+    folder: Path, options: tuple[str, ...], *names: str, change: Callable[[Path], object] = lambda program: None
+) -> Told:
     (folder / "program.c").write_text(SOURCE, "ascii")
     gcc = need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     run(gcc, "-O1", *options, folder / "program.c", "-o", folder / "program", "-ldl")
+    change(folder / "program")
     qemu = need("qemu-aarch64", "qemu-user")
     said = run(qemu, "-L", ROOT, folder / "program", folder / "out", *(names or IN_LIBC))
     lines = [line.split() for line in said.splitlines()]
@@ -108,6 +113,27 @@ def open_file(mapping: Mapping) -> bytes | None:
 def modules(told: Told, folder: Path, *, with_files: bool = True) -> Modules:
     [main] = {mapping.file for mapping in told.maps if mapping.path == str(folder / "program")}
     return Modules(modules_of(told.maps, told.read, open_file if with_files else lambda _: None, main=main))
+
+
+def with_a_new_segment(program: Path) -> None:
+    with ElfFile(program) as file:
+        main = file.symbols["main"]
+        file.allocate(file.find_room(1 << 17, (main, main)))
+        file.publish(0, 0)
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("-no-pie", "-fno-pie"), ("-static", "-DSTATIC")], ids=["pie", "exec", "static"]
+)
+def test_a_program_whose_headers_are_in_a_new_segment(tmp_path: Path, options: tuple[str, ...]) -> None:
+    told = told_by(tmp_path, options, change=with_a_new_segment)
+    found = modules(told, tmp_path).main
+    with ElfFile(tmp_path / "program") as file:
+        [room] = file.rooms()
+        assert found.build_id == file.build_id != ""
+        assert found.symbols["main"] == file.symbols["main"] + found.base
+    assert found.code is not None
+    assert found.code.covers(room.address + found.base, room.end + found.base)
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)

@@ -101,8 +101,10 @@ class Loaded:
         return self.base + min(load.address for load in loads), self.base + max(ends)
 
 
-def read_loaded(read: Read, start: int, size: int, name: str) -> Loaded:
-    """The file whose first byte is at `start`, where `size` bytes of the file are mapped in one piece.
+def read_loaded(read: Read, start: int, mapped: Ranges, name: str) -> Loaded:
+    """The file whose first byte is at `start`; in `mapped` each byte is as far behind `start` as in the file.
+
+    The program headers may be far behind: a tool that made them more put them at the file's end.
 
     The base is the distance from the addresses of the PT_LOAD segment with the file's first byte to `start`. No size of
     pages has a part in it.
@@ -110,11 +112,14 @@ def read_loaded(read: Read, start: int, size: int, name: str) -> Loaded:
     FormatError when the headers in memory are not sound. Errors of `read` for the headers; a note that cannot be read
     counts as none.
     """
-    first = read(start, min(size, _FIRST))
+    _, end = mapped.around(start) or (start, start)
+    first = read(start, min(end - start, _FIRST))
     require_aarch64(first[:HEADER_SIZE], name)
     order = "<" if first[5] == 1 else ">"
     kind, _, _, _, at, _, _, _, unit, count = struct.unpack_from(order + "HHIQQQIHHH", first, 16)
-    if kind == ET_REL or unit != SEGMENT_SIZE or not 0 < count <= _MOST_SEGMENTS or at + unit * count > size:
+    if kind == ET_REL or unit != SEGMENT_SIZE or not 0 < count <= _MOST_SEGMENTS:
+        raise FormatError(f"{name} at {start:#x} has no program headers that can be read")
+    if not mapped.covers(start + at, start + at + unit * count):
         raise FormatError(f"{name} at {start:#x} has no program headers that can be read")
     table = first[at:] if at + unit * count <= len(first) else read(start + at, unit * count)
     segments = tuple(Segment(*struct.unpack_from(order + SEGMENT, table, unit * number)) for number in range(count))

@@ -181,12 +181,18 @@ def _meeting(spans: Sequence[tuple[int, int, _Found]], mapping: Mapping) -> Iter
 def _heads(maps: Maps, read: Read, files: set[tuple[str, int] | None]) -> Iterator[tuple[Mapping, Loaded]]:
     """The mappings that begin with an ELF header. Only `files` are looked at: reading memory of devices may do harm."""
     count = 0
+    pieces: dict[tuple[tuple[str, int] | None, int], list[tuple[int, int]]] = {}
+    for mapping in maps:
+        if mapping.file in files:
+            place = mapping.file, mapping.start - mapping.offset
+            pieces.setdefault(place, []).append((mapping.start, mapping.end))
     for mapping in maps:
         is_vdso = mapping.file is None and mapping.path == _MAPPED_VDSO
         if not is_vdso and (mapping.offset or mapping.file is None or mapping.file not in files):
             continue
         try:
-            loaded = read_loaded(read, mapping.start, mapping.end - mapping.start, _name_of(mapping))
+            whole = Ranges.of([(mapping.start, mapping.end), *pieces.get((mapping.file, mapping.start), ())])
+            loaded = read_loaded(read, mapping.start, whole, _name_of(mapping))
         except (FormatError, MappingError, ReadError):
             continue
         count += 1
