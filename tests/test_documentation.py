@@ -377,6 +377,7 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
     "docs/patch-format.md": {
         "Answer 0 for the idle time": Elsewhere("tests/patch/test_docs.py::test_examples_are_canonical_and_true"),
         "patch       = ": Nothing("a grammar; tests/patch/test_asmdiff.py tries what `parse` takes and refuses"),
+        "Give -1 for a name": Elsewhere("tests/patch/test_docs.py::test_examples_are_canonical_and_true"),
         "| State |": Elsewhere("tests/patch/test_docs.py::test_states_are_all_listed"),
         "| Name |": Elsewhere("tests/patch/test_docs.py::test_hazards_are_all_listed_with_their_names"),
     },

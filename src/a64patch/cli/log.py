@@ -91,6 +91,8 @@ def _facts(entry: Entry, undone: Mapping[int, int], *, whole: bool) -> dict[str,
         facts["data_changes"] = [patching.change_facts(change) for change in entry.data]
         facts["guards"] = [patching.guard_facts(guard) for guard in entry.guards]
         facts["sites"] = [patching.range_facts(site) for site in entry.sites]
+        built = entry.built
+        facts["annexes"] = [] if built is None else [patching.room_facts(built.room, built.ends)]
     return facts
 
 

@@ -22,11 +22,13 @@ from a64patch.openers import lasts
 
 if TYPE_CHECKING:
     from a64patch.patch.asmdiff import AsmDiff
+    from a64patch.patch.detours import Annex
     from a64patch.patch.journal import Journal
     from a64patch.patch.plan import Plan, PlannedHunk
     from a64patch.patch.sites import Site
     from a64patch.patch.text import PatchResult
-    from a64patch.targets.base import Target
+    from a64patch.patch.transaction import Outcome
+    from a64patch.targets.base import Room, Target
     from a64patch.targets.section import Change, Guard
 
 _ENDED = "the simulated machine ends with this command, and the new words with it: the journal has no entry"
@@ -230,6 +232,7 @@ def carry_out(
         )
     if arguments.json:
         facts |= result_facts(outcome.entry if lasts(arguments.target) else None, outcome.result)
+        facts["stays"] = outcome.stays
         facts["state"] = State.APPLIED.value
         for hunk in facts["hunks"]:
             hunk["state"] = State.APPLIED.value
@@ -242,8 +245,18 @@ def carry_out(
     for line in [*_offset_lines(plan.hunks, done), *nops]:
         print(line)
     undo = undo_command(journal, outcome.entry) if lasts(arguments.target) else _ENDED
-    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}", outcome.result, undo, target.capabilities.noun)
+    built = plan.annex is not None and not plan.annex.ends
+    more = f", {_count(len(plan.annex.words), 'word')} of new code" if plan.annex is not None and built else ""
+    print_result(f"{done}: {_count(len(plan.hunks), 'hunk')}{more}", outcome.result, undo, target.capabilities.noun)
+    print_stays(outcome, journal)
     return 0
+
+
+def print_stays(outcome: Outcome, journal: Journal) -> None:
+    """Print on stderr which new code could not be given back, and what to do about it."""
+    if outcome.stays:
+        again = f"; `{journal.command('recover')}` tries again" if outcome.entry else ""
+        print(f"a64patch: {outcome.stays}{again}", file=sys.stderr)
 
 
 def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
@@ -295,7 +308,21 @@ def _plan_facts(plan: Plan, target: Target) -> dict[str, Any]:
             change_facts(change) | {"site": target.symbols.describe(change.address)} for change in plan.data
         ],
         "guards": [guard_facts(guard) for guard in plan.guards],
+        "annexes": [] if plan.annex is None else [_annex_facts(plan.annex)],
     }
+
+
+def _annex_facts(annex: Annex) -> dict[str, Any]:
+    """The new code of a plan for JSON."""
+    return room_facts(annex.room, annex.ends) | {
+        "new_words": [f"{word:08x}" for word in annex.words],
+        "parts": [{"name": name, "address": f"{address:#x}"} for name, address in annex.entries],
+    }
+
+
+def room_facts(room: Room, ends: bool) -> dict[str, Any]:
+    """The room of new code for JSON."""
+    return {"address": f"{room.address:#x}", "bytes": room.size, "from": room.how, "ends": ends}
 
 
 def change_facts(change: Change) -> dict[str, Any]:
@@ -395,9 +422,38 @@ def _print_plan(plan: Plan, target: Target) -> None:
         print(f"{sentence[:1].upper()}{sentence[1:]}.")
     if target.others is not None and target.others.note and any(site.keep_out for site in plan.sites):
         print(f"{target.others.note[:1].upper()}{target.others.note[1:]}.")
+    for line in _annex_lines(plan, target):
+        print(line)
     for hazard in plan.hazards:
         print_styled([(f"hazard {hazard.name}", "bold red"), f": {hazard.sentence}."])
     print("Dry run: nothing was changed.")
+
+
+def _annex_lines(plan: Plan, target: Target) -> Iterator[str]:
+    """The new code of a plan, and what that means for whoever executes the old code now."""
+    from a64patch.a64.disassembler import disassemble
+    from a64patch.a64.words import INSN_SIZE
+
+    annex = plan.annex
+    if annex is None or not plan.changes:
+        return
+    where = f"{_count(len(annex.words), 'word')} at {annex.room.address:#x}"
+    noun = target.capabilities.noun
+    if annex.ends:
+        yield f"New code ends: {where}. It is given back when no {noun} is in it or returns to it."
+        return
+    how = f" ({annex.room.how})" if annex.room.how else ""
+    yield f"New code: {where}{how}, written and published before a branch leads there."
+    names = {address: name for name, address in annex.entries}
+    for number, word in enumerate(annex.words[: _most_shown()]):
+        address = annex.room.address + INSN_SIZE * number
+        if address in names:
+            yield f"  {names[address]}:"
+        yield f"    {address:#x}  {word:08x}  {disassemble(word, address, target.symbols)}"
+    if len(annex.words) > _most_shown():
+        yield f"    and {len(annex.words) - _most_shown()} more words; --json shows every one, and so does a pipe"
+    if plan.cpus:
+        yield f"A {noun} that is further on in old words finishes the old code: no {noun} has to be out of the way."
 
 
 def _offset_lines(hunks: Sequence[PlannedHunk], done: str) -> list[str]:

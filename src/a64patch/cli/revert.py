@@ -35,8 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
             outcome = arguments.outcome = revert(arguments.id, target, journal)
     if arguments.json:
         facts = {"location": location, "reverts": arguments.id, "state": EntryState.REVERTED.value}
-        print_json(facts | patching.result_facts(outcome.entry, outcome.result))
+        print_json(facts | patching.result_facts(outcome.entry, outcome.result) | {"stays": outcome.stays})
     else:
         undo = patching.undo_command(journal, outcome.entry)
         patching.print_result(f"reverted entry {arguments.id}", outcome.result, undo, target.capabilities.noun)
+        patching.print_stays(outcome, journal)
     return 0

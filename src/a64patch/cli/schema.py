@@ -45,6 +45,7 @@ _RANGE: Schema = _list_of(_ADDRESS) | {"minItems": 2, "maxItems": 2}
 FIELDS: dict[str, tuple[Schema, str]] = {
     "act": (_TEXT, "what a step does, such as `ic`"),
     "address": (_ADDRESS, "bytes, in hex with `0x`"),
+    "annexes": (_list_of(_object("annex")), "the new code that lies elsewhere: one, or none"),
     "afterwards": (_object("calls"), "calls after the change"),
     "assumed": (_list_of(_TEXT), "what was taken for granted, a clause each"),
     "assumptions": (_list_of(_TEXT), "what SAFE rests on; empty for another verdict"),
@@ -54,6 +55,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "broken": (_by_name(_list_of(_TEXT)), "the models that allow a property to be broken, by its name"),
     "build_id": (_TEXT, "lower-case hex"),
     "by": (_TEXT, "who does a step on this target"),
+    "bytes": (_COUNT, "the size of a room"),
     "can_kick": (_BOOL, "the target can make every CPU synchronise its context"),
     "can_stop": (_BOOL, "the target can stop every CPU"),
     "changes": (_list_of(_object("change")), "the words of code to write, or that were written"),
@@ -75,6 +77,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "differing": (_COUNT, "how many words are not those of their keys' states"),
     "difference": (_TEXT, "the first word that is neither old nor new; empty unless the hunk is foreign"),
     "ended": (_TIME, "UTC, ISO 8601; null while the entry is open"),
+    "ends": (_BOOL, "the new code is taken away, not built"),
     "enabled": (_NUMBER_OR_NULL, "the counter of a static key; null when it is not known"),
     "end": (_ADDRESS, "the first address behind the range"),
     "entered": (_list_of(_TEXT), "the ways into the middle of the site"),
@@ -86,6 +89,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "expected": (_TEXT, "the verdict that the file expects; empty without one"),
     "file": (_TEXT, "the path as it was given"),
     "found": (_WORD_OR_NULL, "the word that is there; null when it is not read"),
+    "from": (_TEXT, "where the room comes from, such as `a new segment`"),
     "functions": (_list_of(_object("function")), "the kernel's functions that were read"),
     "guards": (_list_of(_object("guard")), "the words of data that must hold while the others change"),
     "hazards": (_list_of(_object("hazard")), "what may go wrong, accepted or not"),
@@ -132,6 +136,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "old_text": (_TEXT, "instructions as text"),
     "old_words": (_list_of(_WORD), "eight hex digits each"),
     "omitted": (_list_of(_TEXT), "steps that are left out"),
+    "parts": (_list_of(_object("part")), "the functions, data and detours in new code"),
     "patch": (_TEXT, "an assembly diff"),
     "pid": (_COUNT, "the number of the process"),
     "places": (_list_of(_TEXT), "the sites that raise this question"),
@@ -185,6 +190,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
         _one_of("not applied", "applied", "foreign", "open", "undone", "reverted", "partial"),
         "of a hunk, a patch or an entry, after all that the command did",
     ),
+    "stays": (_TEXT, "which new code could not be given back, and why; empty when none is left"),
     "step": (_TEXT, "the step's name, as `--omit` takes it"),
     "steps": (_list_of(_object("step")), "the steps of the method on this target"),
     "stop_window_ns": (_COUNT_OR_NULL, "how long all CPUs were stopped (ns); null when none was"),
@@ -202,7 +208,10 @@ FIELDS: dict[str, tuple[Schema, str]] = {
         "of a proof, or of a model on a test",
     ),
     "warnings": (_list_of(_TEXT), "sentences that go to stderr without --json"),
-    "was": (_one_of("open", "partial"), "the entry's state before"),
+    "was": (
+        _one_of("open", "partial", "applied", "undone", "reverted"),
+        "the entry's state before; the last three for an entry whose new code was left there",
+    ),
     "while_changing": (_object("calls"), "calls while the code was changed"),
     "witness": (_list_of(_TEXT), "the events of an execution that shows it, in order"),
     "word": (_WORD, "eight hex digits"),
@@ -212,7 +221,9 @@ FIELDS: dict[str, tuple[Schema, str]] = {
 }
 """The type of each field, and what it says. A text that is unknown, or that does not apply, is empty."""
 
-_PLAN = "kind location build_id state cpus compared method reason hunks sites changes hazards data_changes guards"
+_PLAN = (
+    "kind location build_id state cpus compared method reason hunks sites changes hazards data_changes guards annexes"
+)
 _DONE = "entry words stopped stop_window_ns retries"
 
 OBJECTS: dict[str, str] = {
@@ -221,8 +232,8 @@ OBJECTS: dict[str, str] = {
     "plan": f"{_PLAN}",
     "proved-plan": f"{_PLAN} proofs steps",
     "refused-plan": f"{_PLAN} proofs? steps? error",
-    "applied-plan": f"{_PLAN} {_DONE}",
-    "reverted": f"location reverts state method reason {_DONE}",
+    "applied-plan": f"{_PLAN} {_DONE} stays",
+    "reverted": f"location reverts state method reason {_DONE} stays",
     "status": "state hunks",
     "processes": "file processes notes plan?",
     "process": "pid name result sentence entry? method? reason? words? stopped? stop_window_ns? retries? hunks? error?",
@@ -230,9 +241,11 @@ OBJECTS: dict[str, str] = {
     "site": "start end keep_out kept_out? entered?",
     "change": "address old new site? old_text? new_text? may_race? reason?",
     "guard": "address word",
+    "annex": "address bytes from ends new_words? parts?",
+    "part": "name address",
     "hazard": "name address sentence",
     "entry": "id began ended state reverts reverted_by subject location build_id release base incarnation method reason"
-    " words note changes? data_changes? guards? sites? patch?",
+    " words note changes? data_changes? guards? sites? annexes? patch?",
     "static-keys": "location release build_id keys differing",
     "static-key": "name key_address key_state enabled initially linked key_sites",
     "key-site": "address site module init found text predicted_word predicted",
