@@ -15,7 +15,7 @@ import a64patch
 from a64patch.a64.assembler import assemble
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import from_bytes
-from a64patch.errors import A64PatchError, CapabilityError, PatchFormatError, PlanError, SymbolError
+from a64patch.errors import A64PatchError, CapabilityError, PatchFormatError, PlanError, SymbolError, TargetError
 from a64patch.patch import transaction
 from a64patch.patch.asmdiff import parse, reverse, to_text
 from a64patch.patch.journal import EntryState, Journal
@@ -23,6 +23,7 @@ from a64patch.patch.plan import State, fill, make_plan
 from a64patch.targets.simulator import Simulator
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import FakeTarget
+from tests.support import rounds
 
 BASE = 0x10000
 MAIN = "again: mov x1, #0; mov x2, #0; bl f; bl count; b again"
@@ -242,3 +243,84 @@ def test_a_target_without_room(machine: Callable[..., Simulator]) -> None:
     target = FakeTarget(assemble("nop; nop"))
     with pytest.raises(CapabilityError, match="this fake has no room for new code"):
         make_plan(parse("@@ detour site @@\n+d503201f\n d503201f\n"), target)
+
+
+# Under load, with hostile caches
+
+UNDER_LOAD = """\
+@@ detour f @@
+-d503201f  nop
+-91000421  add x1, x1, #1
++????????  mov x21, x30
++????????  bl annex:two
++????????  mov x30, x21
+ b4000041  cbz x1, f+0x10
+-91000442  add x2, x2, #1
++????????  add x2, x2, #1
++????????  add x2, x2, #1
+
+@@ annex two @@
++????????  add x1, x1, #1
++????????  add x1, x1, #1
++????????  ret
+"""
+MODELS = {
+    f"idc{idc:d}-dic{dic:d}-{'broadcast' if broadcast else 'local'}": {"idc": idc, "dic": dic, "broadcast": broadcast}
+    for idc in (False, True)
+    for dic in (False, True)
+    for broadcast in (True, False)
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_cpu_ever_has_half_of_each_or_is_in_freed_code(machine: Callable[..., Simulator], model: str) -> None:
+    """x20 counts the calls in which x1 and x2 differ. A jump into code that was given back is a fault."""
+    with machine(quantum=3, **MODELS[model]) as simulator:
+        nop_first = parse(UNDER_LOAD)
+        add_first = parse(UNDER_LOAD.replace("-d503201f", " d503201f"))
+        executed, methods = set(), set()
+        rounds_left = rounds(10_000 // len(MODELS), 12)
+        for number in range(rounds_left):
+            patch = (nop_first, add_first)[number % 2]
+            simulator.run(number % 29)
+            methods.add(a64patch.apply(patch, simulator).result.method)
+            room = simulator.rooms()[0]
+            if not number:
+                simulator.watch(room.address, room.end)
+            simulator.run(60 + number % 31)
+            executed |= {each.cpu for each in simulator.executed}
+            stays = a64patch.apply(reverse(patch), simulator, retry=5).stays
+            assert stays == ""
+            assert simulator.rooms() == []
+        assert executed == {0, 1, 2, 3}
+        assert methods == ({"kick", "stop"} if MODELS[model]["broadcast"] else {"stop"})
+        assert all(simulator.register(cpu, 20) == 0 for cpu in range(4)), "half of each"
+        assert min(simulator.register(cpu, 19) for cpu in range(4)) > rounds_left // 2
+
+
+def test_the_trial_sees_a_jump_into_freed_code(machine: Callable[..., Simulator]) -> None:
+    """When nobody looks who is inside before the room is given back."""
+    simulator = machine(quantum=3)
+
+    def give_back_at_once() -> None:
+        for number in range(400):
+            a64patch.apply(parse(UNDER_LOAD), simulator)
+            simulator.run(40 + number % 31)
+            simulator.release(simulator.rooms()[0])
+            simulator.run(200)
+
+    with pytest.raises(TargetError, match=r"CPU . at .* has no code to execute there"):
+        give_back_at_once()
+
+
+def test_the_trial_sees_half_of_each(machine: Callable[..., Simulator]) -> None:
+    """When the same words are written in place, without a detour and without stopping anybody."""
+    simulator = machine(quantum=3, idc=False, dic=False)
+    twice = assemble("nop; add x1, x1, #2; cbz x1, .+8; add x2, x2, #2; ret", F_AT)
+    once = assemble("nop; add x1, x1, #1; cbz x1, .+8; add x2, x2, #1; ret", F_AT)
+    for number in range(60):
+        simulator.run(number % 29)
+        for place in (1, 3):
+            a64patch.patch_text_nosync(simulator, F_AT + 4 * place, (once, twice)[number % 2][place])
+    simulator.run(400)
+    assert any(simulator.register(cpu, 20) for cpu in range(4))

@@ -82,6 +82,12 @@ def test_unpredictable_word() -> None:
         ("blr x1; nop; nop", {0: "mov x0, #1", 1: "mov x0, #2"}, [("return-into-site", 0)]),
         ("nop; bl 0x1010; nop; nop; ret", {0: "mov x0, #1", 1: "mov x0, #2"}, []),
         ("br x1; nop", {0: "mov x0, #1", 1: "mov x0, #2"}, []),
+        # Literals without a mapping symbol: of 4, 8 and 16 bytes, and words beside them. A prefetch reads none.
+        ("ldr w0, 0x1008; ret; nop", {2: "nop"}, [("data", 2)]),
+        ("ldr w0, 0x1008; ret; mov x0, #1; mov x0, #2", {3: "nop"}, []),
+        ("ldr x0, 0x1008; ret; mov x0, #1; mov x0, #2", {3: "nop"}, [("data", 3)]),
+        ("ldr q0, 0x1004; nop; nop; nop; mov x0, #2; mov x0, #3", {4: "nop", 5: "nop"}, [("data", 4)]),
+        ("prfm pldl1keep, 0x1008; ret; mov x0, #1", {2: "nop"}, []),
         # Landing pads.
         ("bti c", {0: "nop"}, [("landing-pad", 0)]),
         ("paciasp", {0: "nop"}, [("landing-pad", 0), ("pac-pair", 0)]),

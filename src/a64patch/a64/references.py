@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from a64patch.a64.operands import LABEL_UNITS
-from a64patch.a64.predicates import classify
+from a64patch.a64.predicates import classify, decode
 from a64patch.a64.row import PAGE_SIZE, Encoding, Immediate
 from a64patch.a64.words import INSN_SIZE
 
@@ -225,3 +225,10 @@ def branches_into(words: NDArray[numpy.uint32], address: int, start: int, end: i
     ]
     positions = numpy.sort(numpy.concatenate(found)) if found else numpy.zeros(0, numpy.intp)
     return numpy.uint64(address % ADDRESS_SPACE) + positions.astype(numpy.uint64) * 4
+
+
+def goal_of(word: int, address: int) -> int | None:
+    """The address that the word at `address` refers to; None when it refers to none."""
+    row = decode(word)
+    refers_to = reference(row) if row is not None else None
+    return refers_to.target(word, address) if refers_to is not None else None

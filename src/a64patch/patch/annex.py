@@ -25,7 +25,7 @@ from a64patch.a64.generate import gen_branch_imm, gen_nop
 from a64patch.a64.names import QUOTED, parse_site, site_text
 from a64patch.a64.operands import NUMBER, check_range, number_of
 from a64patch.a64.predicates import decode, is_adrp
-from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, reference
+from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, goal_of, reference
 from a64patch.a64.relocation import relocate, relocate_block
 from a64patch.a64.row import PAGE_SIZE, Flow
 from a64patch.a64.source import without_comments
@@ -308,10 +308,10 @@ class _Moved(NamedTuple):
                     " nothing shows what replaces it"
                 )
             goal = names.own[self.goals[goal]]
-        elif start - _LONGEST_LITERAL < goal < start + INSN_SIZE and refers_to.unit != PAGE_SIZE:
+        if refers_to.kind is ReferenceKind.LITERAL and start - _LONGEST_LITERAL < goal < start + INSN_SIZE:
             raise UnmovableError(
-                f"the instruction at {self.address:#x} reads or forms an address of the word at {start:#x}, which"
-                " becomes a branch"
+                f"the instruction at {self.address:#x} reads the word at {start:#x} as a literal, or words close to"
+                " it, and that word becomes a branch"
             )
         near = _near(goal)
         return relocate_block([refers_to.encode(self.word, near, goal)], near, at, allow_erratum_843419=True)
@@ -347,13 +347,6 @@ def _unknown_place(line: Line) -> PatchFormatError:
         line.number,
         2,
     )
-
-
-def goal_of(word: int, address: int) -> int | None:
-    """The address that the word at `address` refers to; None when it refers to none."""
-    row = decode(word)
-    refers_to = reference(row) if row is not None else None
-    return refers_to.target(word, address) if refers_to is not None else None
 
 
 class _Anything:

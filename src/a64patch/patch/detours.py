@@ -251,7 +251,7 @@ def hazards_in_place(hunks: Sequence[PlannedHunk], hazards: Iterable[Hazard]) ->
     """The hazards of words in place, without those of an instruction that its detour executes all the same."""
     moved = set()
     for hunk in hunks:
-        if hunk.hunk.kind == "detour":
+        if hunk.hunk.kind.endswith("detour"):
             parts = parts_of(hunk.hunk)
             if parts.steady[parts.first].sign == " ":
                 moved.add(hunk.address + INSN_SIZE * parts.first)

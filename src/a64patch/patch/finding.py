@@ -227,7 +227,7 @@ class Finder:
 
     def _goal(self, word: int, at: int) -> int | None:
         """Where a B leads; None for another word."""
-        from a64patch.patch.annex import goal_of
+        from a64patch.a64.references import goal_of
 
         return goal_of(word, at) if is_b(word) else None
 

@@ -17,6 +17,7 @@ from a64patch.a64.collisions import unpredictable
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.effects import effects_of, lands
 from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
+from a64patch.a64.references import goal_of
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.sites import Hazard as Hazard
 from a64patch.patch.sites import Site, spans_of
@@ -64,6 +65,8 @@ _AROUND = max(_EXCLUSIVE_REACH, _PAIR_REACH)
 """Words before and behind a change that are looked at: the other half of a pair may be that far away."""
 _PIECE = 1 << 18
 """Bytes of code that are searched at a time."""
+_LARGEST_POOL = 1 << 16
+"""Bytes around a word that belongs to no function, or to a larger one, where loads of literals are looked for."""
 _FEW = 500
 """Up to this many changes, their surroundings are read one by one and searched without arrays."""
 _DESTINATION = 0x1F
@@ -82,6 +85,7 @@ def hazards_of(
     found = [
         *_relocations(target, changes),
         *claims_on(target, [change.address for change in changes]),
+        *_literals(target, changes),
         *_landing_pads(target, changes),
         *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
@@ -116,6 +120,42 @@ def claims_on(target: Target, addresses: Sequence[int]) -> Iterator[Hazard]:
             yield Hazard(claim.hazard, address, f"{target.symbols.describe(address)} {sentence}")
             if claim.of_build:
                 break
+
+
+def _literals(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
+    """The changed words that the old code around reads as literals. Mapping symbols may be missing."""
+    code = Ranges.of(target.code_ranges())
+    extents: dict[tuple[int, int], list[int]] = {}
+    for change in changes:
+        extent = target.symbols.extent(change.address)
+        if extent is None or extent[1] - extent[0] > _LARGEST_POOL:
+            around = code.around(change.address) or (change.address, change.address + INSN_SIZE)
+            far = _LARGEST_POOL // 2
+            extent = max(around[0], change.address - far), min(around[1], change.address + far)
+        extents.setdefault(extent, []).append(change.address)
+    for (start, end), addresses in extents.items():
+        read: dict[int, int] = {}
+        """The address of a load, by the address of each word that it reads."""
+        for place, word in _loads_of_literals(target.read(start, (end - start) & -INSN_SIZE), few=len(changes) <= _FEW):
+            at = start + INSN_SIZE * place
+            does, goal = effects_of(word), goal_of(word, at)
+            if goal is not None and does is not None and does.memory is not None:
+                read |= dict.fromkeys(range(goal & -INSN_SIZE, goal + (does.memory.size or 0), INSN_SIZE), at)
+        for address in addresses:
+            if address in read:
+                where, reader = (target.symbols.describe(each) for each in (address, read[address]))
+                yield Hazard("data", address, f"{where} is data: the load at {reader} reads it as a literal")
+
+
+def _loads_of_literals(code: bytes, *, few: bool) -> Iterable[tuple[int, int]]:
+    """The number and the word of each load (literal) in the code (Arm ARM, C4.1.94)."""
+    mask, value = 0x3B000000, 0x18000000
+    if few:
+        return [(place, word) for place, word in enumerate(from_bytes(code)) if word & mask == value]
+    import numpy
+
+    words = as_array(code)
+    return [(int(place), int(words[place])) for place in numpy.flatnonzero(words & numpy.uint32(mask) == value)]
 
 
 def _unseen(target: Target, sites: Sequence[Site]) -> Iterator[Hazard]:

@@ -29,7 +29,7 @@ from a64patch.targets.elf_image import (
     require_aarch64,
 )
 from a64patch.targets.file import FileTarget
-from a64patch.targets.modules import Claim, Module
+from a64patch.targets.modules import Claim, Module, data_claims
 from a64patch.targets.symbols import SymbolTable
 
 _MOST_BYTES = 1 << 31
@@ -93,7 +93,7 @@ class ElfFile(FileTarget):
 
     def _claims(self) -> Iterable[Claim]:
         data = self._image.data_in_code | (self._names.data & self._image.code)
-        return [Claim("data", data, "is data between the code, which other code reads")] if data else []
+        return data_claims(data)
 
     @property
     def image(self) -> ElfImage:

@@ -41,6 +41,11 @@ class Claim(NamedTuple):
         return self.tell(hit)
 
 
+def data_claims(data: Ranges) -> list[Claim]:
+    """The claims for words of code that are data, as mapping symbols say."""
+    return [Claim("data", data, "is data between the code, which other code reads")] if data else []
+
+
 @dataclass(frozen=True, eq=False)
 class Module:
     """One build in a target: a program, a kernel, a loaded kernel module. Addresses are the target's (bytes)."""

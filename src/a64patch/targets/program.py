@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -125,6 +125,8 @@ class Program:
     """As `ElfImage.build_id`."""
     base: int = 0
     """The distance in bytes by which a position-independent program was moved."""
+    data: Ranges = field(default_factory=Ranges)
+    """The words of code that are data, as its mapping symbols say."""
 
     def is_code(self, address: int, size: int) -> bool:
         """Whether all these bytes lie in one range of code."""
@@ -194,9 +196,9 @@ def load_elf(path: str | Path, base: int) -> Program:
     entry = moved + image.entry
     if entry % INSN_SIZE or entry not in code:
         raise FormatError(f"{path} starts at {entry:#x}, where it has no code")
-    return Program(
-        memory, code, entry, SymbolTable(lambda: _symbols(image, moved)), image.order == ">", image.build_id, moved
-    )
+    data = Ranges.of((start + moved, end + moved) for start, end in image.data_in_code)
+    symbols = SymbolTable(lambda: _symbols(image, moved))
+    return Program(memory, code, entry, symbols, image.order == ">", image.build_id, moved, data)
 
 
 def _map(image: ElfImage, moved: int) -> Memory:

@@ -36,7 +36,7 @@ from a64patch.targets.base import Capabilities, CpuState, Rendezvous, Room, Stop
 from a64patch.targets.caches import CacheModel
 from a64patch.targets.cpu import Cpu
 from a64patch.targets.frames import Piece, follow_frames
-from a64patch.targets.modules import Module, Modules
+from a64patch.targets.modules import Module, Modules, data_claims
 from a64patch.targets.program import PAGE, Program, load_elf, load_words
 
 STACK_BYTES = 64 << 10
@@ -150,9 +150,11 @@ class Simulator(Target):
         self.cpus = cpus
         self._location = location
         run = f"machine={os.urandom(16).hex()}"
+        claims = data_claims(program.data)
         named = Module(
-            "program", program.symbols, program.build_id, base=program.base, code=program.code, incarnation=run
-        )
+            "program", program.symbols, program.build_id, base=program.base, code=program.code, incarnation=run,
+            claims=lambda: claims,
+        )  # fmt: skip
         self._modules = Modules([named])
         self._rooms: dict[int, Room] = {}
         """The rooms for new code, by their first address."""
