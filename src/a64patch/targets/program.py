@@ -196,9 +196,9 @@ def load_elf(path: str | Path, base: int) -> Program:
     entry = moved + image.entry
     if entry % INSN_SIZE or entry not in code:
         raise FormatError(f"{path} starts at {entry:#x}, where it has no code")
-    data = Ranges.of((start + moved, end + moved) for start, end in image.data_in_code)
+    literals = Ranges.of((start + moved, end + moved) for start, end in image.data_in_code)
     symbols = SymbolTable(lambda: _symbols(image, moved))
-    return Program(memory, code, entry, symbols, image.order == ">", image.build_id, moved, data)
+    return Program(memory, code, entry, symbols, image.order == ">", image.build_id, moved, literals)
 
 
 def _map(image: ElfImage, moved: int) -> Memory:
