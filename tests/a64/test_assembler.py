@@ -72,6 +72,8 @@ def test_names_both_ways() -> None:
         ("ret x0, x1", "do not fit"),
         (".inst 0x100000000", "word is 4294967296, must be from 0 to 4294967295"),
         (".inst 9999999999", "word is 9999999999, must be"),
+        (".word 0x100000000", "word is 4294967296, must be from 0 to 4294967295"),
+        (".word target-.", "does not know '.word'"),
         ("mrs x0, S4_0_C0_C0_0", "system register"),
         ("add z0.b, z1.b, z2.b", "SVE and SME are not in this table"),
         ("smopa za0.s, p0/m, p1/m, z0.b, z1.b", "SVE and SME"),
@@ -160,6 +162,11 @@ def test_labels_comments_and_expressions_as_gnu_as() -> None:
         add x1, x2, #-5; sub sp, sp, #-16; cmp w3, #-1; cmn x3, #-4096; adds x1, x2, #-7, lsl #12
     """
     assert assemble(text, 0x4000) == gnu_as_program(text)
+
+
+def test_data_is_a_word_as_gnu_as_has_it() -> None:
+    source = "nop\n.word 0x6c6c6548\n.word 1 << 4"
+    assert assemble(source) == gnu_as_program(source) == [0xD503201F, 0x6C6C6548, 16]
 
 
 def test_the_name_in_an_adrp_stands_for_its_page() -> None:

@@ -18,7 +18,7 @@ from a64patch.a64.source import LocalNames, read_source
 from a64patch.a64.templates import Template, templates
 from a64patch.errors import AssemblyError
 
-_INST = re.compile(rf"\.inst\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
+_INST = re.compile(rf"\.(?:inst|word)\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
 _SCALABLE = re.compile(r"\b(?:[zp][0-9]{1,2}|pn[0-9]{1,2}|za[0-9]*[hv]?|zt0|ffr)\b", re.ASCII | re.IGNORECASE)
 _POOL = re.compile(r"ldr\w*\s+\w+\s*,\s*=", re.ASCII | re.IGNORECASE)
 """A load from a literal pool, which an assembler puts behind the code."""
@@ -57,7 +57,8 @@ def assemble_one(text: str, address: int = 0, symbols: Names | None = None) -> i
     """The word of one instruction at `address` (bytes). AssemblyError names the wrong operand and the reason.
 
     Upper or lower case. Numbers are constant expressions (expressions.py), with or without `#`. Labels are addresses,
-    `.+8`, names that `symbols` resolves, or `name+4*2`. `.inst 0xd503201f` gives the word itself.
+    `.+8`, names that `symbols` resolves, or `name+4*2`. `.inst 0xd503201f` gives the word itself, and so does `.word`
+    for data between the code.
     """
     return _assemble_at(text, Place(address, symbols))
 
