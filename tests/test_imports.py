@@ -32,16 +32,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "targets.symbols", "patch",
     ),
     "kernel": ("errors", "oneline", "protocols", "ranges", "a64", "targets", "patch", "kernel"),
+    "linking": ("errors", "oneline", "ranges", "a64", "targets", "patch", "linking"),
     "proof": ("errors", "oneline", "protocols", "a64", "proof"),
     "applying": ("errors", "oneline", "openers", "targets.base", "targets.executing", "patch"),
     "questions": ("errors", "oneline", "protocols", "a64", "targets.base", "targets.section", "patch", "proof"),
     "__init__": (
         "errors", "protocols", "version", "openers", "applying", "questions", "a64", "targets", "patch", "kernel",
-        "proof",
+        "linking", "proof",
     ),
     "cli": (
         "errors", "protocols", "version", "openers", "applying", "questions", "a64", "targets", "patch", "kernel",
-        "proof", "cli",
+        "linking", "proof", "cli",
     ),
     "__main__": ("cli",),
 }  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from a64patch.applying import recover as recover
     from a64patch.applying import revert as revert
     from a64patch.errors import A64PatchError as A64PatchError
+    from a64patch.linking.link import link as link
     from a64patch.openers import open_target as open_target
     from a64patch.patch.asmdiff import parse as parse
     from a64patch.patch.asmdiff import reverse as reverse
@@ -40,6 +41,7 @@ _HOMES = {
     "apply": "applying",
     "apply_to_processes": "applying",
     "hotpatch_safe": "a64.cmodx",
+    "link": "linking.link",
     "one_hunk": "patch.typed",
     "open_target": "openers",
     "parse": "patch.asmdiff",
@@ -56,9 +58,9 @@ _HOMES = {
 """The file of each name; behind a colon its name there, if that is another."""
 
 __all__ = [
-    "A64PatchError", "Journal", "__version__", "a64", "apply", "apply_to_processes", "hotpatch_safe", "one_hunk",
-    "open_target", "parse", "patch_text", "patch_text_nosync", "patch_text_sync", "plan", "prove", "recover", "reverse",
-    "revert", "to_text",
+    "A64PatchError", "Journal", "__version__", "a64", "apply", "apply_to_processes", "hotpatch_safe", "link",
+    "one_hunk", "open_target", "parse", "patch_text", "patch_text_nosync", "patch_text_sync", "plan", "prove",
+    "recover", "reverse", "revert", "to_text",
 ]  # fmt: skip
 
 

@@ -50,6 +50,10 @@ class PlanError(A64PatchError, ValueError):
     """The patch does not fit this target, or has a hazard that the user did not accept; nothing was changed."""
 
 
+class LinkError(A64PatchError, ValueError):
+    """Code of an object file cannot be made a patch for this target; the message names the cause and the remedy."""
+
+
 class JournalError(A64PatchError, OSError):
     """The journal cannot be read or written, is no journal, or is held by another process.
 

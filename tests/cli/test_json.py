@@ -44,6 +44,7 @@ other: ret
     .p2align 3
     .quad pair
 """
+LINKED = ".globl pair\n.type pair, %function\npair: add w0, w0, #3\n b other\n.size pair, . - pair\n"
 PATCH = (
     "Add three.\n\n@@ pair -2 +2 @@\n-11000400  add w0, w0, #1\n+11000c00  add w0, w0, #3\n 11000800  add w0, w0, #2\n"
 )
@@ -59,6 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         link(assemble(source, tmp_path / f"{name}.o"), tmp_path / name, "--build-id=0xaabb")
     assemble(KEYED, tmp_path / "keyed.ko")
     assemble(TRACED, tmp_path / "traced.o")
+    assemble(LINKED, tmp_path / "fix.o")
     (tmp_path / "fix.patch").write_text(PATCH)
     (tmp_path / "foreign.patch").write_text(PATCH.replace("11000400  add w0, w0, #1", "91000400  add x0, x0, #1"))
     (tmp_path / "cut.patch").write_text("@@ pair @@\n-11000400\n-11000800\n")
@@ -81,6 +83,7 @@ DONE: list[tuple[str, int, list[str]]] = [
     ("poke sim:program?cpus=2 other yield --expect nop --dry-run --prove", 0, []),
     ("diff program program", 0, []),
     ("diff program longer", 1, []),
+    ("link fix.o program", 0, []),
     ("fmt fix.patch program", 0, []),
     ("fmt cut.patch program", 0, []),
     (APPLY, 0, []),
@@ -131,6 +134,9 @@ REFUSED: list[tuple[str, int, list[str], str]] = [
     ("poke program other yield", 2, [], "RequestError"),
     ("poke program other yield --expect isb", 1, [], "MismatchError"),
     ("diff program fix.patch", 2, [], "FormatError"),
+    ("link fix.o program --replace other=pair --replace other=pair", 2, [], "RequestError"),
+    ("link program program", 2, [], "FormatError"),
+    ("link keyed.ko program", 1, [], "LinkError"),
     ("fmt missing.patch", 2, [], "PatchFormatError"),
     (APPLY, 1, [APPLY], "MismatchError"),
     (f"{APPLY} --dry-run", 1, [APPLY], "MismatchError"),

@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "disassemble code of a target, with symbols, marking what may be hot-patched",
     "poke": "change a few instructions of a target, typed by hand",
     "diff": "an assembly diff between two builds",
+    "link": "a patch that replaces functions of a target by functions of an object file",
     "fmt": "print a patch with its words and texts filled in, operands aligned",
     "apply": "apply an assembly diff to a target: all of its hunks, or nothing",
     "status": "say of each hunk whether it is applied, not applied, or neither",
@@ -51,9 +52,9 @@ _COLLECTED_AFTER = 100_000
 _WRITERS = ("poke", "apply", "revert", "recover")
 _STREAMS = ("show", "asm", "disasm", "demo")
 """Commands that print as they go, perhaps without end: they stop when nobody reads on."""
-_PRODUCTS = (*_STREAMS, "diff", "fmt", "log")
+_PRODUCTS = (*_STREAMS, "diff", "link", "fmt", "log")
 """Commands that have done nothing if they could not print."""
-_PATCHES = ("diff", "fmt")
+_PATCHES = ("diff", "link", "fmt")
 """Commands that print a patch: it is UTF-8, whatever the terminal shows."""
 
 EPILOG = """\
@@ -68,6 +69,7 @@ _REFUSALS = (
     errors.BusyError,
     errors.CapabilityError,
     errors.JournalError,
+    errors.LinkError,
     errors.MismatchError,
     errors.PlanError,
     errors.RelocationError,

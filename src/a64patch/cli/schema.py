@@ -45,6 +45,7 @@ _RANGE: Schema = _list_of(_ADDRESS) | {"minItems": 2, "maxItems": 2}
 FIELDS: dict[str, tuple[Schema, str]] = {
     "act": (_TEXT, "what a step does, such as `ic`"),
     "address": (_ADDRESS, "bytes, in hex with `0x`"),
+    "annex_names": (_list_of(_TEXT), "the names of the annexes, in the patch's order"),
     "annexes": (_list_of(_object("annex")), "the new code that lies elsewhere: one, or none"),
     "afterwards": (_object("calls"), "calls after the change"),
     "assumed": (_list_of(_TEXT), "what was taken for granted, a clause each"),
@@ -157,6 +158,7 @@ FIELDS: dict[str, tuple[Schema, str]] = {
     "reason": (_TEXT, "a sentence"),
     "release": (_TEXT, "the build's name for people"),
     "relocation": (_TEXT, "the relocation that overwrites the word"),
+    "replaced": (_by_name(_TEXT), "the new function, by the site of the old one"),
     "replacements": (_list_of(_object("replacement")), "the words of each site"),
     "result": (
         _one_of(
@@ -256,6 +258,7 @@ OBJECTS: dict[str, str] = {
     " writes_data details",
     "module": "name build_id base",
     "difference": "patch hunk_sites not_expressed",
+    "link": "patch hunk_sites replaced annex_names notes",
     "canonical": "patch warnings",
     "check": "old_words new_words profile safe reason",
     "proof": "places replacements protocol omitted executors idc dic broadcast unanswered profile verdict assumptions"
@@ -283,6 +286,7 @@ DOCUMENTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "show": (("line",), "target"),
     "poke": ("plan", "proved-plan", "refused-plan", "applied-plan"),
     "diff": ("difference",),
+    "link": ("link",),
     "fmt": ("canonical",),
     "apply": ("plan", "proved-plan", "refused-plan", "applied-plan", "processes"),
     "status": ("status", "processes"),

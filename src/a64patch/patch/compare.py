@@ -135,11 +135,12 @@ def compare(old: Target, new: Target) -> Comparison:
                 else:
                     hunks += changes
     missing += _differences_outside(old, olds, new, news, same_layout, counterparts)
-    return Comparison(AsmDiff(tuple(hunks), (), _headers(old)), tuple(missing))
+    return Comparison(AsmDiff(tuple(hunks), (), headers_of(old)), tuple(missing))
 
 
-def _headers(old: Target) -> tuple[tuple[str, str], ...]:
-    identity = old.identity()
+def headers_of(target: Target) -> tuple[tuple[str, str], ...]:
+    """The headers of a patch that is made for this target: its name and its build id, as far as they are known."""
+    identity = target.identity()
     named = ((TARGET, identity.release or basename(identity.location)), (BUILD_ID, identity.build_id))
     return tuple((name, value) for name, value in named if value)
 

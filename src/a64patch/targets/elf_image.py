@@ -28,7 +28,7 @@ PN_XNUM = 0xFFFF
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 3, 4, 7, 8, 9, 11
 SHT_SYMTAB_SHNDX, SHT_RELR = 18, 19
 SHT_CREL, SHT_ANDROID_REL, SHT_ANDROID_RELA, SHT_ANDROID_RELR = 0x40000014, 0x60000001, 0x60000002, 0x6FFFFF00
-SHF_ALLOC, SHF_EXECINSTR, SHF_TLS = 2, 4, 0x400
+SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS = 1, 2, 4, 0x10, 0x20, 0x400
 SHN_UNDEF, SHN_LORESERVE, SHN_ABS, SHN_COMMON, SHN_XINDEX = 0, 0xFF00, 0xFFF1, 0xFFF2, 0xFFFF
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE, STT_TLS, STT_GNU_IFUNC = 0, 1, 2, 3, 4, 6, 10
 STB_LOCAL = 0
@@ -1040,6 +1040,31 @@ class ElfImage:
                 aliases = sorted({name for is_indirect, name in names if is_indirect == best})[:_MOST_ALIASES]
                 slots |= dict.fromkeys(indirect[address], aliases)
         return slots
+
+    def imported_slots(self) -> dict[str, int]:
+        """The slots that the loader fills with the address of a symbol of another file, by the symbol's name.
+
+        Only R_AARCH64_GLOB_DAT: a slot of R_AARCH64_JUMP_SLOT may hold another address until the first call.
+        """
+        return {} if self.relocatable else {
+            name: place
+            for table in self.tables
+            if table.type in (SHT_RELA, SHT_REL)
+            for place, relocation in self.relocations(table)
+            if relocation.type == R_AARCH64_GLOB_DAT and (name := self._name_of_symbol(relocation))
+        }  # fmt: skip
+
+    def unplaced_names(self) -> frozenset[str]:
+        """The names of a relocatable file that have no address in it: of another file, or in a section like .bss."""
+        found: set[str] = set()
+        for index, start, length, _, names in self._symbol_tables() if self.relocatable else ():
+            for number, (name_at, info, _, home, _, _) in enumerate(self._entries(_SYMBOL, start, length)):
+                home = self._extended_index(index, number) if home == SHN_XINDEX else home
+                if not name_at or home == SHN_ABS or info & 15 in (STT_SECTION, STT_FILE, STT_TLS):
+                    continue
+                if home >= len(self.sections) or not self.sections[home].mapped:
+                    found.add(names.at(name_at))
+        return frozenset(found)
 
     @cached_property
     def resolvers(self) -> Ranges:
