@@ -27,6 +27,7 @@ from statistics import median
 from a64patch.a64.words import from_bytes, to_bytes
 from a64patch.errors import A64PatchError, MappingError, ReadError, WriteError
 from a64patch.patch.asmdiff import parse
+from a64patch.patch.building import build, to_build
 from a64patch.patch.journal import Entry, EntryState, Journal
 from a64patch.patch.plan import Plan, make_plan
 from a64patch.patch.transaction import apply_plan, recover, revert
@@ -54,6 +55,18 @@ PATCH = "".join(
     f"@@ site+{8 * number:#x} @@\n-{old:08x}\n+{new:08x}\n"
     for number, (old, new) in enumerate(zip(OLD, NEW, strict=True))
 )
+DETOUR = f"""\
+@@ detour site+0x8 @@
+-{OLD[1]:08x}
++{NEW[1]:08x}
++????????  bl annex:more
+ {BETWEEN:08x}
+
+@@ annex more align 64 @@
++????????  add x0, x0, #2
++????????  ret
+"""
+"""A patch whose new code lies elsewhere: it is built first, and given back last."""
 SOURCE = "\n".join([
     ".text", ".globl site", ".type site, %function", "site:",
     *(f".inst {word:#x}, {BETWEEN:#x}" for word in OLD), ".size site, . - site",
@@ -143,10 +156,13 @@ class Bench:
             place = BASE + 8 * HUNKS
             data, guards = [Change(place, *COUNTER)], [(place + 4, OWNER)]
             self.olds, self.news = [*OLD, COUNTER[0]], [*NEW, COUNTER[1]]
+        patch = DETOUR if self.kind == "annex" else PATCH
         self.size = 8 * HUNKS + 4 * len(data)
         self.put({"target/file": self.old})
         with self.open() as target:
-            self.plan: Plan = make_plan(parse(PATCH), target, data=data, guards=guards)
+            self.plan: Plan = make_plan(parse(patch), target, data=data, guards=guards)
+        if self.kind == "annex":
+            self.news = [self.plan.changes[0].new if number == 1 else word for number, word in enumerate(OLD)]
         self.apply()
         self.new = self.target.read_bytes()
         with self.open() as target:
@@ -156,7 +172,7 @@ class Bench:
 
     def open(self, entry: Entry | None = None) -> Target:
         path = entry.identity.location if entry is not None else str(self.target)
-        return ElfFile(path) if self.kind == "elf" else WordFile(path)
+        return WordFile(path) if self.kind == "words" else ElfFile(path)
 
     def words(self, content: bytes) -> list[int]:
         return from_bytes(content[self.place : self.place + self.size])[::2]
@@ -187,7 +203,11 @@ class Bench:
         assert all(word in pair for word, pair in zip(words, zip(self.olds, self.news, strict=True), strict=True))
         patched, place = bytearray(content), slice(self.place, self.place + self.size)
         patched[place] = self.old[place]
-        assert bytes(patched) == self.old
+        if self.kind == "annex":
+            assert content[place] == self.old[place], "the new code is there alone, and no branch leads to it"
+            self.counts["before: new code alone"] += 1
+        else:
+            assert bytes(patched) == self.old
         return "mixed"
 
     # What is done to it.
@@ -201,10 +221,14 @@ class Bench:
             [entry] = (entry for entry in journal.entries(EntryState.APPLIED) if not entry.reverts)
             revert(entry.id, target, journal)
 
-    def recover(self) -> None:
+    def recover(self) -> list[str]:
+        """What was said about each entry."""
+        notes = []
         with Journal(self.journal) as journal:
             for each in recover(journal, self.open):
                 self.counts[f"recovered: {each.state.value}"] += 1
+                notes.append(each.note)
+        return notes
 
     # What must hold.
 
@@ -213,6 +237,10 @@ class Bench:
         standing = self.standing()
         with Journal(self.journal) as journal:
             entries = journal.entries()
+            left = journal.with_left_code()
+        if left and standing == "mixed":
+            self.counts["before: unused new code"] += 1
+            return entries
         unfinished = [entry for entry in entries if entry.state in (EntryState.OPEN, EntryState.PARTIAL)]
         applied = [entry for entry in entries if entry.state is EntryState.APPLIED and not entry.reverts]
         assert len(unfinished) <= 1
@@ -227,9 +255,9 @@ class Bench:
 
     def check_recovered(self) -> str:
         """All old or all new, and the journal says which. Returns which."""
-        self.recover()
+        notes = self.recover()
         standing = self.standing()
-        assert standing != "mixed", "mixed after recover"
+        assert standing != "mixed", f"mixed after recover: {notes}"
         with Journal(self.journal) as journal:
             entries = journal.entries()
             assert list(recover(journal, self.open)) == []
@@ -239,7 +267,11 @@ class Bench:
         assert [standing] == (["new"] if applied else ["old"]), (standing, entries)
         for entry in entries:
             olds, news = [change.old for change in entry.written], [change.new for change in entry.written]
-            assert (olds, news) == ((self.news, self.olds) if entry.reverts else (self.olds, self.news))
+            changes = [*self.plan.changes, *self.plan.data]
+            before, after = ([getattr(change, word) for change in changes] for word in ("old", "new"))
+            assert (olds, news) == ((after, before) if entry.reverts else (before, after))
+            assert (entry.built is None) == (self.plan.annex is None)
+            assert entry.built is None or not entry.built.left
             assert entry.guards == self.plan.guards
         self.counts[f"after: {standing}"] += 1
         return standing
@@ -327,9 +359,17 @@ def snapshots(bench: Bench) -> dict[str, dict[str, bytes]]:
     starts["revert"] = bench.take()
     bench.put({"target/file": bench.old})
     with Journal(bench.journal) as journal:
-        plan = bench.plan
-        journal.begin(plan.identity, plan.changes, PATCH, method="stop", data=plan.data, guards=plan.guards)
+        plan, built = bench.plan, None
+        if plan.annex is not None:
+            with bench.open() as target:
+                built = to_build(target, plan.annex.room, plan.annex.words)
+                build(target, built)
+        journal.begin(
+            plan.identity, plan.changes, PATCH, method="stop", data=plan.data, guards=plan.guards, built=built
+        )
     starts["recover"] = bench.take()
+    if plan.annex is not None:
+        return starts
     mixed = bytearray(bench.old)
     if bench.kind == "words":
         for number in range(0, HUNKS, 3):
@@ -344,7 +384,7 @@ def fault_everywhere(bench: Bench) -> None:
     for name, files in snapshots(bench).items():
         for fault, code in FAULTS.items():
             # Two hundred words are written alike. The journal's own calls are those of the ELF file's run.
-            step = 1 if fault == "killed after" or bench.kind == "elf" else 9
+            step = 1 if fault == "killed after" or bench.kind != "words" else 9
             position = 1 - step
             met = True
             while met:
@@ -535,7 +575,7 @@ def content_of_words() -> bytes:
 def main(arguments: Sequence[str]) -> None:
     """`kill|faults|power elf|words FOLDER TIMES SEED [ELF]`."""
     what, kind, folder, times, seed = arguments[:5]
-    content = Path(arguments[5]).read_bytes() if kind == "elf" else content_of_words()
+    content = content_of_words() if kind == "words" else Path(arguments[5]).read_bytes()
     bench = Bench(kind, Path(folder).resolve(), content)
     if what == "kill":
         kill_at_random(bench, int(times), int(seed))

@@ -1,7 +1,7 @@
 """Patches killed at any moment, failing at any call, cut off from power: afterwards all old or all new, never mixed.
 
 Two targets: an ELF file, which is replaced as a whole, and a memory in which every word is written on its own. A word
-of data of this memory changes with the code.
+of data of this memory changes with the code. The ELF file also gets new code that lies elsewhere: `annex`.
 Read on: crash.py for what is done and what is checked each time, faults.c for how.
 """
 
@@ -20,7 +20,7 @@ import pytest
 from tests.patch.crash import SOURCE, Disk
 from tests.support import IN_MEMORY, ROOT, assemble, link, need, rounds, run
 
-KINDS = ("elf", "words")
+KINDS = ("elf", "words", "annex")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def crash(what: str, kind: str, folder: Path, times: int = 0, library: Path | No
     bench = folder / "bench"
     bench.mkdir()
     arguments = [what, kind, str(bench), str(times), "20261122"]
-    if kind == "elf":
+    if kind != "words":
         made = link(assemble(SOURCE + "\n", folder / "site.o"), folder / "site", "-e", "site", "--build-id=0x0011")
         arguments.append(str(made))
     environment = os.environ | ({"LD_PRELOAD": str(library)} if library else {})
@@ -67,12 +67,14 @@ def test_killed_at_random_moments(kind: str, folder: Path) -> None:
     assert counts["before: new"] > 0.05 * kills
     if kind == "words":
         assert counts["before: mixed"] > 0.05 * kills
+    if kind == "annex":
+        assert counts["before: new code alone"] > 0.02 * kills
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_torn_failing_or_full_at_every_call(kind: str, folder: Path, faults: Path) -> None:
     counts = crash("faults", kind, folder, library=faults)
-    calls = {"elf": 20, "words": 200}[kind]
+    calls = {"elf": 20, "words": 200, "annex": 40}[kind]
     assert counts["apply, killed after"] > calls
     assert counts["revert, killed after"] > calls
     assert counts["recover, killed after"] > calls / 4

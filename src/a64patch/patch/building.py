@@ -23,6 +23,9 @@ from a64patch.ranges import Ranges
 from a64patch.targets.base import Room, Target
 from a64patch.targets.section import Change
 
+_LAST_UDF = 0xFFFF
+"""UDF #65535. Words up to here are permanently undefined (Arm ARM, C6.2: UDF): a new room may hold them, no code is."""
+
 
 class Built(NamedTuple):
     """New code in a room, as a journal keeps it."""
@@ -76,8 +79,10 @@ def give_back(target: Target, built: Built, retry: float = 0.0) -> str:
         return ""
     try:
         words = from_bytes(target.read(room.address, INSN_SIZE * len(built.words)))
-        if any(word not in pair for word, pair in zip(words, built.words, strict=True)):
-            return f"{where} was changed by somebody else, so it stays there unused"
+        for change, word in zip(built.changes, words, strict=True):
+            if word not in (change.old, change.new) and word > _LAST_UDF:
+                found = f"{word:08x} at {change.address:#x}, not {change.new:08x}"
+                return f"{where} was changed by somebody else ({found}), so it stays there unused"
         if target.capabilities.cpus:
             back = [Change(change.address, word, change.old) for change, word in zip(built.changes, words, strict=True)]
             _empty(target, room, back, retry)
