@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--replace", metavar="OLD=NEW", action="append", default=[],
         help="replace the function OLD of the target by NEW of the object; NAME alone for both; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--accept", metavar="NAME", action="append", default=[], choices=["caller-registers"],
+        help="caller-registers: a caller reads a register that the old function leaves alone, and it is a result",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from a64patch.patch.asmdiff import to_text
 
     with open_named_target(arguments) as target:
-        linked = link(arguments.object, target, arguments.replace)
+        linked = link(arguments.object, target, arguments.replace, accept=arguments.accept)
     text = to_text(linked.diff)
     if arguments.json:
         print_json({

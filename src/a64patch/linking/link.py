@@ -10,7 +10,7 @@ import os
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from a64patch.a64.relocation import relocate
 from a64patch.a64.row import PAGE_SIZE, Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import LinkError, RequestError, UnmovableError
+from a64patch.linking import registers
 from a64patch.linking.names import Found, TargetNames
 from a64patch.linking.pieces import Piece, Pieces, Place
 from a64patch.oneline import shown, some
@@ -52,6 +53,8 @@ from a64patch.targets.elf_object import (
 )
 from a64patch.targets.symbols import Symbol
 
+CALLER_REGISTERS = "caller-registers"
+"""The name of the one thing that a user may accept: see registers.py."""
 _STB_GLOBAL = 1
 _MOST_WORDS = 1 << 18
 """The words of all annexes together: 1 MiB."""
@@ -129,6 +132,10 @@ class _Item(NamedTuple):
     """Of the line before it; empty without one."""
     offset: int = -1
     """In the section, for code."""
+    code: int | None = None
+    """The word in the object, for an instruction."""
+    leaves: bool = False
+    """It is a call of, or a branch to, code of the target."""
 
 
 class _Operand(NamedTuple):
@@ -160,7 +167,9 @@ class _Names:
         return self._text
 
 
-def link(path: str | os.PathLike[str], target: Target, replace: Sequence[str] = ()) -> Linked:
+def link(
+    path: str | os.PathLike[str], target: Target, replace: Sequence[str] = (), *, accept: Collection[str] = ()
+) -> Linked:
     """The patch that replaces functions of a target by functions of an object file.
 
     `replace` has an `OLD=NEW` for each: a site of the target, and the name of a function in the object; `NAME` stands
@@ -172,16 +181,18 @@ def link(path: str | os.PathLike[str], target: Target, replace: Sequence[str] = 
     - an annex for each function and each section of read-only data that the new functions need. Each string and
       constant that a linker may merge is taken by itself.
 
+    `accept` may have CALLER_REGISTERS: callers that seem to rely on a register, which then are notes.
+
     LinkError when something cannot be linked; its notes name more such reasons. SymbolError for a function that the
     target does not have. RequestError for a function that the object does not have. FormatError for an object that is
     not sound, TargetError for one that cannot be read. Errors of reading the target.
     """
-    return _Linker(open_object(path), target).linked(replace)
+    return _Linker(open_object(path), target, accept).linked(replace)
 
 
 class _Linker:
-    def __init__(self, unit: ElfObject, target: Target) -> None:
-        self._unit, self._target = unit, target
+    def __init__(self, unit: ElfObject, target: Target, accept: Collection[str]) -> None:
+        self._unit, self._target, self._accept = unit, target, accept
         self._names = TargetNames(target, unit.source_files)
         self._pieces = Pieces(unit)
         self._waiting_code: deque[Piece] = deque()
@@ -217,6 +228,7 @@ class _Linker:
         self._require_no_tables()
         redirects = [self._redirect(one, entry) for one, entry in zip(replacements, entries, strict=True)]
         self._require_landing_pads(replacements, entries)
+        self._require_same_registers(replacements)
         if self._problems:
             raise self._refusal()
         self._give_labels()
@@ -355,6 +367,29 @@ class _Linker:
                     f"{user} takes the address of {piece.name}{_plus(offset - piece.start)}, which has no landing pad"
                     " as the target's functions have: add -mbranch-protection=standard"
                 ] = None
+
+    def _require_same_registers(self, replacements: Sequence[_Replacement]) -> None:
+        """Callers in the target may rely on registers that the old function leaves alone: see registers.py."""
+        items = [item for piece in self._items if piece.is_code for item in self._items[piece]]
+        codes = [item.code for item in items if item.code is not None]
+        leaves = any(item.leaves for item in items) or any(map(registers.leaves, codes))
+        changed = registers.CHANGED_BY_CALLS if leaves else registers.changed_by(codes)
+        symbols = self._target.symbols
+        gone = [(one.old.address, symbols.end_of(one.old)) for one in replacements]
+        for (old, site, new), (start, end) in zip(replacements, gone, strict=True):
+            for call, register, reader in registers.reliances(self._target, start, end, changed, gone):
+                caller = symbols.describe(call)
+                said = (
+                    f"behind its call of {site}, {caller} reads {register} ({symbols.describe(reader)}), which"
+                    f" {old.name} leaves alone and {new.name} changes"
+                )
+                if CALLER_REGISTERS in self._accept:
+                    self._notes[said] = None
+                else:
+                    self._problems[
+                        f"{said} (gcc -fipa-ra): replace the caller too, by one of the object; if {register} is a"
+                        f" result, --accept {CALLER_REGISTERS}"
+                    ] = None
 
     def _lands(self, piece: Piece, offset: int) -> bool:
         effects = effects_of(self._word_at(piece, offset))
@@ -497,7 +532,7 @@ class _Linker:
                 self._problems[f"{piece.name}{_plus(offset - piece.start)}: {error}"] = None
                 items = [_Item(word)]
             for item in items:
-                item = item._replace(offset=offset)
+                item = item._replace(offset=offset, code=None if is_data else word)
                 last = last if is_data else item
                 yield item
                 offset += INSN_SIZE
@@ -547,7 +582,8 @@ class _Linker:
         row = decode(word)
         refers = reference(row) if row is not None else None
         page = refers is not None and refers.unit == PAGE_SIZE
-        return _Item(None, lambda: disassemble(word, 0, _Names(self._text_of(operand, page=page))))
+        leaves = refers is not None and refers.kind is ReferenceKind.BRANCH and operand.place is None
+        return _Item(None, lambda: disassemble(word, 0, _Names(self._text_of(operand, page=page))), leaves=leaves)
 
     def _relocated(self, piece: Piece, relocation: ObjectRelocation, word: int) -> _Item:
         """An instruction with a relocation."""
