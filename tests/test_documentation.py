@@ -153,6 +153,13 @@ def commands(block: Block, place: Place) -> None:
         alike(place.run(command), shown)
 
 
+def source_file(block: Block, place: Place) -> None:
+    """The block is a file, whose first line names it."""
+    found = re.match(r"/\* (\w+\.c) \*/\n", block.text)
+    assert found
+    (place.directory / found[1]).write_text(block.text, "utf-8")
+
+
 def softdog_patch(block: Block, place: Place) -> None:
     """What `fmt` makes of the patch without words, counts and Build-Id is the patch."""
     place.softdog()
@@ -387,6 +394,12 @@ CHECKS: dict[str, dict[str, Check | tuple[Check, ...]]] = {
         "$ a64patch apply grace.patch softdog.ko --dry-run": commands,
         "$ cp softdog.ko": commands,
         "$ a64patch poke softdog.ko": commands,
+    },
+    "docs/functions.md": {
+        "/* server.c */": source_file,
+        "/* fix.c */": source_file,
+        "$ aarch64-linux-gnu-gcc": commands,
+        "| what |": Nothing("reasons; linking/test_link.py and linking/test_registers.py refuse each"),
     },
     "docs/architecture.md": {"| room |": every_room},
     "docs/json.md": {
