@@ -446,6 +446,7 @@ REFUSED: dict[str, tuple[Callable[[bytes], bytes], tuple[int, int], str]] = {
     "pages": (_far_first, (LARGE, 16), "not laid out in pages"),
     "bss": (_large_bss, (LARGE, 16), "MiB of memory without bytes in the file"),
     "names": (lambda data: set_bytes(data, 62, "H", 0), (SMALL, 16), "no names of sections"),
+    "numbers": (lambda data: set_bytes(data, 62, "H", 0xFE00), (SMALL, 16), "no names of sections"),
     "reach": (bytes, (1 << 27, 16), "within 128 MiB of 0x0 to 0x0"),
 }
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
 from a64patch.errors import CapabilityError, FormatError, MappingError, RequestError
+from a64patch.ranges import Ranges
 from a64patch.targets.base import Room
 from a64patch.targets.elf_image import (
     HEADER_SIZE,
@@ -46,6 +47,7 @@ _MOST_ALIGNMENT = 1 << 22
 """A program that is loaded at a multiple of more has too few places where it can be (maximum_alignment() in Linux)."""
 _MOST_HEADERS = _SMALLEST // SEGMENT_SIZE
 """Linux loads no program whose program headers do not fit in a page (load_elf_phdrs() in fs/binfmt_elf.c)."""
+_MOST_PADDING = 1 << 20
 _MOST_ROOMS = 4096
 _MOST_BYTES = 1 << 30
 """Far enough below the largest file that can be opened."""
@@ -205,7 +207,8 @@ def release(image: ElfImage, data: bytes | bytearray, room: Room) -> tuple[list[
     newest = next(_records(left, image.order), None)
     if newest is not None and (newest.address, newest.size) == (room.address, room.size):
         while newest is not None and _is_sound(newest, left, image.order) and budget >= newest.size:
-            if edits and left[newest.offset : newest.offset + newest.size].strip(b"\0"):
+            used = left[newest.offset : newest.offset + newest.size].strip(b"\0")
+            if edits and (used or len(edits) == _MOST_ROOMS):
                 break
             edits.append(_undo(newest, left, image.order))
             edits[-1].carry_out(left)
@@ -233,8 +236,7 @@ def _require_possible(image: ElfImage) -> None:
         raise CapabilityError(f"{image.name} has no code to load, so it gets no room for new code: open the program")
     header = _Header.of(image.data, image.order)
     if image.sections and (
-        not SHN_LORESERVE > header.names > 0
-        or not 0 < header.section_count < SHN_LORESERVE - 2
+        not 0 < header.names < len(image.sections) == header.section_count < SHN_LORESERVE - 2
         or image.sections[header.names].flags & SHF_ALLOC
     ):
         raise CapabilityError(
@@ -250,26 +252,28 @@ def _require_possible(image: ElfImage) -> None:
 
 def _known_end(image: ElfImage) -> int:
     """The end of what the headers tell, and of the last record."""
-    ends = [end for _, end in _occupied(image)]
     if not image.sections and any(_records(image.data, image.order)):
-        ends.append(len(image.data))
-    return max(ends)
+        return len(image.data)
+    return _occupied(image).spans[-1][1]
 
 
-def _occupied(image: ElfImage) -> list[tuple[int, int]]:
-    """The bytes of the file that its headers tell, as ranges of offsets."""
+def _occupied(image: ElfImage) -> Ranges:
+    """The bytes of the file that its headers tell, as offsets."""
     header = _Header.of(image.data, image.order)
-    return [
-        (0, HEADER_SIZE),
-        (header.segments_at, header.segments_at + SEGMENT_SIZE * len(image.segments)),
-        (header.sections_at, header.sections_at + _SECTION_SIZE * len(image.sections)),
-        *((s.offset, s.offset + s.size) for s in image.sections if s.type not in (0, SHT_NOBITS) and s.size),
-        *((s.offset, s.offset + s.file_size) for s in image.segments if s.file_size),
-    ]
+    return Ranges.of(
+        [
+            (0, HEADER_SIZE),
+            (header.segments_at, header.segments_at + SEGMENT_SIZE * len(image.segments)),
+            (header.sections_at, header.sections_at + _SECTION_SIZE * len(image.sections)),
+            *((s.offset, s.offset + s.size) for s in image.sections if s.type not in (0, SHT_NOBITS)),
+            *((s.offset, s.offset + s.file_size) for s in image.segments),
+        ]
+    )
 
 
 def _paddings(image: ElfImage) -> Iterator[tuple[int, int, int]]:
     """(number of the program header, first address, end) of the zeros behind each segment of code, ascending."""
+    occupied = _occupied(image)
     loads = [(segment, number) for number, segment in enumerate(image.segments) if segment.type == PT_LOAD]
     for segment, number in sorted(loads, key=lambda load: load[0].address):
         if not segment.flags & PF_X or segment.file_size != segment.memory_size or not segment.file_size:
@@ -278,15 +282,14 @@ def _paddings(image: ElfImage) -> Iterator[tuple[int, int, int]]:
         others = [other for other, index in loads if index != number]
         if any(other.address <= segment.address < other.address + other.memory_size for other in others):
             continue
-        most = len(image.data) - at
+        most = min(len(image.data) - at, _MOST_PADDING)
         following = min((other.address for other in others if other.address >= segment.address), default=None)
         if following is not None:
             # With a page size with which two segments share no page, they must not do so afterwards.
             ends = [following & -page for page in PAGES if _up(start, page) <= following & -page]
             most = min(most, min(ends, default=start) - start)
-        for first, end in _occupied(image):
-            if end > at:
-                most = min(most, max(first - at, 0))
+        for first, _ in occupied & Ranges(((at, at + most),)):
+            most = min(most, first - at)
         zeros = image.data[at : at + most]
         most -= len(zeros.lstrip(b"\0"))
         if most >= INSN_SIZE:
