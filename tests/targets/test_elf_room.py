@@ -261,16 +261,17 @@ def test_a_room_behind_bss_is_not_in_it(tmp_path: Path) -> None:
 
 def test_rooms_in_turn(tmp_path: Path) -> None:
     """A room in the padding, in a new segment, in the rest of this segment, and in another one: five patches."""
-    path = compiled(tmp_path / "program", "-pie")
+    path = compiled(tmp_path / "program", "-pie", "-Wl,-z,max-page-size=4096")
     states, rooms = [path.read_bytes()], []
     code = ElfImage(states[0], "").code
-    for value, size in enumerate((SMALL, LARGE, 0x800, 0x800, LARGE), 50):
+    for value, size in enumerate((SMALL, LARGE, 0x600, 0x600, LARGE), 50):
         rooms.append(detoured(path, size, value=value))
         states.append(path.read_bytes())
         assert output(path) == f"{value} 5 3 1"
         assert rooms_in(path) == sorted((room.address, room.size) for room in rooms)
         assert ElfImage(states[-1], "").code == code | Ranges.of((room.address, room.end) for room in rooms)
     assert [room.how == "a new segment" for room in rooms] == [False, True, False, False, True]
+    assert sorted(rooms) == rooms
     for tool in ((f"{GNU}strip",), (f"{LLVM}strip",)):
         made = rewritten(path, *tool)
         assert output(made) == "54 5 3 1"

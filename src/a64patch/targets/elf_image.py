@@ -1176,12 +1176,8 @@ def build_id_in(notes: bytes, order: str, alignment: int) -> tuple[int, bytes]:
 
 
 def table_in(segment: Segment) -> int:
-    """The offset of the program headers in a segment that elf_room.py adds for them: 1 to 8 bytes behind its start.
-
-    llvm-objcopy takes the segment for a part of PT_PHDR if both start at one offset, and then moves it in the file
-    without regard to its pages.
-    """
-    return segment.offset // 8 * 8 + 8
+    """The offset of the program headers in a segment that elf_room.py adds for them."""
+    return -(-segment.offset // 8) * 8
 
 
 def require_aarch64(head: bytes, name: str) -> None:
