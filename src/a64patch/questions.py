@@ -6,7 +6,7 @@ Read on: proof/prove.py answers a question; `prove` is what users import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from a64patch.errors import RequestError
 from a64patch.oneline import shown, some
 
 if TYPE_CHECKING:
-    from a64patch.patch.asmdiff import AsmDiff
+    from a64patch.patch.asmdiff import AsmDiff, Hunk, Line
     from a64patch.patch.plan import Plan
     from a64patch.proof.cases import Site
     from a64patch.proof.model import Model
@@ -221,6 +221,8 @@ def of_patch(diff: AsmDiff, setting: Setting) -> dict[Question, list[str]]:
     places: dict[int, str] = {}
     bases: dict[tuple[str, str], int] = {}
     for hunk in fill(diff).hunks:
+        if hunk.kind.endswith("annex"):
+            continue
         site = parse_site(hunk.site)
         assert site is not None
         symbol, offset = (site.owner, site.name), site.offset
@@ -228,16 +230,14 @@ def of_patch(diff: AsmDiff, setting: Setting) -> dict[Question, list[str]]:
             symbol, offset = (site.owner, ""), number_of(site.name) + offset
         start = bases.setdefault(symbol, _FAR * len(bases)) + offset
         changes: list[Change] = []
-        for index, (old, new) in enumerate(zip(hunk.old, hunk.new, strict=True)):
-            assert old.word is not None
-            assert new.word is not None
+        for index, (old, new) in enumerate(_in_place(hunk)):
             address = start + 4 * index
             if address in words:
                 raise RequestError(f"two hunks of the patch have the word at {places[address]}: join them to one hunk")
-            words[address] = old.word
+            words[address] = old
             places[address] = f"{hunk.site}{f'+{4 * index:#x}' if index else ''}"
-            if old.word != new.word:
-                changes.append(Change(address, old.word, new.word))
+            if old != new:
+                changes.append(Change(address, old, new))
         hunks.append(changes)
     if not any(hunks):
         return {}
@@ -245,6 +245,36 @@ def of_patch(diff: AsmDiff, setting: Setting) -> dict[Question, list[str]]:
     every = [change for changes in hunks for change in changes]
     make = setting.anywhere(setting.by_words(every, spans))
     return _of_changes(every, spans, lambda address: words.get(address, _UNKNOWN), places.__getitem__, make)
+
+
+def _in_place(hunk: Hunk) -> Iterator[tuple[int, int]]:
+    """The old and the new word at each place of a filled hunk. Of a branch to new code, the distance means nothing."""
+    from a64patch.a64.generate import gen_branch_imm
+    from a64patch.a64.predicates import decode
+    from a64patch.a64.references import reference
+    from a64patch.patch.annex import parts_of
+    from a64patch.patch.meaning import word_anywhere
+
+    def word_of(line: Line) -> int:
+        if line.word is not None:
+            return line.word
+        word = word_anywhere(line)
+        row = decode(word)
+        refers = reference(row) if row is not None else None
+        return refers.encode(word, 0, _FAR_AWAY) if refers is not None else word
+
+    if not hunk.kind:
+        yield from ((word_of(old), word_of(new)) for old, new in zip(hunk.old, hunk.new, strict=True))
+        return
+    parts = parts_of(hunk)
+    for number, line in enumerate(parts.steady):
+        word, branch = word_of(line), gen_branch_imm(0, _FAR_AWAY)
+        pair = (word, branch if number == parts.first else word)
+        yield pair[::-1] if hunk.kind.startswith("end-") else pair
+
+
+_FAR_AWAY = 1 << 14
+"""Bytes to new code, while nothing is known about its place: every branch reaches so far, and no site does."""
 
 
 def of_words(old: Sequence[int], new: Sequence[int], setting: Setting) -> dict[Question, list[str]]:

@@ -130,7 +130,7 @@ def test_hints_name_the_journal(run: Run, program: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert "`a64patch log --journal j`" in run("revert", "7", "--journal", "j").err
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise SystemExit(9)
 
     monkeypatch.setattr("a64patch.patch.journal.Journal.finish", killed)
@@ -144,7 +144,7 @@ def test_hints_name_the_journal(run: Run, program: Path, tmp_path: Path, monkeyp
 def test_recover_that_cannot_print_does_not_say_that_nothing_was_changed(
     run: Run, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise SystemExit(9)
 
     monkeypatch.chdir(tmp_path)

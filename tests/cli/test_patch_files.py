@@ -304,7 +304,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "missing symbol": ("@@ pear @@\n-11000400\n+52800000\n", 2, "no symbol 'pear'"),
     "missing symbol in a text": ("@@ _start+4 @@\n-94000003  bl pear\n+d503201f\n", 2, "no symbol 'pear'"),
     "no code": ("@@ 0x10 @@\n-11000400\n+52800000\n", 2, "does not lie in code"),
-    "more new than old": ("@@ pair @@\n-11000400\n+52800000\n+52800000\n", 2, "line 4: 1 new instructions more"),
+    "no way back": ("@@ pair @@\n 11000400\n+52800000\n", 2, "line 3: the detour at pair ends with a new instruction"),
     "unknown word": ("@@ pair @@\n-????????  add w0, w0, #1\n+52800000\n", 2, "still ????????: `a64patch fmt"),
     "no instruction": ("@@ pair @@\n-11000400  ad w0, w0, #1\n+52800000\n", 2, "line 2, column 12"),
     "no hunk": ("Nothing.\n", 2, "there is no hunk"),

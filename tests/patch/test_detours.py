@@ -20,6 +20,7 @@ from a64patch.patch import transaction
 from a64patch.patch.asmdiff import parse, reverse, to_text
 from a64patch.patch.journal import EntryState, Journal
 from a64patch.patch.plan import State, fill, make_plan
+from a64patch.proof.prove import Verdict
 from a64patch.targets.simulator import Simulator
 from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.patch.fake import FakeTarget
@@ -324,3 +325,27 @@ def test_the_trial_sees_half_of_each(machine: Callable[..., Simulator]) -> None:
             a64patch.patch_text_nosync(simulator, F_AT + 4 * place, (once, twice)[number % 2][place])
     simulator.run(400)
     assert any(simulator.register(cpu, 20) for cpu in range(4))
+
+
+def test_a_branch_in_place_to_an_annex(machine: Callable[..., Simulator]) -> None:
+    simulator = machine()
+    text = """\
+@@ f -1 +1 @@
+-d503201f  nop
++????????  b     annex:"f 2"
+
+@@ annex "f 2" -0 +2 @@
++91000821  add   x1, x1, #2
++????????  b     f+0x8
+"""
+    patch = parse(text)
+    assert fill(patch, simulator) == fill(patch) == patch
+    plan = make_plan(patch, simulator)
+    assert (plan.method, plan.hazards) == ("kick", ())
+    a64patch.apply(plan, simulator)
+    assert make_plan(patch, simulator).state is State.APPLIED
+    assert a64patch.prove(patch)[0].verdict is Verdict.SAFE
+    with pytest.raises(PatchFormatError, match=r"line 3.*depends on where new code will lie"):
+        make_plan(parse(text.replace("????????  b     annex", "14000001  b     annex")), simulator)
+    a64patch.apply(reverse(patch), simulator)
+    assert make_plan(patch, simulator).state is State.TO_DO

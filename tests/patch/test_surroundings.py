@@ -105,7 +105,7 @@ def test_code_without_a_function_is_compared_too(tmp_path: Path, journal: Journa
 
 
 def test_recover_leaves_another_build_alone(file: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise SystemExit
 
     monkeypatch.setattr(Journal, "finish", killed)

@@ -262,7 +262,7 @@ def print_stays(outcome: Outcome, journal: Journal) -> None:
 def hunk_facts(hunk: PlannedHunk) -> dict[str, Any]:
     """A planned hunk for JSON."""
     return {
-        "site": hunk.hunk.site,
+        "site": hunk.hunk.place,
         "address": f"{hunk.address:#x}",
         "state": hunk.state.value,
         "offset": hunk.offset,
@@ -391,7 +391,7 @@ def _print_plan(plan: Plan, target: Target) -> None:
     for hunk in plan.hunks:
         state = (f"{hunk.state.value}{_offset(hunk)}", colours[hunk.state.value])
         if not hunk.changes:
-            rows.append((hunk.hunk.site, state, hunk.difference))
+            rows.append((hunk.hunk.place, state, hunk.difference))
         for change in hunk.changes[: max(0, most - shown)]:
             texts = [disassemble(word, change.address, target.symbols) for word in (change.old, change.new)]
             verdict = "yes" if plan.verdict(change) else "no"
@@ -433,6 +433,7 @@ def _annex_lines(plan: Plan, target: Target) -> Iterator[str]:
     """The new code of a plan, and what that means for whoever executes the old code now."""
     from a64patch.a64.disassembler import disassemble
     from a64patch.a64.words import INSN_SIZE
+    from a64patch.cli.proving import NEW_CODE
 
     annex = plan.annex
     if annex is None or not plan.changes:
@@ -443,7 +444,7 @@ def _annex_lines(plan: Plan, target: Target) -> Iterator[str]:
         yield f"New code ends: {where}. It is given back when no {noun} is in it or returns to it."
         return
     how = f" ({annex.room.how})" if annex.room.how else ""
-    yield f"New code: {where}{how}, written and published before a branch leads there."
+    yield f"New code: {where}{how}."
     names = {address: name for name, address in annex.entries}
     for number, word in enumerate(annex.words[: _most_shown()]):
         address = annex.room.address + INSN_SIZE * number
@@ -453,6 +454,7 @@ def _annex_lines(plan: Plan, target: Target) -> Iterator[str]:
     if len(annex.words) > _most_shown():
         yield f"    and {len(annex.words) - _most_shown()} more words; --json shows every one, and so does a pipe"
     if plan.cpus:
+        yield NEW_CODE
         yield f"A {noun} that is further on in old words finishes the old code: no {noun} has to be out of the way."
 
 

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         from a64patch.cli import kernel_proof
 
         return kernel_proof.run(arguments, setting, of)
-    questions, steps = _questions(arguments, setting)
+    questions, steps, new_code = _questions(arguments, setting)
     recorder = Recorder() if arguments.litmus else None
     asked = proving.ask(questions, of, recorder)
     exported = _export(arguments.litmus, recorder) if recorder else {}
@@ -110,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
                 print(line)
         for line in proving.assumptions(asked):
             print(line)
+        if new_code:
+            print(proving.NEW_CODE)
         example = next((proof for proof in proofs if proof and proof.counterexample), None)
         if example:
             for line in proving.counterexample(example, of):
@@ -124,25 +126,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _questions(
     arguments: argparse.Namespace, setting: Setting
-) -> tuple[dict[Question, list[str]], list[dict[str, str]]]:
-    """The distinct questions, each with its places; and the target's steps, if CPUs execute it."""
+) -> tuple[dict[Question, list[str]], list[dict[str, str]], bool]:
+    """The distinct questions, each with its places; the target's steps, if CPUs execute it; whether code is new."""
     from a64patch.patch.typed import words_of
     from a64patch.questions import of_patch, of_plan, of_words
 
     if arguments.old is not None or arguments.new is not None:
         if arguments.patch is not None or arguments.old is None or arguments.new is None:
             raise RequestError("give PATCH, or both --old and --new")
-        return of_words(words_of(arguments.old), words_of(arguments.new), setting), []
+        return of_words(words_of(arguments.old), words_of(arguments.new), setting), [], False
     if arguments.patch is None:
         raise RequestError("give PATCH, or --old and --new")
     diff = patching.read_patch(arguments.patch, reverse=arguments.reverse)
     if arguments.target is None:
-        return of_patch(diff, setting), []
+        return of_patch(diff, setting), [], diff.needs_room
     with patching.opened(arguments) as target:
         plan = patching.planned(arguments, target, diff)
         questions = of_plan(plan, target, setting)
         steps = proving.steps_on(target, next(iter(questions)).protocol) if questions and plan.cpus else []
-        return questions, steps
+        return questions, steps, diff.needs_room
 
 
 def _export(folder: str, recorder: Recorder) -> dict[Question, list[dict[str, str]]]:

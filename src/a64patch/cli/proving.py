@@ -125,6 +125,12 @@ def assumptions(proofs: Sequence[Asked]) -> Iterator[str]:
         yield f"{'        ' if number else 'SAFE if '}{clause}"
 
 
+NEW_CODE = (
+    "New code is written and published before a branch leads there: no CPU executes what was there before"
+    " (`a64patch prove detour.protocol`)."
+)
+
+
 def counterexample(proof: Proof, of: Sequence[Model]) -> Iterator[str]:
     """The lines of a counterexample, and the steps or protocols that would forbid it."""
     from a64patch.proof.cases import instructions, machine_of, steps

@@ -41,6 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
             for hunk in plan.hunks:
                 where = f"  offset {hunk.offset:+d}" if hunk.offset else ""
                 why = f"  {hunk.difference}" if hunk.difference else ""
-                rows.append((hunk.hunk.site, f"{hunk.state.value}{where}{why}"))
+                rows.append((hunk.hunk.place, f"{hunk.state.value}{where}{why}"))
             print_table(rows)
     return 0 if plan.state is State.APPLIED else 1

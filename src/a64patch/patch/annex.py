@@ -342,8 +342,8 @@ def _where(line: Line) -> str:
 
 def _unknown_place(line: Line) -> PatchFormatError:
     return PatchFormatError(
-        f"where {line.text or 'this instruction'!r} will lie is not known, so neither is its word: write {UNKNOWN}, and"
-        " its text",
+        f"the word of {line.text or 'this instruction'!r} depends on where new code will lie: write {UNKNOWN}, and its"
+        " text",
         line.number,
         2,
     )
@@ -385,10 +385,15 @@ class InPlace:
         self._names = {f"{ANNEX}:", *(line.label for hunk in hunks for line in hunk.lines if line.label)}
 
     def names_new_code(self, line: Line) -> bool:
-        """Whether the text of this changed line names an annex or a label of the patch."""
-        if line.sign not in "+-" or not line.text:
+        """Whether the text of this changed line names an annex or a label of the patch.
+
+        PatchFormatError when the line has a word all the same.
+        """
+        if line.sign not in "+-" or not any(name in line.text for name in self._names) or not self._site(line):
             return False
-        return any(name in line.text for name in self._names) and bool(self._site(line))
+        if line.word is not None:
+            raise _unknown_place(line)
+        return True
 
     def _site(self, line: Line) -> str:
         names = _Anything(0)

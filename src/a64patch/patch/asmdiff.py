@@ -102,6 +102,11 @@ class Hunk:
         return shown(self, f"{kind}{self.site}: {minus}, {plus},", f"{signs.count(' ')} of context")
 
     @property
+    def place(self) -> str:
+        """The site as people name it anywhere: of an annex, `annex:NAME`."""
+        return f"{ANNEX}:{self.site}" if self.kind.endswith(ANNEX) else self.site
+
+    @property
     def old(self) -> list[Line]:
         """The instructions before the patch: context and `-`."""
         return [line for line in self.lines if line.sign in " -" and not line.label]

@@ -210,7 +210,7 @@ def _in_order(
     left = iter(planned)
     names = dict(annex.entries) if annex is not None else {}
     hunks = tuple(
-        PlannedHunk(hunk, names.get(f"annex:{hunk.site}", 0), state) if hunk.kind.endswith("annex") else next(left)
+        PlannedHunk(hunk, names.get(hunk.place, 0), state) if hunk.kind.endswith("annex") else next(left)
         for hunk in diff.hunks
     )
     return WithNewCode(hunks, annex, tuple(hazards))

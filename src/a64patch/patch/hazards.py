@@ -85,7 +85,6 @@ def hazards_of(
     found = [
         *_relocations(target, changes),
         *claims_on(target, [change.address for change in changes]),
-        *_literals(target, changes),
         *_landing_pads(target, changes),
         *_pac_pairs(target, changes),
         *_erratum_843419(target, changes),
@@ -93,6 +92,8 @@ def hazards_of(
         *_unseen(target, sites),
         *(each for site in sites for each in site.unknown),
     ]
+    known = {hazard.address for hazard in found if hazard.name == "data"}
+    found += _literals(target, [change for change in changes if change.address not in known])
     changed = {change.address: change.new for change in changes if change.new != change.old}
     pairs: list[tuple[Hazard, int]] = []
     for code in _surroundings(target, changes, sorted(changed)):
@@ -100,8 +101,8 @@ def hazards_of(
         pairs += _pairs(target, code, changed)
         found += _erratum_835769(target, code, changed)
     if pairs:
-        known = Ranges.of(shown)
-        found += [hazard for hazard, other in pairs if other not in known]
+        known_to_author = Ranges.of(shown)
+        found += [hazard for hazard, other in pairs if other not in known_to_author]
     return sorted(set(found), key=lambda hazard: (hazard.address, hazard.name))
 
 

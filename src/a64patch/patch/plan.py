@@ -41,6 +41,7 @@ from a64patch.targets.section import Change, Guard, counted_words, require_one_s
 from a64patch.targets.symbols import GIVE_NAMES, Space, Symbol, SymbolTable
 
 if TYPE_CHECKING:
+    from a64patch.patch.annex import InPlace
     from a64patch.patch.detours import Annex
 
 Sync = Literal["auto", "nosync", "kick", "stop"]
@@ -276,20 +277,26 @@ def fill(diff: AsmDiff, target: Target | None = None) -> AsmDiff:
 
     - An unknown word comes from its text. Without a text, the word of a context or `-` line comes from the target.
     - A missing text comes from the word.
+    - A word that depends on where new code will lie stays unknown.
     - A patch without a Build-Id gets that of the target, if a word or text was filled in.
     - Missing counts come from the lines. Counts that are there are never corrected: `parse` has compared them.
 
     PatchFormatError for a word that cannot be filled in, and where word and text disagree. Without a target, a text
     that names a symbol cannot become a word; and distances and the low bits of names are not compared.
     """
-    filled = diff._replace(hunks=tuple(_filled(hunk, target) for hunk in diff.hunks))
+    in_place = None
+    if diff.needs_room:
+        from a64patch.patch.annex import InPlace
+
+        in_place = InPlace(diff.hunks)
+    filled = diff._replace(hunks=tuple(_filled(hunk, target, in_place) for hunk in diff.hunks))
     if filled != diff and target is not None and not diff.build_id:
         build_id = target.identity().build_id
         return filled._replace(headers=(*filled.headers, (BUILD_ID, build_id))) if build_id else filled
     return filled
 
 
-def _filled(hunk: Hunk, target: Target | None) -> Hunk:
+def _filled(hunk: Hunk, target: Target | None, in_place: InPlace | None) -> Hunk:
     if hunk.kind:
         return _filled_elsewhere(hunk, target)
     symbols = target.symbols if target is not None else _own_symbols(hunk.site)
@@ -300,8 +307,10 @@ def _filled(hunk: Hunk, target: Target | None) -> Hunk:
             lines.append(line)
             continue
         place = Place(symbols, new if line.sign == "+" else old)
-        word = line.word
-        if word is not None:
+        word, text = line.word, line.text
+        if in_place is not None and in_place.names_new_code(line):
+            pass
+        elif word is not None:
             word = exact_word(line, place) if target is not None else comparable_word(line)
         elif line.text:
             word = _assembled(line, place, target is not None)
@@ -309,8 +318,7 @@ def _filled(hunk: Hunk, target: Target | None) -> Hunk:
             word = from_bytes(target.read(old, INSN_SIZE))[0]
         else:
             raise PatchFormatError("neither word nor text: give one, or a target that holds it", line.number, 2)
-        text = line.text
-        if not text and (target is not None or not refers(word)):
+        if word is not None and not text and (target is not None or not refers(word)):
             text = disassemble(word, place.address, symbols)
         lines.append(replace(line, word=word, text=text))
         old += INSN_SIZE * (line.sign in " -")
@@ -325,7 +333,7 @@ def _filled_elsewhere(hunk: Hunk, target: Target | None) -> Hunk:
     new: Sign = "-" if hunk.kind.startswith("end-") else "+"
     in_place = [line for line in hunk.lines if line.sign not in (new, "#") and not line.label]
     signs = [replace(line, sign=" ") for line in in_place]
-    done = iter(_filled(replace(hunk, kind="", lines=tuple(signs)), target).lines if signs else ())
+    done = iter(_filled(replace(hunk, kind="", lines=tuple(signs)), target, None).lines if signs else ())
     lines = [
         replace(next(done), sign=line.sign) if any(line is one for one in in_place)
         else filled(line) if line.sign == new and not line.label
