@@ -285,7 +285,7 @@ def test_a_switch_that_is_cut_off_is_brought_to_an_end(tmp_path: Path, journal: 
 
         with pytest.MonkeyPatch.context() as patch, suppress(Crash, A64PatchError):
             patch.setattr(RunningKernel, "write", write)
-            patch.setattr(Journal, "finish", lambda *arguments: None)
+            patch.setattr(Journal, "finish", lambda *_, **__: None)
             apply_plan(made, target, journal, accept={"kernel-rewrites"})
         [recovery] = recover(journal, lambda entry, target=target: target)  # type: ignore[misc]
         key = key_of(target, "off")

@@ -349,3 +349,29 @@ def test_a_branch_in_place_to_an_annex(machine: Callable[..., Simulator]) -> Non
         make_plan(parse(text.replace("????????  b     annex", "14000001  b     annex")), simulator)
     a64patch.apply(reverse(patch), simulator)
     assert make_plan(patch, simulator).state is State.TO_DO
+
+
+def test_hazards_of_new_code(machine: Callable[..., Simulator]) -> None:
+    """Data may look like anything."""
+    text = """\
+@@ annex g @@
++a8c00400  ldp x0, x1, [x0], #0
++f9400041  ldr x1, [x2]
++9b020c20  madd x0, x1, x2, x3
++f9400061  ldr x1, [x3]
++9b020ca0  madd x0, x5, x2, x3
++d65f03c0  ret
+
+@@ annex d @@
++a8c00400  .word 0xa8c00400
+
+@@ detour f @@
++????????  bl annex:g
+ d503201f
+"""
+    plan = make_plan(parse(text), machine())
+    assert plan.annex is not None
+    start = plan.annex.room.address
+    assert [(hazard.name, hazard.address - start) for hazard in plan.hazards] == [
+        ("unpredictable", 0), ("erratum-835769", 16),
+    ]  # fmt: skip

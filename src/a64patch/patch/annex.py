@@ -128,6 +128,8 @@ class PlacedCode(NamedTuple):
     entries: Mapping[int, int]
     """For each detour, by the address of its first instruction: the address of its new code."""
 
+    is_code: tuple[bool, ...]
+    """Of each word: false for data."""
     resolver: NewNames
 
     def __repr__(self) -> str:
@@ -545,13 +547,15 @@ class NewCode:
         names: NewNames,
     ) -> PlacedCode:  # fmt: skip
         words: list[int] = []
-        for at, each, most in zip(places, code, room, strict=True):
+        is_code: list[bool] = []
+        for at, each, most, executed in zip(places, code, room, self._is_code, strict=True):
             words += [_TRAP] * ((at - base) // INSN_SIZE - len(words))
             words += [*each, *[gen_nop()] * (most - len(each))]
+            is_code += [False] * (len(words) - len(is_code) - most) + [executed] * most
         assert base + INSN_SIZE * len(words) == end
         own = {name: address for name, address in names.own.items() if name.startswith((f"{ANNEX}:", "."))}
         entries = {site: places[number] for site, number in self._entries.items()}
-        return PlacedCode(base, tuple(words), own, entries, names)
+        return PlacedCode(base, tuple(words), own, entries, tuple(is_code), names)
 
 
 def _is_risky(words: Sequence[int], at: int) -> bool:

@@ -19,7 +19,7 @@ from a64patch.oneline import counted, shown
 from a64patch.patch.annex import Cut, NewCode, PlacedCode, parts_of
 from a64patch.patch.asmdiff import AsmDiff, reverse
 from a64patch.patch.finding import Finder, PlannedHunk, State
-from a64patch.patch.hazards import Hazard, claims_on
+from a64patch.patch.hazards import Hazard, claims_on, hazards_of_new_code
 from a64patch.patch.sites import ways_into
 from a64patch.targets.base import Room, Target
 
@@ -101,6 +101,7 @@ def _to_do(
     except (UnmovableError, EncodingError) as error:
         raise PlanError(f"{error}; nothing was changed") from None
     hazards = [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
+    hazards += hazards_of_new_code(placed.base, placed.words, placed.is_code)
     annex = Annex(room, placed.words, _entries(placed, cuts))
     return _in_order(diff, again, State.TO_DO, annex, hazards)
 

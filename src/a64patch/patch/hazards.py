@@ -445,6 +445,22 @@ def _erratum_835769(target: Target, code: _Code, changed: Mapping[int, int]) -> 
             )
 
 
+def hazards_of_new_code(start: int, words: Sequence[int], is_code: Sequence[bool]) -> Iterator[Hazard]:
+    """The hazards of code that replaces none, the first word at `start` (bytes). `is_code` is false for data."""
+    for place, word in enumerate(words):
+        at = start + INSN_SIZE * place
+        why = unpredictable(word) if is_code[place] else None
+        if why is not None:
+            yield Hazard("unpredictable", at, f"the new word at {at:#x}, `{disassemble(word, at)}`: {why}")
+        if place and is_code[place - 1] and is_code[place] and _is_835769(words[place - 1], word):
+            yield Hazard(
+                "erratum-835769",
+                at,
+                f"the multiply-accumulate at {at:#x} of the new code directly follows a memory access, and Cortex-A53"
+                " may compute a wrong result (erratum 835769)",
+            )
+
+
 def _is_835769(first: int, second: int) -> bool:
     """Whether Cortex-A53 may compute a wrong result when it executes these two words in a row.
 
