@@ -11,6 +11,7 @@ import pytest
 
 from a64patch.errors import A64PatchError, FormatError, LinkError, RequestError, SymbolError
 from a64patch.linking.link import Linked, link
+from a64patch.openers import open_target
 from a64patch.patch.asmdiff import Hunk, parse, to_text
 from a64patch.targets.elf import ElfFile
 from tests.support import assemble, rounds
@@ -52,7 +53,7 @@ class Linking:
 
     def __call__(self, source: str, *replace: str, target: Path | None = None) -> Linked:
         path = assemble(source, self._folder / "fix.o", "-march=armv8.5-a")
-        with ElfFile(target or self.target) as opened:
+        with open_target(target or self.target) as opened:
             linked = link(path, opened, replace)
         assert parse(to_text(linked.diff)) == linked.diff
         return linked
@@ -213,6 +214,21 @@ def test_the_redirect_leaves_the_landing_pad(
     assert redirect(linked) == (site, texts)
     entry = [".Lentry_new:"] if replace == "signed" else []
     assert annexes(linked)["new"][1:2] == (entry or instructions.split("; ")[1:2])
+
+
+def test_the_redirect_leaves_the_words_of_ftrace(linking: Linking, tmp_path: Path) -> None:
+    source = (
+        function("plain", "nop", "nop", "mov w0, #1", "ret")
+        + function("padded", "bti c", "nop", "nop", "mov w0, #2", "ret")
+        + function("untraced", "nop", "nop", "ret") + function("short", "nop", "nop")
+        + '.section __patchable_function_entries, "awo", %progbits, .text\n.quad plain, padded, short\n'
+    )  # fmt: skip
+    target = assemble(source, tmp_path / "module.o", "-march=armv8.5-a")
+    for name, site in (("plain", "plain+0x8"), ("padded", "padded+0xc"), ("untraced", "untraced")):
+        linked = linking(new("ret"), f"{name}=new", target=target)
+        assert redirect(linked)[0] == site
+    with pytest.raises(LinkError, match="short is too short for a branch"):
+        linking(new("ret"), "short=new", target=target)
 
 
 def test_only_what_is_needed_comes_along(linking: Linking) -> None:

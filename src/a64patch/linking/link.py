@@ -314,20 +314,23 @@ class _Linker:
     def _redirect(self, one: _Replacement, entry: Place) -> Callable[[], Hunk]:
         """What makes the hunk that makes one word of the old function a branch to the new one, once labels have names.
 
-        An instruction that signs the return address stays, and does so for the new function: which then begins behind
-        its own.
+        A landing pad stays, and so do the words by which ftrace traces the old function. An instruction that signs the
+        return address is a landing pad too, and signs for the new function: which then begins behind its own.
         """
         old, site, new = one
         symbols = self._target.symbols
-        size = max(0, min(symbols.end_of(old) - old.address, 2 * INSN_SIZE)) & -INSN_SIZE
+        size = max(0, min(symbols.end_of(old) - old.address, 4 * INSN_SIZE)) & -INSN_SIZE
         words = from_bytes(self._target.read(old.address, size)) if size and not old.address % INSN_SIZE else []
         effects = effects_of(words[0]) if words else None
-        behind = INSN_SIZE if effects is not None and effects.lands else 0
+        pads = effects is not None and bool(effects.lands)
+        behind = INSN_SIZE if pads else 0
+        while behind < size and self._is_of_ftrace(old.address + behind):
+            behind += INSN_SIZE
         address = old.address + behind
         if len(words) * INSN_SIZE <= behind:
             self._problems[f"{site} is too short for a branch: replace the functions that call it"] = None
-            words = [0, 0]
-        elif behind and not _is_bti(words[0]):
+            words = [0] * 5
+        elif pads and not _is_bti(words[0]):
             pad = disassemble(words[0])
             entry = entry._replace(distance=entry.distance + INSN_SIZE)
             if pad not in _SIGNING or self._word_at(entry.piece, entry.offset - INSN_SIZE) != words[0]:
@@ -345,6 +348,15 @@ class _Linker:
         word = words[behind // INSN_SIZE]
         was = Line("-", word, disassemble(word, address, symbols))
         return lambda: Hunk(where, (was, Line("+", None, f"b {self._text(entry)}")))
+
+    def _is_of_ftrace(self, address: int) -> bool:
+        claims = self._target.modules.claims
+        return any(
+            claim.table in _TRACED or "ftrace" in sentence
+            for claim in claims
+            if address in claim.words
+            for sentence in claim.on([address]).values()
+        )
 
     def _require_landing_pads(self, replacements: Sequence[_Replacement], entries: Sequence[Place]) -> None:
         """Where the target has landing pads, its pages may enforce them (Arm ARM, D8.4.5): then we need them too."""
