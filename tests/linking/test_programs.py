@@ -5,6 +5,7 @@ gcc makes objects and programs, GNU ld links, and qemu-aarch64 executes.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,16 @@ def printed(path: Path) -> str:
     return run("sh", "-c", f"{need('qemu-aarch64', 'qemu-user')} -cpu max -L /usr/aarch64-linux-gnu {path} || echo $?")
 
 
+def replaced_in(program: Path, unit: Path) -> set[str]:
+    """The functions of a program that were replaced: all that it shares with an object."""
+    with ElfFile(program) as target:
+        linked = link(unit, target)
+    with ElfFile(program) as target, Journal(program.with_suffix(".journal")) as journal:
+        plan = make_plan(parse(to_text(linked.diff)), target)
+        apply(plan, target, journal, accept={hazard.name for hazard in plan.hazards})
+    return set(linked.replaced)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_program_does_what_its_new_functions_do(options: str, tmp_path: Path) -> None:
     split = options.split()
@@ -150,12 +161,66 @@ def test_a_program_does_what_its_new_functions_do(options: str, tmp_path: Path) 
     whole = gcc(MAIN + NEW.replace("extern int secret(int);", ""), tmp_path / "whole", *split)
     unit = gcc(NEW, tmp_path / "new.o", *split, "-c")
     before = printed(program)
-    with ElfFile(program) as target:
-        linked = link(unit, target)
-    assert set(linked.replaced) == {"check", "other", "weigh", "pick"}
-    with ElfFile(program) as target, Journal(tmp_path / "journal") as journal:
-        plan = make_plan(parse(to_text(linked.diff)), target)
-        apply(plan, target, journal, accept={hazard.name for hazard in plan.hazards})
+    assert replaced_in(program, unit) == {"check", "other", "weigh", "pick"}
     after = printed(program)
     assert after == printed(whole)
     assert after != before
+
+
+SWITCH = r"""
+target triple = "aarch64-linux-gnu"
+@text = private unnamed_addr constant [6 x i8] c"seven\00", align 1
+@names = private unnamed_addr constant [4 x i32] [i32 7, i32 77, i32 777, i32 7777], align 4
+@limit = external global i32
+declare i32 @puts(BYTES)
+define i32 @choose(i32 %n) {
+entry:
+  switch i32 %n, label %d [
+    i32 0, label %a  i32 1, label %b  i32 2, label %c  i32 3, label %e  i32 4, label %f  i32 5, label %g
+  ]
+a: ret i32 17
+b: %r = call i32 @puts(BYTES STRING)
+  ret i32 %r
+c: %l = load i32, NUMBER @limit
+  ret i32 %l
+e: %m = mul i32 %n, 99
+  ret i32 %m
+f: %q = udiv i32 %n, 3
+  ret i32 %q
+g: %x = xor i32 %n, 5555
+  ret i32 %x
+d: ret i32 -1
+}
+define i32 @unused(i32 %n) {
+  %r = call i32 @nowhere(i32 %n)
+  ret i32 %r
+}
+declare i32 @nowhere(i32)
+"""
+CHOOSING = """
+#include <stdio.h>
+int limit = 7, choose(int);
+#ifdef OLD
+__attribute__((noipa)) int choose(int n) { return n - limit; }
+#else
+int nowhere(int n) { return n; }
+#endif
+int main(void) { puts("from"); for (int n = -1; n < 8; n++) printf("%d\\n", choose(n)); }
+"""
+
+
+@pytest.mark.parametrize("options", ["-O0", "-O2", "-O2 -function-sections"])
+def test_functions_that_llvm_compiled(options: str, tmp_path: Path) -> None:
+    """As clang's, with jump tables."""
+    llc = need("llc", "llvm")
+    typed = int(re.findall(r"version (\d+)", run(llc, "--version"))[0]) < 15
+    string = "getelementptr ([6 x i8], [6 x i8]* @text, i64 0, i64 0)" if typed else "@text"
+    source = SWITCH.replace("BYTES", "i8*" if typed else "ptr").replace("NUMBER", "i32*" if typed else "ptr")
+    unit = tmp_path / "new.o"
+    flags = [*options.split(), "-relocation-model=pic", "-filetype=obj"]
+    run(llc, *flags, "-o", unit, "-", stdin=source.replace("STRING", string))
+    program = gcc(CHOOSING, tmp_path / "program", "-O2", "-DOLD")
+    whole = gcc(CHOOSING, tmp_path / "whole", "-O2", str(unit))
+    before = printed(program)
+    assert replaced_in(program, unit) == {"choose"}
+    assert before != printed(program) == printed(whole)
