@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,10 @@ from a64patch.errors import A64PatchError, FormatError, LinkError, RequestError,
 from a64patch.linking.link import Linked, link
 from a64patch.openers import open_target
 from a64patch.patch.asmdiff import Hunk, parse, to_text
+from a64patch.ranges import Ranges
 from a64patch.targets.elf import ElfFile
+from a64patch.targets.modules import Claim, Module
+from a64patch.targets.symbols import Symbol, SymbolTable
 from tests.support import assemble, rounds
 from tests.support import link as gnu_ld
 
@@ -321,6 +323,21 @@ def test_a_function_that_chooses_another_one_is_called_by_its_stub(linking: Link
         linking(old("b choose"), target=uncalled)
 
 
+def test_names_in_a_process_of_several_files(linking: Linking) -> None:
+    """Its own stubs lie near, and know which function an indirect one has chosen."""
+    target = linking.build(
+        function("_start", "ret") + old("ret") + function("puts@plt", "ret").replace("puts@plt", '"puts@plt"')
+    )
+    names = [Symbol("puts", 0x7F0000, 4), Symbol("strlen", 0x7F0010, 4), Symbol("memcpy", 0x7F0020, 4)]
+    chooses = Claim("resolver", Ranges(((0x7F0020, 0x7F0024),)), "chooses")
+    path = assemble(old("bl puts", "bl strlen", "ret"), target.with_name("fix.o"))
+    with ElfFile(target) as opened:
+        opened.knowing(Module("libc", SymbolTable(lambda: names), claims=lambda: [chooses]))
+        assert annexes(link(path, opened))["old"] == ["? bl puts@plt", "? bl strlen", "ret"]
+        with pytest.raises(LinkError, match="memcpy of the target only chooses another function"):
+            link(assemble(old("b memcpy"), path), opened)
+
+
 def test_names_without_an_address_in_a_relocatable_target(linking: Linking, tmp_path: Path) -> None:
     source = old("bl printk", "ret") + ".bss\nzeroed: .skip 8\n"
     target = assemble(source, tmp_path / "module.o")
@@ -328,12 +345,11 @@ def test_names_without_an_address_in_a_relocatable_target(linking: Linking, tmp_
     assert annexes(linked)["old"] == ["? bl printk", "? adrp x0, zeroed", "ret"]
 
 
-Source = str | Callable[[], str]
-
-
 @pytest.mark.parametrize(
     ("source", "replace", "why"),
     [
+        (old("adr x0, here", "ret") + '.section .empty, "a"\nhere:', (), "old: .empty is empty, and so has no address"),
+        (old(f"b {'x' * 2000}") + function("x" * 2000, "ret"), (), "old: xxxx.*x… is a name of 2000 characters"),
         (new("ret"), (), "no global function of fix.o has the name of one in the target: say which"),
         (old("bl missing", "ret"), (), "old: missing is neither in fix.o nor in the target: add"),
         (".weak missing\n" + old("bl missing", "ret"), (), "and is weak: take the reference out"),

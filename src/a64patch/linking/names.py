@@ -13,7 +13,6 @@ from typing import NamedTuple
 from a64patch.a64.names import parse_site, site_text
 from a64patch.a64.row import PAGE_SIZE
 from a64patch.errors import LinkError, SymbolError
-from a64patch.ranges import Ranges
 from a64patch.targets.base import Target
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import ET_EXEC
@@ -39,7 +38,7 @@ class TargetNames:
     """The names of a target, for a linker. `files` are the source files of the object."""
 
     def __init__(self, target: Target, files: Collection[str]) -> None:
-        self._symbols = target.symbols
+        self._modules, self._symbols = target.modules, target.symbols
         self._files = files
         self._image = target.image if isinstance(target, ElfFile) else None
 
@@ -68,14 +67,16 @@ class TargetNames:
 
         1. The target's own symbol. Of several, the one of the object's source file, else the only global one.
         2. The stub by which the target calls the function of another file, `name@plt`. It comes first for a function
-           that only chooses another one (STT_GNU_IFUNC).
+           that only chooses another one (STT_GNU_IFUNC), and in a process for a function of another file.
         3. In a relocatable file, the name alone, if the file has it: of another file, or in a section like .bss.
 
         LinkError when several symbols are left.
         """
         own = self._chosen(name)
         stub = self._chosen(f"{name}@plt")
-        if own is not None and own.address in self._resolvers:
+        if own is not None and stub is not None and own.module and not stub.module:
+            own = None
+        if own is not None and self._only_chooses(own.address):
             own = None
             if stub is None:
                 raise LinkError(
@@ -114,9 +115,10 @@ class TargetNames:
         of_file = [symbol for symbol in every if symbol.file and symbol.file in self._files]
         return _only(every) or _only(of_file) or _only([symbol for symbol in every if not symbol.file])
 
-    @cached_property
-    def _resolvers(self) -> Ranges:
-        return self._image.resolvers if self._image is not None else Ranges()
+    def _only_chooses(self, address: int) -> bool:
+        if self._image is not None and address in self._image.resolvers:
+            return True
+        return any(claim.hazard == "resolver" and claim.on([address]) for claim in self._modules.claims)
 
     @cached_property
     def _slots(self) -> dict[str, int]:

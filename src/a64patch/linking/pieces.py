@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from a64patch.a64.names import LONGEST_NAME
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import LinkError
 from a64patch.patch.asmdiff import MOST_ALIGNMENT
@@ -29,6 +30,8 @@ from a64patch.targets.elf_image import (
 )
 from a64patch.targets.elf_object import ElfObject, ObjectSymbol
 
+_LONGEST_NAME = LONGEST_NAME // 4
+"""Characters: quotes and escapes make a name longer."""
 _RELRO = ".data.rel.ro"
 """The name of sections that a loader writes once, and nobody afterwards."""
 
@@ -186,6 +189,8 @@ class Pieces:
     def _whole(self, home: int, *, merged: bool) -> Piece:
         if (home, 0) not in self._made:
             section = self.object.sections[home]
+            if not section.size:
+                raise LinkError(f"{self.name_of(home)} is empty, and so has no address in a patch")
             piece = self._piece(self.name_of(home), home, 0, section.size, is_code=False)
             if merged:
                 piece.needed, piece.unit = set(), max(1, section.alignment)
@@ -215,6 +220,8 @@ class Pieces:
             raise LinkError(
                 f"{name} is aligned to {alignment} bytes: an annex has a power of 2 up to {MOST_ALIGNMENT} bytes"
             )
+        if len(name) > _LONGEST_NAME:
+            raise LinkError(f"{name[:40]}… is a name of {len(name)} characters, which no patch can have")
         unique, number = name, 1
         while unique in self.taken:
             number += 1
