@@ -73,7 +73,7 @@ _LOW12 = {277: 1, 278: 1, 284: 2, 285: 4, 286: 8, 299: 16}
 """The bytes in one unit of the immediate for each type of R_AARCH64_ADD_ABS_LO12_NC and R_AARCH64_LDST_ABS_LO12_NC."""
 _ADD_LOW12 = 277
 _ADR, _ADRP = 274, (275, 276)
-_GOT_PAGE, _GOT_LOW12 = 311, 312
+_GOT_PAGE, _GOT_LOW12, _GOT_PAGE_LOW15 = 311, 312, 313
 _RELATIVE: dict[int, Callable[[Encoding], bool]] = {
     273: lambda row: row.literal,
     _ADR: lambda row: row.name == "adr",
@@ -656,7 +656,8 @@ class _Linker:
         if "TLS" in name:
             return LinkError(f"{symbol.name} is thread-local data ({name}): a patch cannot reach it; do without")
         if "GOT" in name:
-            return LinkError(f"{name} against {symbol.name} needs a global offset table: compile with -mcmodel=small")
+            how = "-fPIC instead of -fpic" if relocation.type == _GOT_PAGE_LOW15 else "-mcmodel=small"
+            return LinkError(f"{name} against {symbol.name} needs a global offset table: compile with {how}")
         return LinkError(f"{name} against {symbol.name or 'a section'} cannot be linked: compile with -mcmodel=small")
 
     def _constant(self, relocation: ObjectRelocation, operand: _Operand) -> int:

@@ -33,7 +33,7 @@ from a64patch.targets.elf_object import ElfObject, ObjectSymbol
 _LONGEST_NAME = LONGEST_NAME // 4
 """Characters: quotes and escapes make a name longer."""
 _RELRO = ".data.rel.ro"
-"""The name of sections that a loader writes once, and nobody afterwards."""
+"""The name of sections that a loader writes, and perhaps the program while it starts."""
 
 
 @dataclass(eq=False)
@@ -120,8 +120,12 @@ class Pieces:
             raise LinkError(f"{name} is in {self.name_of(home)}, which is no part of a program")
         if section.flags & SHF_EXECINSTR:
             return self.of_offset(home, symbol.offset + addend)
-        writable = section.flags & SHF_WRITE and not self.name_of(home).startswith(_RELRO)
-        if writable or section.type == SHT_NOBITS:
+        if self.name_of(home).startswith(_RELRO):
+            raise LinkError(
+                f"{name} is data for which a loader forms addresses ({self.name_of(home)}): a patch has no relocations"
+                " for it; use a switch in place of a table of pointers"
+            )
+        if section.flags & SHF_WRITE or section.type == SHT_NOBITS:
             at = "" if symbol.name else f"+{anchor:#x}"
             raise LinkError(
                 f"{name}{at} is data that is written ({self.name_of(home)}): a patch has no room for it; if the target"
