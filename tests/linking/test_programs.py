@@ -6,11 +6,13 @@ gcc makes objects and programs, GNU ld links, and qemu-aarch64 executes.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from a64patch.applying import apply
+from a64patch.applying import apply, revert
+from a64patch.errors import LinkError
 from a64patch.linking.link import link
 from a64patch.patch.asmdiff import parse, to_text
 from a64patch.patch.journal import Journal
@@ -224,3 +226,46 @@ def test_functions_that_llvm_compiled(options: str, tmp_path: Path) -> None:
     before = printed(program)
     assert replaced_in(program, unit) == {"choose"}
     assert before != printed(program) == printed(whole)
+
+
+STATIC = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+int main(void)
+{
+    char text[200], words[] = "a,b;c";
+    snprintf(text, sizeof text, "%d %s %.17g %x %-10s|%5.2f", 7, "x", 1.0 / 3, 255, "ab", 2.5);
+    puts(text);
+    printf("%g %.40g %ld %lu\n", strtod("1.25e10", 0), strtod("1e-300", 0), strtol("-77", 0, 0), strtoul("ff", 0, 16));
+    time_t when = 1e9;
+    strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", gmtime(&when));
+    for (char *word = strtok_r(words, ",;", &(char *){0}); word; word = 0)
+        printf("%s %s %d\n", word, strrchr(text, '-'), strcmp(text, word) > 0);
+    return 0;
+}
+"""
+OF_GLIBC = (
+    "add_n", "addmul_1", "cmp", "dbl2mpn", "divrem", "gmtime", "lshift", "memcpy_generic", "memset_generic",
+    "mpn2dbl", "mul_1", "printf-parsemb", "strcmp", "strrchr", "strtok_r", "submul_1",
+)  # fmt: skip
+"""Objects in C and in assembly, which the program uses."""
+
+
+def test_glibc_is_replaced_by_its_own_objects(tmp_path: Path) -> None:
+    """One after the other, in one program; then all is taken out again."""
+    program = gcc(STATIC, tmp_path / "program", "-O1", "-static")
+    library = run(need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"), "-print-file-name=libc.a").strip()
+    run("sh", "-c", f"cd {tmp_path} && aarch64-linux-gnu-ar x {library} {' '.join(f'{name}.o' for name in OF_GLIBC)}")
+    expected, whole, done = printed(program), program.read_bytes(), 0
+    for name in OF_GLIBC:
+        with suppress(LinkError):  # what is in an object differs between releases
+            replaced_in(program, tmp_path / f"{name}.o")
+            done += 1
+    assert done > 8
+    assert printed(program) == expected
+    with ElfFile(program) as target, Journal(program.with_suffix(".journal")) as journal:
+        for entry in sorted(journal.entries(), reverse=True, key=lambda entry: entry.id):
+            revert(entry.id, target, journal)
+    assert program.read_bytes() == whole
