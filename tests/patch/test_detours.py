@@ -375,3 +375,11 @@ def test_hazards_of_new_code(machine: Callable[..., Simulator]) -> None:
     assert [(hazard.name, hazard.address - start) for hazard in plan.hazards] == [
         ("unpredictable", 0), ("erratum-835769", 16),
     ]  # fmt: skip
+
+
+def test_two_detours_near_each_other_are_two_sites(machine: Callable[..., Simulator]) -> None:
+    """Elsewhere they would be one site, and the branch between them a way into it."""
+    text = "@@ detour f+0x4 @@\n+d503201f\n 91000421\n@@ detour f+0x10 @@\n+d503201f\n d65f03c0\n"
+    plan = make_plan(parse(text), machine())
+    assert plan.hazards == ()
+    assert [(site.start - F_AT, site.keep_out.spans) for site in plan.sites] == [(4, ()), (16, ())]

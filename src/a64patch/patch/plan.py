@@ -124,7 +124,8 @@ def make_plan(
     Sites (see sites.py):
 
     - The changed words of a hunk, and the words between them, are one site.
-    - Hunks with less than JOIN bytes between them are one site too, unless each is a single word that may race.
+    - Hunks with less than JOIN bytes between them are one site too, unless each is a single word that may race, or one
+      is a detour: whoever is behind its branch finishes the old code.
     - `together` makes all hunks change as one.
 
     `data` are words outside the code that change with the hunks, as one. `guards` are words outside the code that must
@@ -168,7 +169,8 @@ def make_plan(
     plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), (), by_meaning, profile, cpus, annex=annex)
     if not plan.changes:
         return plan
-    spans = spans_of_hunks([hunk.changes for hunk in hunks], profile)
+    alone = {change.address for hunk in hunks if hunk.hunk.kind for change in hunk.changes}
+    spans = spans_of_hunks([hunk.changes for hunk in hunks], profile, alone)
     method, reason = method_for(target.capabilities, plan.changes, spans, profile)
     if together and cpus and len(spans) > 1:
         method, reason = "stop", "all hunks change together"
@@ -199,10 +201,13 @@ def _implied_nops(hunks: Sequence[PlannedHunk], target: Target) -> Iterator[Haza
             )
 
 
-def spans_of_hunks(hunks: Iterable[Sequence[Change]], profile: str) -> list[tuple[int, int]]:
+def spans_of_hunks(
+    hunks: Iterable[Sequence[Change]], profile: str, alone: Collection[int] = ()
+) -> list[tuple[int, int]]:
     """From the first to the last changed word of each hunk, ascending. A hunk is its changes, in ascending order.
 
-    Hunks with less than JOIN bytes between them make one span, unless each is a single word that may race.
+    Hunks with less than JOIN bytes between them make one span, unless each is a single word that may race, or the
+    first word of one is in `alone`: a detour's branch, behind which the old code stays whole.
     """
 
     def races(changes: Sequence[Change]) -> bool:
@@ -212,7 +217,8 @@ def spans_of_hunks(hunks: Iterable[Sequence[Change]], profile: str) -> list[tupl
     before: Sequence[Change] = ()
     for changes in sorted(filter(None, hunks), key=lambda each: each[0].address):
         start, end = changes[0].address, changes[-1].address + INSN_SIZE
-        if spans and start - spans[-1][1] < JOIN and not (races(before) and races(changes)):
+        apart = start in alone or (before and before[0].address in alone)
+        if spans and start - spans[-1][1] < JOIN and not apart and not (races(before) and races(changes)):
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((start, end))
