@@ -10,6 +10,7 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -461,11 +462,6 @@ def test_refused(tmp_path: Path, case: str) -> None:
         find(path, size, alignment=alignment)
 
 
-def test_a_relocatable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CapabilityError, match="is relocatable"):
-        find(build(tmp_path, "object", source=START))
-
-
 def test_reach_is_that_of_a_branch_in_both_directions(tmp_path: Path) -> None:
     path = build(tmp_path, "pie", source=START)
     room = find(path)
@@ -562,12 +558,10 @@ def test_damaged_headers_and_records_give_one_of_our_errors(patched: bytes, data
         place = data.draw(st.sampled_from(places))
         piece = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([b"\xff" * 8, bytes(8)])))
         damaged[place : place + len(piece)] = piece
-    tried = Path(IN_MEMORY or "/tmp") / f"a64patch-damaged-{struct.unpack('<I', damaged[-4:])[0]}"
-    try:
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        tried = Path(folder) / "program"
         tried.write_bytes(damaged)
         _try_everything(tried)
-    finally:
-        tried.unlink()
 
 
 def _try_everything(path: Path) -> None:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 
-from a64patch.a64.words import INSN_SIZE, to_bytes
+from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
 from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
-from a64patch.targets import elf_room
+from a64patch.ranges import Ranges
+from a64patch.targets import elf_object_room, elf_room
 from a64patch.targets.base import Aftermath, Room
 from a64patch.targets.debug_link import Names, names_of
 from a64patch.targets.elf_image import (
@@ -28,6 +29,7 @@ from a64patch.targets.elf_image import (
     Relocation,
     require_aarch64,
 )
+from a64patch.targets.elf_object_room import NewRelocation
 from a64patch.targets.file import FileTarget
 from a64patch.targets.modules import Claim, Module, data_claims
 from a64patch.targets.symbols import SymbolTable
@@ -71,6 +73,8 @@ class ElfFile(FileTarget):
             self._image.require_code()
         self._data = self._image.data  # a copy from the first write on
         self._touched: set[int] = set()
+        self._spans_of_rooms: Ranges | None = None
+        self._referring: dict[int, NewRelocation | None] = {}
 
     def own_modules(self) -> Iterable[Module]:
         """The file as one build. FormatError when its notes or relocation tables are not sound.
@@ -171,6 +175,7 @@ class ElfFile(FileTarget):
                 if data[part] != before[part]:
                     self._require_droppable(word)
             self._touched.update(owned)
+        self._note_references(address, data)
         done = 0
         for offset, length in chunks:
             copy[offset : offset + length] = data[done : done + length]
@@ -179,23 +184,51 @@ class ElfFile(FileTarget):
     def relocation_at(self, address: int) -> str | None:
         """The relocations of the code word at this address, such as `R_AARCH64_CALL26 against printk`.
 
-        None for a word without relocations, and for an address that is not code. Always as in the opened file.
+        None for a word without relocations, and for an address that is not code. Always as in the opened file. Those
+        that came with a room are not told: they give the word its meaning, and go with it.
         """
+        if self._is_for_room(address & -INSN_SIZE):
+            return None
         return ", ".join(map(self._image.describe, self._image.owners(address & -INSN_SIZE))) or None
 
     def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
-        """As `elf_room.find_room`: the padding behind the code of the program, else a new segment. Not in ET_REL."""
+        """The padding behind the code of the program, else a new segment; in ET_REL a new section.
+
+        As `elf_room.find_room` and `elf_object_room.find_room`.
+        """
         self._require_open()
+        if self.is_relocatable:
+            return elf_object_room.find_room(self._image, size, near, alignment)
         return elf_room.find_room(self._image, size, near, alignment)
 
     def allocate(self, room: Room) -> None:
         """As `Target.allocate`, in the copy in memory. WriteError as `write`.
 
         No byte of the program moves: the tables that become longer move to the end of the file. The section
-        `.a64patch.1` (2, 3, …) holds the room, and `.a64patch.undo.1` all that `release` needs.
+        `.a64patch.1` (2, 3, …; in ET_REL `.text.a64patch.1`) holds the room, and `.a64patch.undo.1` all that `release`
+        needs.
         """
         self._require_open()
-        self._edit([elf_room.allocation(self._image, room)])
+        allocation = elf_object_room.allocation if self.is_relocatable else elf_room.allocation
+        self._edit([allocation(self._image, room)])
+
+    def relocate(self, relocations: Sequence[NewRelocation]) -> None:
+        """Let the loader or linker of an ET_REL file fill words of the newest room, and words that lead there.
+
+        `publish` does this by itself for branches, ADR and literals, whose words tell their goals in the file. It is
+        for words whose goals must be told: ADRP with its partner, and symbols without an address, such as `printk`.
+
+        Write the words before: a word that changes afterwards loses its relocations at the next `publish`. `release`
+        of the room undoes it. On an error nothing was changed:
+
+        - MappingError without a room, for an address that is no code, and for a goal that is in no loaded section.
+        - SymbolError for a name that no relocation of the file could have.
+        - RelocationError for a type that is for no instruction; WriteError as `write`.
+        """
+        self._require_open()
+        self._edit(elf_object_room.relocated(self._image, self._data, relocations))
+        for each in relocations:
+            self._referring.pop(each.address, None)
 
     def rooms(self) -> Sequence[Room]:
         """The rooms in the file, whoever allocated them, but those whose words are all zero."""
@@ -211,7 +244,10 @@ class ElfFile(FileTarget):
         """
         self._require_open()
         edits, sentence = elf_room.release(self._image, self._data, room)
+        # The relocations that such words had before come back with the tables.
+        restored = set() if sentence else {word for word in self._touched if self._is_for_room(word)}
         self._edit(edits)
+        self._touched -= restored
         return sentence
 
     def _edit(self, edits: Iterable[elf_room.Edit]) -> None:
@@ -225,7 +261,7 @@ class ElfFile(FileTarget):
         code, before = image.code, self._image.code
         if self._may_write is not None:
             self._may_write = (self._may_write - (before - code)) | (code - before)
-        self._image, self._data = image, copy
+        self._image, self._data, self._spans_of_rooms = image, copy, None
         if self._modules is not None:
             self._modules = self._modules.knowing([replace(self._modules.main, code=code)])
 
@@ -243,7 +279,7 @@ class ElfFile(FileTarget):
 
     def _require_droppable(self, word: int) -> None:
         owner = self.relocation_at(word)
-        if not self._drop_relocations:
+        if not self._drop_relocations and not self._is_for_room(word):
             raise RelocationError(
                 f"the word at {self._where(word)} belongs to {owner}, which would overwrite it: "
                 f"patch another word, or drop the relocation (drop_relocations, --drop-relocations)"
@@ -252,6 +288,46 @@ class ElfFile(FileTarget):
             raise RelocationError(
                 f"the word at {self._where(word)} belongs to {owner}, which cannot be dropped: patch another word"
             )
+
+    def _note_references(self, address: int, data: bytes) -> None:
+        """Remember the relocations that words in rooms of an ET_REL file need, and words that lead there."""
+        if not self.is_relocatable or (address | len(data)) % INSN_SIZE:
+            return
+        for word in range(address, address + len(data), INSN_SIZE):
+            self._referring.pop(word, None)
+        self._referring |= elf_object_room.references(self._image, self._room_spans, address, from_bytes(data))
+
+    def publish(self, start: int, end: int) -> None:
+        """As `FileTarget.publish`. In ET_REL, words between a room and other sections get relocations first.
+
+        RelocationError, and nothing is published, for an ADRP in a room whose goal nobody told to `relocate`.
+        """
+        self._require_open()
+        relocations = []
+        for address, relocation in sorted(self._referring.items()):
+            if relocation is None:
+                raise RelocationError(
+                    f"the ADRP at {self._where(address)} does not tell what it refers to, and the loader moves it: "
+                    f"load the address from a literal, or tell `relocate` the goal"
+                )
+            relocations.append(relocation)
+        if relocations:
+            self.relocate(relocations)
+        super().publish(start, end)
+
+    @property
+    def _room_spans(self) -> Ranges:
+        if self._spans_of_rooms is None:
+            self._spans_of_rooms = Ranges.of((room.address, room.end) for room in self.rooms())
+        return self._spans_of_rooms
+
+    def _is_for_room(self, word: int) -> bool:
+        """Whether a word is in a room, or leads there: its relocations came with the room."""
+        marked = f" against {elf_object_room.MARK}"
+        owners = self._image.owners(word)
+        return bool(self.is_relocatable and owners) and (
+            all(marked in self._image.describe(owner) for owner in owners) or word in self._room_spans
+        )
 
     def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
         """The file's bytes that change when `drop_relocations` drops the relocations of these (address, word) pairs."""

@@ -52,11 +52,11 @@ _MOST_ROOMS = 4096
 _MOST_BYTES = 1 << 30
 """Far enough below the largest file that can be opened."""
 _PF_R = 4
-_SHT_PROGBITS = 1
+SHT_PROGBITS = 1
 _SECTION, _SECTION_SIZE = "IIQQQQIIQQ", 64
-_NAME = re.compile(r"\.a64patch\.\d{1,9}")
+_NAME = re.compile(r"(\.text)?\.a64patch\.\d{1,9}")
 _FIELDS = ((32, "Q"), (40, "Q"), (56, "H"), (60, "H"), (62, "H"))
-"""The offset in the ELF header, and the layout, of each field of `_Header`."""
+"""The offset in the ELF header, and the layout, of each field of `Header`."""
 
 _RECORD = "8sIIQQQQQQHHHHIIQ"
 _RECORD_SIZE = struct.calcsize("<" + _RECORD)
@@ -78,7 +78,7 @@ class Edit(NamedTuple):
             data[offset : offset + len(piece)] = piece
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """The fields of the ELF header that a room changes: e_phoff, e_shoff, e_phnum, e_shnum, e_shstrndx."""
 
     segments_at: int
@@ -88,10 +88,12 @@ class _Header(NamedTuple):
     names: int
 
     @classmethod
-    def of(cls, data: bytes | bytearray, order: str) -> _Header:
+    def of(cls, data: bytes | bytearray, order: str) -> Header:
+        """The fields in a file whose numbers have this byte order, a `struct` prefix."""
         return cls(*(struct.unpack_from(order + layout, data, offset)[0] for offset, layout in _FIELDS))
 
     def writes(self, order: str) -> Iterator[tuple[int, bytes]]:
+        """The (offset, bytes) of all fields."""
         for (offset, layout), value in zip(_FIELDS, self, strict=True):
             yield offset, struct.pack(order + layout, value)
 
@@ -124,8 +126,8 @@ class _Record(NamedTuple):
     """The p_filesz and p_memsz that this program header had."""
 
     @property
-    def header(self) -> _Header:
-        return _Header(self.segments_at, self.sections_at, self.segment_count, self.section_count, self.names)
+    def header(self) -> Header:
+        return Header(self.segments_at, self.sections_at, self.segment_count, self.section_count, self.names)
 
 
 def find_room(image: ElfImage, size: int, near: tuple[int, int], alignment: int) -> Room:
@@ -135,15 +137,13 @@ def find_room(image: ElfImage, size: int, near: tuple[int, int], alignment: int)
     CapabilityError for each kind of file that cannot get one. RequestError for a size below 1, and for an alignment
     that is no power of 2.
     """
-    if size < 1 or alignment < 1 or alignment & (alignment - 1):
-        raise RequestError(f"no room has {size} bytes at a multiple of {alignment}: ask for a power of 2")
+    size, alignment = requested(size, alignment)
     if alignment > _SMALLEST:
         raise CapabilityError(
             f"{image.name} is loaded at a multiple of {_SMALLEST} bytes, so code in it cannot be at a multiple of "
             f"{alignment}: ask for {_SMALLEST} or less"
         )
     _require_possible(image)
-    size, alignment = _up(size, INSN_SIZE), max(alignment, INSN_SIZE)
     for _, start, end in _paddings(image):
         room = Room(_up(start, alignment), size, "the padding behind the code")
         if room.end <= end and _in_reach(room, near):
@@ -155,6 +155,13 @@ def find_room(image: ElfImage, size: int, near: tuple[int, int], alignment: int)
             f"put them in the place of other code"
         )
     return room
+
+
+def requested(size: int, alignment: int) -> tuple[int, int]:
+    """The size and alignment of a room for this many bytes; RequestError as `find_room`."""
+    if size < 1 or alignment < 1 or alignment & (alignment - 1):
+        raise RequestError(f"no room has {size} bytes at a multiple of {alignment}: ask for a power of 2")
+    return _up(size, INSN_SIZE), max(alignment, INSN_SIZE)
 
 
 def allocation(image: ElfImage, room: Room) -> Edit:
@@ -193,6 +200,14 @@ def rooms(image: ElfImage, data: bytes | bytearray) -> list[Room]:
     return rooms
 
 
+def without_newest(image: ElfImage, data: bytes | bytearray) -> tuple[Room, Edit] | None:
+    """The newest room, and the edit that restores the file as it was before; None without a sound record."""
+    newest = next(_records(data, image.order), None)
+    if newest is None or not _is_sound(newest, data, image.order):
+        return None
+    return Room(newest.address, newest.size), _undo(newest, data, image.order)
+
+
 def release(image: ElfImage, data: bytes | bytearray, room: Room) -> tuple[list[Edit], str]:
     """The edits that give a room back, and the sentence of `Target.release`. MappingError when it is no room.
 
@@ -227,14 +242,15 @@ def release(image: ElfImage, data: bytes | bytearray, room: Room) -> tuple[list[
 
 
 def _require_possible(image: ElfImage) -> None:
-    """CapabilityError, in one sentence, for each kind of file that gets no room."""
-    if image.relocatable:
-        raise CapabilityError(
-            f"{image.name} is relocatable, and gets no room for new code: as many instructions as before have to do"
-        )
+    """CapabilityError, in one sentence, for each kind of linked file that gets no room."""
     if image.is_debug_file or not image.loads:
         raise CapabilityError(f"{image.name} has no code to load, so it gets no room for new code: open the program")
-    header = _Header.of(image.data, image.order)
+    require_tables(image)
+
+
+def require_tables(image: ElfImage) -> None:
+    """CapabilityError unless the tables at the end of the file can become longer."""
+    header = Header.of(image.data, image.order)
     if image.sections and (
         not 0 < header.names < len(image.sections) == header.section_count < SHN_LORESERVE - 2
         or image.sections[header.names].flags & SHF_ALLOC
@@ -259,7 +275,7 @@ def _known_end(image: ElfImage) -> int:
 
 def _occupied(image: ElfImage) -> Ranges:
     """The bytes of the file that its headers tell, as offsets."""
-    header = _Header.of(image.data, image.order)
+    header = Header.of(image.data, image.order)
     return Ranges.of(
         [
             (0, HEADER_SIZE),
@@ -333,46 +349,101 @@ def _new_segment(image: ElfImage) -> Segment:
     return Segment(PT_LOAD, _PF_R | PF_X, offset, address, physical, 0, 0, alignment)
 
 
+class Draft(NamedTuple):
+    """All bytes of a room but the tables at the file's end."""
+
+    header: Header
+    writes: list[tuple[int, bytes]]
+    end: int
+    """The offset from which on the tables may be."""
+    sections: list[tuple[str, Section, bytes | None]]
+    """The sections that are added, the room's first: name, header without name, contents if these are a table too."""
+    contents: dict[int, bytes]
+    """The new contents of older sections by number. They move to the file's end."""
+    grown: int = _NONE
+    """The number of the program header that becomes longer; _NONE for none."""
+
+
 def _with_room(image: ElfImage, room: Room, grown: int | None) -> Edit:
     """The edit for a room: in the padding behind the segment of program header `grown`, or in a new segment."""
-    data, order = image.data, image.order
-    old = _Header.of(data, order)
-    new = old
-    writes: list[tuple[int, bytes]] = []
+    header = Header.of(image.data, image.order)
     if grown is not None:
         segment = image.segments[grown]
         offset = segment.offset + room.address - segment.address
-        writes.append(_size_of(old, grown, room.end - segment.address, order))
-        end = len(data)
+        writes = [_size_of(header, grown, room.end - segment.address, image.order)]
+        end = len(image.data)
     else:
         added = _added_segments(image, room.size)
         offset = added[0].offset
         table_at = table_in(added[1])
-        writes.append((table_at, _program_headers(image, added)))
-        new = new._replace(segments_at=table_at, segment_count=old.segment_count + 2)
+        writes = [(table_at, _program_headers(image, added))]
+        header = header._replace(segments_at=table_at, segment_count=header.segment_count + 2)
         end = _up(added[1].offset + added[1].file_size, _SMALLEST)
-    writes.append((offset, to_bytes([UNWRITTEN]) * (room.size // INSN_SIZE)))
-    record_at = _up(end, 8)
-    if image.sections:
-        names, sections = _sections(image, room, offset, end)
-        record_at = _up(end + len(names), 8)
-        new = new._replace(sections_at=record_at + _RECORD_SIZE, section_count=old.section_count + 2)
-        sections[-1] = sections[-1]._replace(offset=record_at, size=_RECORD_SIZE)
+    section = f".a64patch.{next_number(image)}", code_section(room, offset), None
+    return completed(image, room, Draft(header, writes, end, [section], {}, _NONE if grown is None else grown))
+
+
+def code_section(room: Room, offset: int) -> Section:
+    """The section header of a room, without its name."""
+    alignment = min(room.address & -room.address, _SMALLEST)
+    return Section(0, SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, room.address, offset, room.size, 0, 0, alignment, 0)
+
+
+def next_number(image: ElfImage) -> int:
+    """The number of the next room, by the names of sections."""
+    names = [name for name in map(image.section_name, image.sections) if _NAME.fullmatch(name)]
+    return max((int(name.rpartition(".")[2]) for name in names), default=0) + 1
+
+
+def completed(image: ElfImage, room: Room, draft: Draft) -> Edit:
+    """The edit for a room, with the tables and the record at the file's end.
+
+    Neither a number nor a name of an older section changes.
+    """
+    data, order = image.data, image.order
+    old, header = Header.of(data, order), draft.header
+    _, code, _ = draft.sections[0]
+    writes = [*draft.writes, (code.offset, to_bytes([UNWRITTEN]) * (room.size // INSN_SIZE))]
+    sections = list(image.sections)
+    place = _up(draft.end, 8)
+    if sections:
+        name = draft.sections[0][0].replace(".a64patch", ".a64patch.undo")
+        added = [*draft.sections, (name, Section(0, SHT_PROGBITS, 0, 0, 0, 0, 0, 0, 8, 0), None)]
+        contents = dict(draft.contents)
+        names = contents.get(old.names) or contents_of(image, old.names)
+        names += b"" if names.endswith(b"\0") else b"\0"
+        for name, section, content in added:
+            if content is not None:
+                contents[len(sections)] = content
+            sections.append(section._replace(name=len(names)))
+            names += name.encode("ascii") + b"\0"
+        contents[old.names] = names
+        for number, content in contents.items():
+            sections[number] = sections[number]._replace(offset=place, size=len(content))
+            writes.append((place, content))
+            place = _up(place + len(content), 8)
+        sections[-1] = sections[-1]._replace(offset=place, size=_RECORD_SIZE)
+        header = header._replace(sections_at=place + _RECORD_SIZE, section_count=len(sections))
         table = b"".join(struct.pack(order + _SECTION, *section) for section in sections)
-        writes += [(end, names), (new.sections_at, table)]
-    size = record_at + _RECORD_SIZE + _SECTION_SIZE * (new.section_count if image.sections else 0)
-    edit = Edit(size, (*writes, *new.writes(order)))
+        writes.append((header.sections_at, table))
+    edit = Edit(place + _RECORD_SIZE + _SECTION_SIZE * len(sections), (*writes, *header.writes(order)))
     record = _Record(
-        _MAGIC, _VERSION, 0, room.address, room.size, offset, len(data), *old, 0,
-        _NONE if grown is None else grown, 0, 0 if grown is None else image.segments[grown].file_size,
+        _MAGIC, _VERSION, 0, room.address, room.size, code.offset, len(data), *old, 0,
+        draft.grown, 0, 0 if draft.grown == _NONE else image.segments[draft.grown].file_size,
     )  # fmt: skip
-    made = bytearray(data)
-    edit.carry_out(made)
-    record = record._replace(checksum=_checksum(record, made, record_at, order))
-    return Edit(size, (*edit.writes, (record_at, struct.pack(order + _RECORD, *record))))
+    copy = bytearray(data)
+    edit.carry_out(copy)
+    record = record._replace(checksum=_checksum(record, copy, place, order))
+    return Edit(edit.size, (*edit.writes, (place, struct.pack(order + _RECORD, *record))))
 
 
-def _size_of(header: _Header, number: int, size: int, order: str) -> tuple[int, bytes]:
+def contents_of(image: ElfImage, number: int) -> bytes:
+    """The bytes of a section."""
+    section = image.sections[number]
+    return image.data[section.offset : section.offset + section.size]
+
+
+def _size_of(header: Header, number: int, size: int, order: str) -> tuple[int, bytes]:
     """p_filesz and p_memsz of a program header."""
     return header.segments_at + SEGMENT_SIZE * number + 32, struct.pack(order + "QQ", size, size)
 
@@ -409,32 +480,9 @@ def _program_headers(image: ElfImage, added: tuple[Segment, Segment]) -> bytes:
     return b"".join(struct.pack(image.order + SEGMENT, *each) for each in packed)
 
 
-def _sections(image: ElfImage, room: Room, offset: int, names_at: int) -> tuple[bytes, list[Section]]:
-    """The names of sections and the section headers, with those of a room and its record at the end.
-
-    The record's offset and size are left out. Neither a number nor a name of an older section changes.
-    """
-    header = _Header.of(image.data, image.order)
-    home = image.sections[header.names]
-    names = image.data[home.offset : home.offset + home.size]
-    names += b"" if names.endswith(b"\0") else b"\0"
-    numbers = [int(name[10:]) for name in map(image.section_name, image.sections) if _NAME.fullmatch(name)]
-    name = f".a64patch.{max(numbers, default=0) + 1}"
-    undo_name = name.replace(".a64patch", ".a64patch.undo")
-    alignment = min(room.address & -room.address, _SMALLEST)
-    code = Section(
-        len(names), _SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, room.address, offset, room.size, 0, 0, alignment, 0
-    )
-    undo = Section(len(names) + len(name) + 1, _SHT_PROGBITS, 0, 0, 0, 0, 0, 0, 8, 0)
-    names += f"{name}\0{undo_name}\0".encode("ascii")
-    sections = list(image.sections)
-    sections[header.names] = home._replace(offset=names_at, size=len(names))
-    return names, [*sections, code, undo]
-
-
 def _records(data: bytes | bytearray, order: str) -> Iterator[_Record]:
     """The records in a file, the newest first. Only the newest one is compared with the file, by `_is_sound`."""
-    end, sections_at = len(data), _Header.of(data, order).sections_at
+    end, sections_at = len(data), Header.of(data, order).sections_at
     while True:
         at = (sections_at or end) - _RECORD_SIZE
         if at < HEADER_SIZE or at + _RECORD_SIZE > end:
@@ -448,7 +496,7 @@ def _records(data: bytes | bytearray, order: str) -> Iterator[_Record]:
 
 def _is_sound(record: _Record, data: bytes | bytearray, order: str) -> bool:
     """Whether the newest record fits the file: all that was written for the room, but its code, is as it was."""
-    header = _Header.of(data, order)
+    header = Header.of(data, order)
     at = (header.sections_at or len(data)) - _RECORD_SIZE
     end = record.offset + record.size
     inside = record.address + record.size <= ADDRESS_SPACE and HEADER_SIZE <= record.offset < end <= at
@@ -470,7 +518,7 @@ def _checksum(record: _Record, data: bytes | bytearray, record_at: int, order: s
     view = memoryview(data)
     checksum = zlib.crc32(view[:HEADER_SIZE])
     if record.grown != _NONE:
-        entry = _Header.of(data, order).segments_at + SEGMENT_SIZE * record.grown
+        entry = Header.of(data, order).segments_at + SEGMENT_SIZE * record.grown
         checksum = zlib.crc32(view[entry : entry + SEGMENT_SIZE], checksum)
     done = record.old_size
     for start, end in ((record.offset, record.offset + record.size), (record_at, record_at + _RECORD_SIZE)):
@@ -483,7 +531,7 @@ def _undo(record: _Record, data: bytes | bytearray, order: str) -> Edit:
     """The edit that restores the file as it was before a room with a sound record."""
     writes = list(record.header.writes(order))
     if record.grown != _NONE:
-        writes.append(_size_of(_Header.of(data, order), record.grown, record.old_file_size, order))
+        writes.append(_size_of(Header.of(data, order), record.grown, record.old_file_size, order))
         writes.append((record.offset, bytes(record.size)))
     return Edit(record.old_size, tuple(writes))
 
