@@ -11,9 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
+from a64patch.errors import CapabilityError
 from a64patch.kernel import blacklist, rewrites, static_keys
 from a64patch.kernel.alternatives import Alternative
 from a64patch.ranges import Ranges
+from a64patch.targets.base import Room
 from a64patch.targets.elf import ElfFile
 from a64patch.targets.elf_image import R_AARCH64_RELATIVE
 from a64patch.targets.modules import Claim, Module
@@ -50,6 +52,16 @@ class KernelElf(ElfFile):
                 f" `truncate -s -{size} {shlex.quote(self.path)}` removes the signature",
                 of_build=True,
             )
+
+    def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
+        """As `ElfFile.find_room`. CapabilityError for a signed module: a section would come behind its signature."""
+        signed = signature_size(self._image.data) if self.is_relocatable else 0
+        if signed:
+            raise CapabilityError(
+                f"{self.path} is a signed module, which the kernel refuses once a byte has changed (EKEYREJECTED): "
+                f"remove the signature with `truncate -s -{signed} {shlex.quote(self.path)}`"
+            )
+        return super().find_room(size, near, alignment)
 
     def facts(self) -> dict[str, str]:
         """As `ElfFile.facts`. Of a vmlinux also the tables that were found, and what is not looked at without one."""
