@@ -1,7 +1,9 @@
 """A running process on this machine: its threads are stopped by ptrace, its memory is written through /proc.
 
-Nothing is executed in the process, and no code is put into it. Read on: threads.py stops the threads, procfs.py reads
-and writes the process, stacks.py finds where a thread will return, mapped.py finds the builds in its memory.
+Nothing is executed in the process, but for one system call that maps or unmaps a room for new code.
+
+Read on: threads.py stops the threads, procfs.py reads and writes the process, stacks.py finds where a thread will
+return, mapped.py finds the builds in its memory, process_room.py the rooms; calling.py has the system call made.
 
 Who does what (Linux v6.12):
 
@@ -19,6 +21,7 @@ import errno
 import gc
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,17 +29,28 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from a64patch.a64.words import INSN_SIZE, to_bytes
-from a64patch.errors import CapabilityError, MappingError, RequestError, TargetError, WriteError
+from a64patch.errors import BusyError, CapabilityError, MappingError, RequestError, TargetError, WriteError
 from a64patch.oneline import some
 from a64patch.protocols import Doer, Operation, Step
 from a64patch.ranges import Ranges
 from a64patch.targets import ptrace
-from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Room, Target
+from a64patch.targets.calling import SVC, make_call
 from a64patch.targets.executing import escaped
-from a64patch.targets.mapped import MappedModule, modules_of
+from a64patch.targets.keeper import outliving
+from a64patch.targets.mapped import JIT, MappedModule, modules_of
 from a64patch.targets.maps import Mapping, Maps, parse_maps
-from a64patch.targets.modules import Module
-from a64patch.targets.procfs import Process, is_kernels_own, mapping_of, name_of, processes, ptrace_scope
+from a64patch.targets.modules import Module, Modules
+from a64patch.targets.process_room import HOW, free_place, mark_of, pages_of, rooms_in
+from a64patch.targets.procfs import (
+    Process,
+    is_kernels_own,
+    lowest_mappable,
+    mapping_of,
+    name_of,
+    processes,
+    ptrace_scope,
+)
 from a64patch.targets.ptrace import NT_ARM_PAC_MASK, Held
 from a64patch.targets.section import Found, Outcome, Section, carry_out
 from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
@@ -52,6 +66,13 @@ _FORBIDDEN = (errno.EIO, errno.EFAULT, errno.EACCES, errno.EPERM)
 _NEAR = 4096
 """Words with fewer bytes between them are read at once: no page is as small, so each page of the read has a word."""
 _MOST_AT_ONCE = 1 << 20
+_MMAP, _MUNMAP = 222, 215
+"""Numbers of system calls (asm-generic/unistd.h)."""
+_READ_EXECUTE, _PRIVATE_ANONYMOUS_HERE = 1 | 4, 0x02 | 0x20 | 0x100000
+"""PROT_READ and PROT_EXEC; MAP_PRIVATE, MAP_ANONYMOUS and MAP_FIXED_NOREPLACE (mmap(2))."""
+_NO_FILE = (1 << 64) - 1
+_STOPS, _BETWEEN = 100, 0.01
+"""How many stops are tried until a thread can make a system call, and the seconds between two of them."""
 _SP, _PC = 31, 32
 """Where they are in a thread's registers."""
 
@@ -99,6 +120,10 @@ class ProcessTarget(Target):
     **Memory** is written only where it is mapped executable and private. A shared mapping is refused, since the write
     would change the file, or other processes. `carry_out` refuses when the words of the section are not mapped from the
     same file as when the target was opened: dlclose, dlopen, mmap.
+
+    **A room** for new code is pages of its own (process_room.py). One thread of the process maps and unmaps them, while
+    all stand (calling.py). A child of this process sees to that, so that it is done whole also when this one is killed.
+    The pages permit no branch target identification: new code is reached by B, which needs no landing pad.
 
     Processes that begin later execute the file, which is not changed.
 
@@ -276,6 +301,129 @@ class ProcessTarget(Target):
         for address, data in requests if self._threads is None else _joined(requests):
             self._put(address, data)
 
+    # Rooms
+
+    def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
+        """Free pages between the mappings: `process_room.free_place` says which. CapabilityError without any."""
+        page = self._process.page_size()
+        pages = pages_of(Room(0, size), page)
+        place = free_place(
+            self._maps_now(), pages, near,
+            alignment=alignment, page=page, lowest=max(lowest_mappable(), page), heap=self._process.heap_start(),
+        )  # fmt: skip
+        if place is None:
+            raise CapabilityError(
+                f"process {self._process.pid} has no {pages} bytes free within reach of"
+                f" {self.symbols.describe(near[0])}, so there is no room for new code"
+            )
+        return Room(place, size, HOW)
+
+    def allocate(self, room: Room) -> None:
+        """Map the pages of a room, by a system call that a thread of the process makes.
+
+        - MappingError when something is mapped there by now.
+        - CapabilityError when the kernel does not permit it: a limit of the process, a security module, a system call
+          filter.
+        - BusyError when no thread can make the call. Other errors as `stop`.
+        """
+        outliving(lambda: self._map(room))
+        self._rooms_changed()
+
+    def rooms(self) -> Sequence[Room]:
+        """The rooms in this process, whoever mapped them: `process_room.rooms_in` says how they are known."""
+        return [room for room, _ in rooms_in(self._maps_now(), self._process.read_some)]
+
+    def release(self, room: Room) -> str:
+        """Unmap the pages of a room; errors as `allocate`."""
+        pages = next(
+            (pages for each, pages in rooms_in(self._maps_now(), self._process.read_some) if each == room), None
+        )
+        if pages is None:
+            raise MappingError(f"there is no room for new code at {room.address:#x}; nothing was changed")
+        outliving(lambda: self._unmap(pages))
+        self._rooms_changed()
+        return ""
+
+    def _map(self, room: Room) -> None:
+        pages = pages_of(room, self._process.page_size())
+
+        def map_and_mark(gate: int) -> int | None:
+            result = self._call(
+                gate, _MMAP, room.address, pages, _READ_EXECUTE, _PRIVATE_ANONYMOUS_HERE, _NO_FILE, 0
+            )  # fmt: skip
+            if result == room.address:
+                mark = mark_of(room)
+                self._put(room.address + pages - len(mark), mark)
+            elif result is not None and result >= 0:  # Linux before 4.17 takes the address for a hint.
+                self._call(gate, _MUNMAP, result, pages)
+                return -errno.EEXIST
+            return result
+
+        self._make(map_and_mark, f"map {pages} bytes of code at {room.address:#x}")
+
+    def _unmap(self, pages: Mapping) -> None:
+        size = pages.end - pages.start
+        self._make(lambda gate: self._call(gate, _MUNMAP, pages.start, size), f"unmap {size} bytes at {pages.start:#x}")
+
+    def _make(self, call: Callable[[int], int | None], what: str) -> None:
+        """Stop all threads, and have one of them make a system call."""
+        gate = self._gate()
+        for _ in range(_STOPS):
+            with self.stop():
+                result = call(gate)
+            if result is not None:
+                break
+            time.sleep(_BETWEEN)
+        else:
+            raise BusyError(
+                f"no thread of process {self._process.pid} can {what}: each one sleeps in the kernel, takes a signal or"
+                " is in code that may not be interrupted; try again"
+            )
+        if result == -errno.EEXIST:
+            raise MappingError(f"process {self._process.pid} cannot {what}: something is mapped there by now")
+        if result < 0:
+            raise CapabilityError(
+                f"process {self._process.pid} may not {what} ({os.strerror(-result)}): a limit of the process, a system"
+                " call filter (seccomp) or a security module (SELinux: execmem) forbids it"
+            )
+
+    def _call(self, gate: int, number: int, *arguments: int) -> int | None:
+        assert self._threads is not None
+        try:
+            return make_call(self._threads, self._process.pid, self._process.read_some, gate, number, *arguments)
+        except OSError:
+            return None  # A thread was killed: the next stop sees what is left of the process.
+
+    def _gate(self) -> int:
+        """An SVC #0 in code of the process: the vDSO has one to leave a signal handler."""
+        code = [
+            mapping for mapping in self._maps_now() if mapping.executable and (mapping.path == "[vdso]" or mapping.file)
+        ]
+        for mapping in sorted(code, key=lambda mapping: mapping.path != "[vdso]"):
+            data = self._process.read_some(mapping.start, min(mapping.end - mapping.start, _MOST_AT_ONCE))
+            at = data.find(SVC)
+            while at >= 0:
+                if at % INSN_SIZE == 0:
+                    return mapping.start + at
+                at = data.find(SVC, at + 1)
+        raise CapabilityError(f"process {self._process.pid} has no SVC instruction by which it could map memory")
+
+    def _is_in_a_room(self, address: int) -> bool:
+        return any(room.address <= address < room.end for room in self.rooms())
+
+    def _rooms_changed(self) -> None:
+        """Know the mappings and the code anew."""
+        self._maps = self._maps_now()
+        named = [module for module in self.modules if module.name != JIT]
+        jit = next((module for module in self.modules if module.name == JIT), MappedModule(JIT, shares_code=True))
+        code = self._maps.code - Ranges.of(span for module in named for span in module.code or ())
+        self._modules = Modules([*named, replace(jit, code=code)] if code else named)
+
+    def code_with(self, address: int) -> Sequence[tuple[int, int]]:
+        """As `Target.code_with`, with all rooms: new code branches back into the code of any build."""
+        code = Ranges.of(super().code_with(address))
+        return list(code | Ranges.of((room.address, room.end) for room in self.rooms())) if code else []
+
     def _require_code(self, address: int, size: int) -> None:
         limit = self._may_write
         if limit is not None and not limit.covers(address, address + size):
@@ -307,6 +455,10 @@ class ProcessTarget(Target):
             cause = error.__cause__
             if not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:
                 raise
+            if self._threads is None and self._is_in_a_room(address):
+                with self.stop():
+                    self._poke(address, data)
+                return
             if self._threads is None:
                 raise WriteError(
                     f"{error}: this kernel lets nobody write to read-only memory of a process whose threads run; use"

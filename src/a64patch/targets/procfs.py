@@ -27,8 +27,9 @@ from a64patch.targets.maps import Mapping, Maps, parse_maps
 MOST_BYTES = 256 << 20
 """The most bytes of a mapped file, or of a list of mappings, that are read."""
 _TOP = 1 << 63
-_FLAGS = 6
-"""The field of /proc/N/stat behind the name, from 0: the flags of the task."""
+_FLAGS, _START_BRK = 6, 44
+"""The fields of /proc/N/stat behind the name, from 0: the flags of the task; where the heap begins."""
+_AT_PAGESZ = 6
 _WORKER = 0x4000 | 0x10
 
 
@@ -106,6 +107,15 @@ class Process:
         return _fields(self._text(f"/proc/{self.pid}/status"))
 
     # Memory
+
+    def page_size(self) -> int:
+        """Bytes, by its auxiliary vector (AT_PAGESZ)."""
+        words = _words(self._auxv())
+        return next((value for key, value in zip(words[::2], words[1::2], strict=False) if key == _AT_PAGESZ), 1 << 16)
+
+    def heap_start(self) -> int:
+        """Where its heap begins, or will begin; 0 when the kernel does not tell."""
+        return int(self._stat()[_START_BRK])
 
     def maps_text(self) -> bytes:
         """The content of its list of mappings."""
@@ -219,6 +229,19 @@ class Process:
                 return file.read(4096)
         except OSError:
             return b""
+
+
+def lowest_mappable() -> int:
+    """The first address that a process may map (vm.mmap_min_addr)."""
+    try:
+        with open("/proc/sys/vm/mmap_min_addr", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1 << 16
+
+
+def _words(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data) - 7, 8)]
 
 
 def _boot() -> str:

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 from a64patch.oneline import shown
 
-_POKEDATA, _DETACH, _GETEVENTMSG, _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = (
-    5, 17, 0x4201, 0x4204, 0x4205, 0x4206, 0x4207,
+_POKEDATA, _DETACH, _SYSCALL, _SETOPTIONS, _GETEVENTMSG, _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = (
+    5, 17, 24, 0x4200, 0x4201, 0x4204, 0x4205, 0x4206, 0x4207,
 )  # fmt: skip
-_TRACEVFORK, _TRACECLONE, _TRACEEXEC = 1 << 2, 1 << 3, 1 << 4
+_GET_RSEQ_CONFIGURATION = 0x420F
+_TRACESYSGOOD, _TRACEVFORK, _TRACECLONE, _TRACEEXEC, _SUSPEND_SECCOMP = 1 << 0, 1 << 2, 1 << 3, 1 << 4, 1 << 21
+_OPTIONS = _TRACESYSGOOD | _TRACECLONE | _TRACEVFORK | _TRACEEXEC
 _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 2, 3, 4, 128
 _WALL = 0x40000000
 _SIGTRAP = 5
@@ -28,8 +30,9 @@ _KCMP = {"aarch64": 272, "x86_64": 312}
 """The number of the system call, for which the C library has no function. x86-64 for the tests only."""
 _KCMP_VM = 1
 
-NT_PRSTATUS, NT_ARM_PAC_MASK = 1, 0x406
-"""Register sets: x0 to x30, SP, PC and PSTATE; and the bits of a signature in an address."""
+NT_PRSTATUS, NT_ARM_SYSTEM_CALL, NT_ARM_SVE, NT_ARM_PAC_MASK, NT_ARM_SSVE = 1, 0x404, 0x405, 0x406, 0x40B
+"""Register sets: x0 to x30, SP, PC and PSTATE; the number of the system call; SVE; the bits of a signature in an
+address; streaming SVE."""
 
 
 class Held(Enum):
@@ -41,6 +44,8 @@ class Held(Enum):
     SIGNAL = "is about to take a signal"
     BIRTH = "has just made a thread"
     EXEC = "executes another program now"
+    SYSTEM_CALL = "goes into a system call or comes out of it"
+    """Only after `resume_to_system_call`."""
     ENDED = "has ended"
 
 
@@ -81,7 +86,7 @@ def seize(tid: int) -> None:
     Only the calling thread of Python may use the other functions on `tid` then, and when the calling thread ends, the
     kernel lets `tid` go. PermissionError when the kernel forbids it, ProcessLookupError when there is no such thread.
     """
-    _request(_SEIZE, tid, None, _TRACECLONE | _TRACEVFORK | _TRACEEXEC)
+    _request(_SEIZE, tid, None, _OPTIONS)
 
 
 def interrupt(tid: int) -> None:
@@ -104,6 +109,8 @@ def state(tid: int) -> State:
     if found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
         return State(Held.ENDED)
     signal, event = found.si_status & 0xFF, found.si_status >> 8
+    if signal == _SIGTRAP | 0x80:
+        return State(Held.SYSTEM_CALL)
     if event == _EVENT_STOP:
         return State(Held.INTERRUPTED if signal == _SIGTRAP else Held.GROUP_STOP)
     if event in (_EVENT_CLONE, _EVENT_VFORK):
@@ -123,6 +130,29 @@ def born(tid: int) -> int:
 def bury(tid: int) -> None:
     """Take note of a thread in Held.ENDED: until then an exec or exit of its process waits for its tracer."""
     os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL)
+
+
+def resume_to_system_call(tid: int) -> None:
+    """Let a stopped thread go on until it goes into a system call; inside of one, until it comes out of it.
+
+    x7 reads as 0 or 1 at such a stop, and is not written there (Linux arch/arm64/kernel/ptrace.c, report_syscall()).
+    """
+    _request(_SYSCALL, tid)
+
+
+def suspend_seccomp(tid: int) -> None:
+    """Let no system call filter judge a stopped thread until it is let go.
+
+    OSError: EPERM without the capability SYS_ADMIN, EINVAL on a kernel without CONFIG_CHECKPOINT_RESTORE.
+    """
+    _request(_SETOPTIONS, tid, None, _OPTIONS | _SUSPEND_SECCOMP)
+
+
+def rseq_area(tid: int) -> int:
+    """The address of a thread's `struct rseq` (rseq(2)); 0 without one. OSError before Linux 5.13."""
+    buffer = (ctypes.c_uint64 * 3)()
+    _request(_GET_RSEQ_CONFIGURATION, tid, ctypes.sizeof(buffer), ctypes.byref(buffer))
+    return buffer[0]
 
 
 def detach(tid: int, signal: int = 0) -> None:

@@ -62,7 +62,8 @@ _SHORTEST, _LONGEST = 50e-6, 2e-3
 """Seconds between two looks whether a thread has come."""
 _ASLEEP = 0.02
 """Seconds after which a thread that has not come is looked at: it may be in uninterruptible sleep."""
-_REGISTERS = struct.Struct("<34Q")
+REGISTERS = struct.Struct("<34Q")
+"""x0 to x30, SP, PC and PSTATE, as NT_PRSTATUS has them."""
 _X0, _X8, _SP, _PC = 0, 8, 31, 32
 _EINTR = (1 << 64) - errno.EINTR
 
@@ -103,6 +104,17 @@ class Threads:
     def held(self, tid: int) -> Held:
         """Why a thread stands; RUNNING for one in uninterruptible sleep, whose registers cannot be read."""
         return self._states[tid].held
+
+    def note(self, tid: int, state: State, switches: int = 0) -> None:
+        """A thread stands in another way now. It has given up its CPU `switches` times more, for us."""
+        self._states[tid] = state
+        if tid in self._calls:
+            call = self._calls[tid]
+            self._calls[tid] = call._replace(switches=call.switches + switches)
+
+    def slept_in_a_call(self, tid: int) -> bool:
+        """Whether `let_go` may make the thread enter its system call again."""
+        return tid in self._calls
 
     def process_of(self, tid: int) -> int:
         """The number of the process to which a thread belongs."""
@@ -171,8 +183,8 @@ class Threads:
         """x0 to x30, SP, PC and PSTATE of a thread that stands; None for one in Held.RUNNING."""
         if self._states[tid].held is Held.RUNNING:
             return None
-        data = ptrace.registers(tid, NT_PRSTATUS, _REGISTERS.size)
-        return _REGISTERS.unpack(data)
+        data = ptrace.registers(tid, NT_PRSTATUS, REGISTERS.size)
+        return REGISTERS.unpack(data)
 
     # Coming
 
@@ -204,7 +216,7 @@ class Threads:
         pid = self._pids[tid]
         call = system_call(pid, tid)
         if call and call[0] in self._ended:
-            self._calls[tid] = _Call(call[0], call[1:7], call[7], call[8], _switches(status_of(pid, tid)))
+            self._calls[tid] = _Call(call[0], call[1:7], call[7], call[8], switches_of(status_of(pid, tid)))
 
     def _is_ours(self, tid: int) -> bool:
         """Whether the calling thread of Python traces this thread. A child of a64patch may be traced by another."""
@@ -294,7 +306,7 @@ class Threads:
         if state.held is Held.BIRTH:
             self._adopt(tid)
         try:
-            if tid in self._calls and state.held in (Held.INTERRUPTED, Held.SIGNAL):
+            if tid in self._calls and state.held in (Held.INTERRUPTED, Held.SIGNAL, Held.SYSTEM_CALL):
                 self._enter_again(tid, self._calls[tid])
             ptrace.detach(tid, state.signal)
         except OSError:
@@ -323,9 +335,9 @@ class Threads:
             return
         status = status_of(self._pids[tid], tid)
         # Since then it has given up its CPU once: when it came to stand.
-        if _switches(status) == call.switches + 1 and not _caught(status, self._states[tid].signal):
+        if switches_of(status) == call.switches + 1 and not _caught(status, self._states[tid].signal):
             again = [call.arguments[0], *values[1:_PC], values[_PC] - 4, *values[_PC + 1 :]]
-            ptrace.set_registers(tid, NT_PRSTATUS, _REGISTERS.pack(*again))
+            ptrace.set_registers(tid, NT_PRSTATUS, REGISTERS.pack(*again))
 
 
 def _interrupt(tid: int) -> None:
@@ -340,7 +352,8 @@ def _caught(status: dict[str, str], signal: int) -> bool:
     return bool(taken & masks["SigCgt"])
 
 
-def _switches(status: dict[str, str]) -> int:
+def switches_of(status: dict[str, str]) -> int:
+    """How often a thread has given up its CPU of its own will, by its status."""
     return int(status.get("voluntary_ctxt_switches", "-1"))
 
 
