@@ -38,7 +38,7 @@ def compiled(seed: int, path: Path) -> Path:
 
 def output(path: Path) -> str:
     qemu = need("qemu-aarch64", "qemu-user")
-    command = [qemu, "-L", "/usr/aarch64-linux-gnu", "-cpu", "max", path]
+    command: list[str | Path] = [qemu, "-L", "/usr/aarch64-linux-gnu", "-cpu", "max", path]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout
 
