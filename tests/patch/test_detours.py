@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import a64patch
 from a64patch.a64.assembler import assemble
@@ -383,3 +385,41 @@ def test_two_detours_near_each_other_are_two_sites(machine: Callable[..., Simula
     plan = make_plan(parse(text), machine())
     assert plan.hazards == ()
     assert [(site.start - F_AT, site.keep_out.spans) for site in plan.sites] == [(4, ()), (16, ())]
+
+
+def test_a_call_for_its_own_address_cannot_move(machine: Callable[..., Simulator]) -> None:
+    simulator = machine(f"{MAIN}; {F.replace('nop', 'bl .+4')}; {COUNT}")
+    with pytest.raises(PlanError, match="calls words close to it, to learn its address; nothing was changed"):
+        make_plan(parse("@@ detour f @@\n+d503201f\n 94000001\n"), simulator)
+
+
+LINES = st.sampled_from([
+    "+d503201f  nop", "+????????  b .Lx", "+.Lx:", "+????????  bl annex:g", "+????????  bl count",
+    "+????????  cbz x0, .Lx", " d503201f", " 91000421  add x1, x1, #1", "-91000421", "-d503201f", "+00000001  .word 1", "+????????  .word .Lx-.",
+    "+????????  adrp x0, annex:g", "+????????  add x0, x0, :lo12:annex:g+4", "+????????  ldr x0, .Lx", "# why", "",
+    "+????????  b .+8", "+????????  b f+0x4", "+????????  tbz x0, #1, main", "+????????  .word annex:g-annex:nobody",
+    "@@ annex g align 8 @@", "@@ detour f @@", "@@ f+0x4 @@", "@@ end-detour f @@", "@@ end-annex g @@",
+])  # fmt: skip
+"""What texts of patches with new code are made of: sound, senseless, or of no hunk at all."""
+
+
+@given(st.lists(LINES, min_size=2, max_size=14))
+@settings(max_examples=rounds(3000, 150), deadline=None)
+@example(["@@ detour f @@", "+????????  b .Lx", " d503201f", "@@ annex g align 8 @@", "+.Lx:", "+d503201f  nop"])
+def test_any_text_is_planned_or_refused(lines: list[str]) -> None:
+    words = assemble(f"{MAIN}; {F}; {COUNT}", BASE)
+    with Simulator.from_words(words, base=BASE, cpus=1) as simulator:
+        symbols = [Symbol("main", BASE, 20), Symbol("f", F_AT, 20), Symbol("count", COUNT_AT, 20)]
+        simulator.knowing(replace(simulator.modules.main, symbols=SymbolTable(lambda: symbols)))
+        try:
+            patch = parse("\n".join(lines) + "\n")
+            assert parse(to_text(patch)) == patch
+            fill(patch, simulator)
+            plan = make_plan(patch, simulator)
+            a64patch.apply(plan, simulator, accept=["all"])
+        except A64PatchError:
+            return
+        if patch.needs_room and not any(hunk.kind.startswith("end-") for hunk in patch.hunks):
+            assert make_plan(patch, simulator).state is State.APPLIED
+            a64patch.apply(reverse(patch), simulator, accept=["all"])
+            assert (from_bytes(simulator.read(BASE, 4 * len(words))), simulator.rooms()) == (words, [])

@@ -46,6 +46,8 @@ class Machine:
                     model.invalidate_all(cpu, inner_shareable=True)
                 case "DSB":
                     model.barrier(cpu)
+                case "DSBST":
+                    model.store_barrier(cpu)
                 case "ISB":
                     model.synchronise(cpu)
                 case _:
@@ -285,14 +287,14 @@ def test_no_cpu_ever_goes_back_and_the_whole_sequence_always_helps(
     assert model.diverging == 0
 
 
-@pytest.mark.parametrize("dic", [False, True])
-def test_who_fetches_anew_does_not_keep_what_was_published_before(dic: bool) -> None:
+@pytest.mark.parametrize(("dic", "published"), [(False, ("IC", "DSB")), (True, ("DSB",)), (True, ("DSBST",))])
+def test_who_fetches_anew_does_not_keep_what_was_published_before(dic: bool, published: tuple[str, ...]) -> None:
     # SITE is published completely, then SITE + 64 is stored to; a CPU that executes the new SITE + 64 by chance
     # cannot execute the old SITE afterwards.
     for seed in range(20):
         machine = Machine(idc=True, dic=dic)
         machine.model.store(SITE, OLD, NEW)
-        machine.do(0, "IC", "DSB")
+        machine.do(0, *published)
         machine.model.store(SITE + 64, OLD, NEW)
         chance = Random(seed)
         for _ in range(6):

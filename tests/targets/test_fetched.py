@@ -21,7 +21,8 @@ BASE = 0x10FF8
         ("dsb sy", Trap.BARRIER),
         ("dsb nsh", Trap.BARRIER),
         (".inst 0xd503323f", Trap.BARRIER),  # dsb ishnxs belongs to a later version of the architecture
-        ("dsb ishst", Trap.NOTHING),
+        ("dsb ishst", Trap.STORE_BARRIER),
+        ("dsb st", Trap.STORE_BARRIER),
         ("dsb ld", Trap.NOTHING),
         ("ssbb", Trap.NOTHING),
         ("pssbb", Trap.NOTHING),

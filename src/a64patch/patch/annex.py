@@ -36,9 +36,9 @@ from a64patch.patch.asmdiff import ANNEX, UNKNOWN, Hunk, Line, Sign
 from a64patch.patch.meaning import comparable_word, needs_pages, refers, word_anywhere
 from a64patch.targets.symbols import SymbolTable
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 18
 """The size of all new code of a patch."""
-_ROUNDS = 40
+_ROUNDS = 16
 """More room for one word moves other words, which may then need more room too: bounded, since room never shrinks."""
 _PART = rf"(?:{QUOTED}|[^\s\"-])+"
 _DIFFERENCE = re.compile(rf"\.word\s+(?P<goal>{_PART})\s*-\s*(?P<origin>{_PART})", re.ASCII | re.IGNORECASE)
@@ -303,6 +303,8 @@ class _Moved(NamedTuple):
         goal = refers_to.target(self.word, self.address)
         if refers_to.kind is ReferenceKind.SIGNATURE:
             raise UnmovableError(f"the instruction at {self.address:#x} depends on the address of another one")
+        if row is not None and row.flow is Flow.CALL and start <= goal <= end:
+            raise UnmovableError(f"the instruction at {self.address:#x} calls words close to it, to learn its address")
         if refers_to.kind is ReferenceKind.BRANCH and start <= goal < end:
             if goal not in self.goals:
                 raise UnmovableError(
@@ -447,7 +449,7 @@ class NewCode:
             elif hunk.kind.endswith("detour"):
                 self._add_detour(next(found))
         if INSN_SIZE * len(self._pieces) > MOST_BYTES:
-            raise PlanError(f"the new code has more than {MOST_BYTES >> 20} MiB: split the patch")
+            raise PlanError(f"the new code has more than {MOST_BYTES >> 10} KiB: split the patch")
 
     @property
     def alignment(self) -> int:

@@ -100,7 +100,8 @@ def _to_do(
         again = tuple(finder.plan(diff.hunks))
     except (UnmovableError, EncodingError) as error:
         raise PlanError(f"{error}; nothing was changed") from None
-    hazards = [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
+    hazards = ways_into(target, [_left_out(cut) for cut in cuts])
+    hazards += [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
     hazards += hazards_of_new_code(placed.base, placed.words, placed.is_code)
     annex = Annex(room, placed.words, _entries(placed, cuts))
     return _in_order(diff, again, State.TO_DO, annex, hazards)
@@ -220,13 +221,18 @@ def _in_order(
 # What may go wrong
 
 
+def _left_out(cut: Cut) -> tuple[int, int]:
+    """The old code [start, end) that a detour leaves out."""
+    parts = parts_of(cut.hunk)
+    return cut.address + INSN_SIZE * parts.first, cut.address + INSN_SIZE * parts.end
+
+
 def _hazards_of(cut: Cut, target: Target) -> Iterator[Hazard]:
     """The hazards of a detour besides those of the word that becomes a branch."""
     parts = parts_of(cut.hunk)
-    start, end = (cut.address + INSN_SIZE * number for number in (parts.first, parts.end))
+    start, end = _left_out(cut)
     left_out = range(start, end, INSN_SIZE)
     where = target.symbols.describe
-    yield from ways_into(target, (start, end))
     for address in left_out:
         owner = target.relocation_at(address)
         if owner is not None and address != start:

@@ -120,17 +120,19 @@ def sites_of(
     return tuple(sites)
 
 
-def ways_into(target: Target, span: tuple[int, int]) -> list[Hazard]:
-    """The ways from elsewhere to a word strictly inside a span of old code that a detour leaves out.
+def ways_into(target: Target, spans: Iterable[tuple[int, int]]) -> list[Hazard]:
+    """The ways from elsewhere to words strictly inside spans of old code that detours leave out.
 
-    They are branches, calls and ADRs outside the span, and the first indirect jump of the function. Reads the code of
-    the build. Not seen: as for the entries of a site.
+    They are branches, calls and ADRs outside a span, and the first indirect jump of its function. Reads the code of
+    the builds. Not seen: as for the entries of a site.
     """
-    start, end = span
-    if end - start <= INSN_SIZE:
+    sites = [
+        Site(start, end, Ranges(((start + INSN_SIZE, end),))) for start, end in spans if end - start > INSN_SIZE
+    ]
+    if not sites:
         return []
-    site = Site(start, end, Ranges(((start + INSN_SIZE, end),)))
-    return _Entries(target, (), [site]).into(site)
+    entries = _Entries(target, (), sites)
+    return [hazard for site in sites for hazard in entries.into(site)]
 
 
 def unchanged_words(target: Target, changes: Sequence[Change], sites: Iterable[Site]) -> tuple[tuple[int, int], ...]:

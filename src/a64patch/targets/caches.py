@@ -49,8 +49,8 @@ class CacheModel:
 
     `advance` moves a word by chance, as when a line is evicted or a CPU fetches a word again unasked. A CPU that
     fetches one word anew also fetches every *overdue* word anew. With DIC = 0 an invalidation makes a word overdue,
-    with DIC = 1 a `barrier` after its store. Otherwise a CPU could execute a word stored after the barrier and then
-    a word from before the barrier, which the architecture forbids (litmus test MP.FF+cachesync+fpo).
+    with DIC = 1 a barrier after its store, also `store_barrier`. Otherwise a CPU could execute a word stored after the
+    barrier and then a word from before the barrier, which the architecture forbids (litmus test MP.FF+cachesync+fpo).
 
     No layer ever goes back to an older store. The model holds only words whose layers differ, so its cost depends on
     them and not on the size of the code. Where the architecture leaves a choice, this model makes one choice: a run
@@ -152,6 +152,10 @@ class CacheModel:
                 self._unify(word, value, time)
                 self._forget_if_equal(place, word)
         self._cleans[cpu].clear()
+        self.store_barrier(cpu)
+
+    def store_barrier(self, cpu: int) -> None:
+        """DSB for stores: those before it are done. It completes no maintenance, and with DIC = 1 none is needed."""
         if self._dic:
             for word in self._words.values():
                 word.overdue = [True] * self._cpus

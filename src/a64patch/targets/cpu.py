@@ -221,6 +221,8 @@ class Cpu:
                 self._synchronise(self.number)
             case Trap.BARRIER:
                 self._caches.barrier(self.number)
+            case Trap.STORE_BARRIER:
+                self._caches.store_barrier(self.number)
             case Trap.READ_CTR_EL0:
                 if register != _ZERO_REGISTER:
                     self.set_register(register, self._ctr_el0)

@@ -27,6 +27,8 @@ class Trap(Enum):
     """ISB."""
     BARRIER = auto()
     """DSB that waits for loads and stores, nXS or not."""
+    STORE_BARRIER = auto()
+    """DSB that waits for stores."""
     READ_CTR_EL0 = auto()
     """MRS Xt, CTR_EL0."""
     CLEAN = auto()
@@ -44,9 +46,10 @@ class Trap(Enum):
 # Mask and value; the first that fits decides. Arm ARM, C6.2 (ISB, DSB, WFE, …) and C5.3 (DC, IC).
 _TRAPPED = (
     (0xFFFFF0FF, 0xD50330DF, Trap.SYNCHRONISE),
-    # CRm<1:0> is 0b11 for loads and stores; SSBB and PSSBB are among the others (B2.3.12).
+    # CRm<1:0> is 0b11 for loads and stores, 0b10 for stores; SSBB and PSSBB are among the others (B2.3.12).
     (0xFFFFF3FF, 0xD503339F, Trap.BARRIER),
     (0xFFFFF3FF, 0xD503323F, Trap.BARRIER),
+    (0xFFFFF3FF, 0xD503329F, Trap.STORE_BARRIER),
     (0xFFFFF0FF, 0xD503309F, Trap.NOTHING),
     (0xFFFFFFE0, 0xD53B0020, Trap.READ_CTR_EL0),
     (0xFFFFFFFF, 0xD508711F, Trap.INVALIDATE_ALL),

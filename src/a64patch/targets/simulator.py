@@ -514,10 +514,12 @@ class Simulator(Target):
             self.caches.invalidate_all(cpu, inner_shareable=False)
         elif act is Act.FINISH:
             self.caches.barrier(cpu)
+        elif act is Act.FINISH_STORES:
+            self.caches.store_barrier(cpu)
         elif act in (Act.SYNCHRONISE, Act.ENTER):
             self._synchronise(cpu)
         else:
-            return  # FINISH_STORES needs nothing: memory is sequentially consistent. The rendezvous does the others.
+            return  # the rendezvous does the others
         if step.cpu == PATCHER:
             self._run_on()
 
