@@ -126,9 +126,7 @@ def ways_into(target: Target, spans: Iterable[tuple[int, int]]) -> list[Hazard]:
     They are branches, calls and ADRs outside a span, and the first indirect jump of its function. Reads the code of
     the builds. Not seen: as for the entries of a site.
     """
-    sites = [
-        Site(start, end, Ranges(((start + INSN_SIZE, end),))) for start, end in spans if end - start > INSN_SIZE
-    ]
+    sites = [Site(start, end, Ranges(((start + INSN_SIZE, end),))) for start, end in spans if end - start > INSN_SIZE]
     if not sites:
         return []
     entries = _Entries(target, (), sites)
