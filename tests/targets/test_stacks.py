@@ -503,3 +503,21 @@ def test_the_quick_search_overlooks_no_word(
     stacks = _Stacks(0x10000, Maps([stack]), lambda address, size: data, ~(signature_bits | 0x1FF << 55))
     if len(stacks.holding(wanted)):
         assert stacks.may_hold(wanted)
+
+
+@given(
+    st.lists(st.integers(0, 90), max_size=60),
+    st.lists(st.tuples(st.integers(0, 80), st.integers(1, 9)), min_size=1, max_size=12),
+    st.sampled_from([0, 0x7F << 48]),
+)
+def test_words_in_any_of_many_ranges_are_found(
+    offsets: list[int], spans: list[tuple[int, int]], signature_bits: int
+) -> None:
+    words = [CODE + offset | (signature_bits & offset << 48) for offset in offsets]
+    wanted = Ranges.of((CODE + start, CODE + start + size) for start, size in spans)
+    data = struct.pack(f"<{len(words)}Q", *words)
+    stack = mappings.Mapping(0x10000, 0x10000 + max(len(data), 8), "rw-p")
+    stacks = _Stacks(0x10000, Maps([stack]), lambda address, size: data, ~(signature_bits | 0x1FF << 55))
+    plain = [CODE + offset for offset in offsets]
+    rows = [(0x10000 + 8 * index, words[index]) for index, each in enumerate(plain) if each in wanted]
+    assert stacks.holding(wanted).tolist() == [list(row) for row in rows]

@@ -228,14 +228,16 @@ class _Stacks:
         """(address, word) of each aligned word that is in `wanted` without a signature, as rows."""
         import numpy
 
+        lows = numpy.array([low for low, _ in wanted], numpy.uint64)
+        highs = numpy.array([min(high, (1 << 64) - 1) for _, high in wanted], numpy.uint64)
+        user = numpy.uint64(self._user % (1 << 64))
         found = []
         for start, data in self._pieces:
             words = numpy.frombuffer(data, "<u8", len(data) // 8)
-            plain = words & numpy.uint64(self._user % (1 << 64))
-            hits = numpy.zeros(len(words), bool)
-            for low, high in wanted:
-                hits |= plain - numpy.uint64(low) < numpy.uint64(min(high, (1 << 64) - 1) - low)
-            places = numpy.flatnonzero(hits)
+            # One pass over all words, however many ranges there are: few words are between the first and the last.
+            places = numpy.flatnonzero((words & user) - lows[0] < highs[-1] - lows[0])
+            plain = words[places] & user
+            places = places[plain < highs[numpy.searchsorted(lows, plain, "right") - 1]]
             found.append(numpy.stack((places.astype(numpy.uint64) * 8 + numpy.uint64(start), words[places]), axis=1))
         return numpy.concatenate(found)
 
