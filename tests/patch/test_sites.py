@@ -75,6 +75,8 @@ PLAIN = "; ".join(["nop"] * 7) + "; ret"
         (f"{PLAIN}; nop; nop; nop; b {at(3):#x}; nop; nop; nop; bl {at(8):#x}", H, [span(1, 12)], ("f", "g")),
         # The address is taken.
         (f"{PLAIN}; adr x0, {at(2):#x}; br x0; nop; nop", G, [span(1, 12)], ("f", "g")),
+        # That of a byte within a word, which nobody executes.
+        (f"{PLAIN}; adr x0, {at(2) + 1:#x}; nop; nop; nop", G, [INSIDE], ()),
     ],
 )
 def test_ways_in(

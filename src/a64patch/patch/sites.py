@@ -206,7 +206,8 @@ class _Entries:
             for verb, look in ((_BRANCHES, branch_targets), (_TAKES, adr_targets)):
                 targets, valid = look(words, start)
                 index = numpy.searchsorted(low, targets, side="right").astype(numpy.intp) - 1
-                valid &= (index >= 0) & (targets < high[index])
+                # No CPU goes to an address in the middle of a word. ADRs of bytes are in data that looks like code.
+                valid &= (index >= 0) & (targets < high[index]) & (targets % numpy.uint64(INSN_SIZE) == 0)
                 for place in numpy.flatnonzero(valid).tolist():
                     calls = verb == _BRANCHES and int(words[place]) & _CALL_MASK == _CALL
                     yield _CALLS if calls else verb, start + INSN_SIZE * place, int(targets[place])
