@@ -82,6 +82,7 @@ class Process:
         self.sp, self.pc = TOP - 0x1000, LEAF
         self.reads: list[tuple[int, int]] = []
         self.only_behind_calls: set[int] = set()
+        self.thread_pointer = 0
 
     def put(self, address: int, *words: int) -> None:
         [(start, data)] = [each for each in self.memory.items() if each[0] <= address < each[0] + len(each[1])]
@@ -108,7 +109,7 @@ class Process:
         table = cast("UnwindTable", Table(self.rows, self.only_behind_calls))
         return found_in(
             thread, keep_out, self.maps, self.read, signature_bits=0x7F << 48,
-            cfi=lambda pc: table if CODE <= pc < CODE + 0x10000 else None,
+            cfi=lambda pc: table if CODE <= pc < CODE + 0x10000 else None, thread_pointer=lambda: self.thread_pointer,
         )  # fmt: skip
 
 
@@ -443,6 +444,34 @@ def test_a_stack_that_has_yet_to_grow_is_read_from_its_lowest_page() -> None:
     process.sp, process.pc = STACK - 0x2000, BARE
     process.put(STACK + 0x100, SITE + 4)
     assert doubt_of(process).startswith("a word of its stack")
+
+
+def test_a_stack_ends_before_the_block_of_its_thread() -> None:
+    """Behind it is a heap, of more bytes than would be read."""
+    process = Process(mappings.Mapping(TOP, TOP + 2 * MOST_BYTES, "rw-p"))
+    process.pc, process.thread_pointer = BARE, TOP + 0x100
+    process.put(TOP - 8, SITE + 12)
+    process.put(TOP + 0x100, SITE + 8)
+    found = process.found()
+    assert found is not None
+    assert found.doubt.startswith("a word of its stack is this address")
+    assert found.address == SITE + 12
+    process.put(TOP - 8, 0)
+    process.reads.clear()
+    assert process.found() is None
+    assert process.reads == [(process.sp, 0x1100)]
+
+
+@pytest.mark.parametrize("thread_pointer", [0, TOP - 0x1000, STACK + 8, TOP + (1 << 20), TOP + (2 << 20), CODE])
+def test_a_thread_pointer_elsewhere_ends_no_stack(thread_pointer: int) -> None:
+    process = Process(mappings.Mapping(TOP, TOP + (1 << 20), "rw-p"))
+    process.pc, process.thread_pointer = BARE, thread_pointer
+    process.put(TOP + 0xFFFF8, SITE + 12)
+    found = process.found()
+    assert found is not None
+    assert found.address == SITE + 12
+    process.put(TOP + 0xFFFF8, 0)
+    assert process.found() is None, "all of it was read"
 
 
 def test_a_stack_goes_on_in_the_next_mapping() -> None:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -51,7 +52,7 @@ from a64patch.targets.procfs import (
     processes,
     ptrace_scope,
 )
-from a64patch.targets.ptrace import NT_ARM_PAC_MASK, Held
+from a64patch.targets.ptrace import NT_ARM_PAC_MASK, NT_ARM_TLS, Held
 from a64patch.targets.section import Found, Outcome, Section, carry_out
 from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
 from a64patch.targets.threads import Threads, named
@@ -621,8 +622,10 @@ class ProcessTarget(Target):
         read = self._process.read_some
         tables = UnwindTables(maps, read)
         for thread in self._standing():
-            signature_bits = self._signature_bits(thread.tid)
-            found = found_in(thread, keep_out, maps, read, signature_bits=signature_bits, cfi=tables)
+            found = found_in(
+                thread, keep_out, maps, read, signature_bits=self._signature_bits(thread.tid), cfi=tables,
+                thread_pointer=partial(self._thread_pointer, thread.tid),
+            )  # fmt: skip
             if found is not None:
                 yield found._replace(who=self._called(thread.tid))
         for tid in threads.standing:
@@ -635,6 +638,13 @@ class ProcessTarget(Target):
     def _called(self, tid: int) -> str:
         """A thread for people."""
         return named(self._process, tid)
+
+    def _thread_pointer(self, tid: int) -> int:
+        """TPIDR_EL0; 0 when the thread was killed meanwhile."""
+        try:
+            return int.from_bytes(ptrace.registers(tid, NT_ARM_TLS, 8), "little")
+        except OSError:
+            return 0
 
     def _signature_bits(self, tid: int) -> int:
         """The bits of an address in which a pointer authentication code may be: alike in all threads."""

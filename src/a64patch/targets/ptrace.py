@@ -30,9 +30,11 @@ _KCMP = {"aarch64": 272, "x86_64": 312}
 """The number of the system call, for which the C library has no function. x86-64 for the tests only."""
 _KCMP_VM = 1
 
-NT_PRSTATUS, NT_ARM_SYSTEM_CALL, NT_ARM_SVE, NT_ARM_PAC_MASK, NT_ARM_SSVE = 1, 0x404, 0x405, 0x406, 0x40B
-"""Register sets: x0 to x30, SP, PC and PSTATE; the number of the system call; SVE; the bits of a signature in an
-address; streaming SVE."""
+NT_PRSTATUS, NT_ARM_TLS, NT_ARM_SYSTEM_CALL, NT_ARM_SVE, NT_ARM_PAC_MASK, NT_ARM_SSVE = (
+    1, 0x401, 0x404, 0x405, 0x406, 0x40B,
+)  # fmt: skip
+"""Register sets: x0 to x30, SP, PC and PSTATE; TPIDR_EL0; the number of the system call; SVE; the bits of a signature
+in an address; streaming SVE."""
 
 
 class Held(Enum):

@@ -38,6 +38,8 @@ MOST_BYTES = 1 << 26
 MOST_FRAMES = 4096
 """Frames of one thread that are followed."""
 _PIECE = 1 << 22
+_LARGE = 1 << 16
+"""Bytes of a stack that are read without asking for the thread pointer."""
 _MOST_BLOCKS = 64
 """Blocks of 64 KiB for which stacks are searched quickly."""
 _TAG = 0x1FF << 55
@@ -80,17 +82,19 @@ class ThreadRegisters(NamedTuple):
 
 def found_in(
     thread: ThreadRegisters, keep_out: Ranges, maps: Maps, read: Read, *, signature_bits: int,
-    cfi: Callable[[int], UnwindTable | None],
+    cfi: Callable[[int], UnwindTable | None], thread_pointer: Callable[[], int] = lambda: 0,
 ) -> Found | None:  # fmt: skip
     """Whether a stopped thread is in `keep_out` or will return there; None when it is not and will not.
 
     - `read` reads the memory of the process; where that cannot be read: fewer bytes, or a TargetError.
     - `signature_bits` are the bits of an address in which a pointer authentication code may be.
     - `cfi` gives the unwind table of the code at an address: unwinding.UnwindTables.
+    - `thread_pointer` gives the thread's TPIDR_EL0; 0 when that is not known. It is asked for large stacks only.
 
     None is certain, within these limits:
 
     - Return addresses are on the thread's stack, in its registers, or on a stack that a signal handler interrupted.
+    - No stack lies around the block of the thread pointer. C libraries put this block at the end of a stack.
     - Unwind tables are right behind each call. Where a thread was interrupted, they are right at each instruction, or
       `UnwindTable.suits_each_instruction` tells.
     - A return address elsewhere is never seen: NOT_SEEN says it to people.
@@ -107,7 +111,7 @@ def found_in(
     if not keep_out:
         return None
     user = ~(signature_bits | _TAG)
-    stacks = _Stacks(thread.sp, maps, read, user)
+    stacks = _Stacks(thread.sp, maps, read, user, thread_pointer)
     low, high = keep_out.spans[0][0], keep_out.spans[-1][1]
     in_register = any(low <= each & user < high and each & user in keep_out for each in thread.x)
     if not stacks.gap and not in_register and not stacks.may_hold(keep_out):
@@ -139,8 +143,11 @@ def found_in(
 class _Stacks:
     """The bytes of a thread's stacks, from the stack pointers up. One read for each, as a rule."""
 
-    def __init__(self, sp: int, maps: Maps, read: Read, user: int) -> None:
+    def __init__(
+        self, sp: int, maps: Maps, read: Read, user: int, thread_pointer: Callable[[], int] = lambda: 0
+    ) -> None:
         self._maps, self._read, self._user = maps, read, user
+        self._thread_pointer = thread_pointer
         self._pieces: list[tuple[int, bytes]] = []
         self.gap = ""
         """Why a part is missing, for people; empty when all is there."""
@@ -162,7 +169,7 @@ class _Stacks:
             pending += self._interrupted(data)
 
     def _span(self, sp: int) -> tuple[int, int]:
-        """The addresses of a stack: up to the end of neighbouring mappings that can be written."""
+        """The addresses of a stack: up to the thread pointer, or the end of neighbouring mappings one may write."""
         maps = self._maps
         index = bisect_right(maps, sp, key=lambda mapping: mapping.end)
         above = maps[index] if index < len(maps) else None
@@ -181,6 +188,9 @@ class _Stacks:
                 break
             is_stack = is_stack or _can_be_stack(mapping)
             end = mapping.end
+        if end - sp > _LARGE and sp < (block := self._thread_pointer() & -8) < end:
+            # What is behind it belongs to others, such as gigabytes of heap.
+            end = block
         return sp, end
 
     def _bytes(self, start: int, end: int) -> bytes:
