@@ -6,6 +6,8 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from a64patch.errors import SymbolError
 from a64patch.ranges import Ranges
@@ -54,6 +56,56 @@ def test_names_of_the_first_module_need_no_owner() -> None:
         "main",
     ]
     assert Modules(reversed(owned)).symbols.resolve("same") == 0x1008
+
+
+def owned(name: str, start: int, *symbols: Symbol, end: int = 0x1000) -> tuple[Module, list[str]]:
+    """A module of a process; and a list that takes its name when its symbols are loaded."""
+    loads: list[str] = []
+
+    def load() -> list[Symbol]:
+        loads.append(name)
+        return [symbol._replace(address=start + symbol.address, module=name, limit=start + end) for symbol in symbols]
+
+    return Module(name, SymbolTable(load), code=Ranges(((start, start + end),)), owns_names=True), loads
+
+
+SYMBOLS = st.builds(
+    Symbol, st.sampled_from(["same", "main", "f", "g"]), st.integers(0, 15).map(lambda number: 4 * number),
+    st.sampled_from([0, 4, 8, 16]),
+)  # fmt: skip
+
+
+@given(st.lists(st.lists(SYMBOLS, max_size=4), min_size=2, max_size=3))
+def test_names_of_several_modules_are_those_of_one_table(symbols: list[list[Symbol]]) -> None:
+    """Each module of a process has names for its own memory only."""
+    modules = Modules(owned(f"m{number}", 0x10000 * number, *each)[0] for number, each in enumerate(symbols))
+    one = SymbolTable(lambda: [symbol for module in modules for symbol in module.symbols.load()], first="m0")
+    joined = modules.symbols
+    for address in range(0, 0x30000, 0x10000):
+        for at in range(address, address + 0x60, 4):
+            assert joined.lookup(at) == one.lookup(at)
+            assert joined.extent(at) == one.extent(at)
+            assert joined.describe(at) == one.describe(at)
+    for symbol in one.ascending():
+        assert joined.named(symbol.name) == one.named(symbol.name)
+        assert joined.named(symbol.name, "m1") == one.named(symbol.name, "m1")
+        assert joined.end_of(symbol) == one.end_of(symbol)
+
+
+def test_a_patch_of_the_first_module_needs_no_names_of_others() -> None:
+    first, own = owned("program", 0, Symbol("main", 0, 8), Symbol("same", 8))
+    second, others = owned("library", 0x10000, Symbol("same", 0, 8), Symbol("work", 8, 8))
+    symbols = Modules([first, second]).symbols
+    assert (symbols.resolve("same+4"), symbols.describe(4), symbols.extent(0), symbols.holds("main+4")) == (
+        12, "main+0x4", (0, 8), True,
+    )  # fmt: skip
+    found = symbols.lookup(8)
+    assert found is not None
+    assert (found[0].module, own, others) == ("program", ["program"], [])
+    assert symbols.describe(0x1000C) == "work+0x4"
+    assert symbols.lookup(0x20000) is None
+    assert symbols.resolve("work") == 0x10008
+    assert symbols.resolve("library:same") == 0x10000
 
 
 def test_code_is_that_of_the_module_that_holds_an_address() -> None:

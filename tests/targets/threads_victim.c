@@ -2,6 +2,7 @@
 // arm64 also code that is half old and half new. Argument: letters for what it does besides.
 //   b: makes threads    v: makes vfork children    f: makes fork children    s: handles signals on another stack
 //   c: makes another process with the same memory     i: has a thread of io_uring, which never executes the program
+//   d: does not let itself be dumped   l: may make only those system calls that it needs from then on
 //   n: sleeps inside of held(), until `g` on stdin    w: sleeps inside of a signal handler that interrupted held()
 // At each line on stdin it prints a line of counts. `x` ends it, `e` makes it execute cat instead.
 #define _GNU_SOURCE
@@ -193,6 +194,22 @@ static void *wait_in_handler(void *none) {
     return none;
 }
 
+// A filter of system calls for all threads. A thread that sleeps comes back to its sleep by restart_syscall.
+static void lock_in(void) {
+    static const int allowed[] = {SYS_read, SYS_write, SYS_writev, SYS_nanosleep, SYS_clock_nanosleep, SYS_epoll_pwait,
+                                  SYS_futex, SYS_getpid, SYS_rt_sigprocmask, SYS_rt_sigqueueinfo, SYS_rt_sigreturn,
+                                  SYS_restart_syscall, SYS_exit, SYS_exit_group};
+    enum { COUNT = sizeof allowed / sizeof *allowed };
+    struct step { unsigned short code; unsigned char then, otherwise; unsigned value; } steps[COUNT + 3] = {{0x20}};
+    struct { unsigned short length; struct step *steps; } filter = {COUNT + 3, steps};
+    for (int each = 0; each < COUNT; each++) steps[1 + each] = (struct step){0x15, COUNT - each, 0, allowed[each]};
+    steps[1 + COUNT] = (struct step){6, 0, 0, 0x80000000}; // SECCOMP_RET_KILL_PROCESS
+    steps[2 + COUNT] = (struct step){6, 0, 0, 0x7fff0000}; // SECCOMP_RET_ALLOW
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (syscall(SYS_seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, 1 /* SECCOMP_FILTER_FLAG_TSYNC */, &filter))
+        perror("seccomp"), exit(1);
+}
+
 static void tell(void) {
     printf("{\"turns\": %ld, \"old\": %ld, \"wrong\": %ld, \"ended_sleeps\": %ld, \"ended_polls\": %ld,"
            " \"sent\": [%ld, %ld], \"taken\": [%ld, %ld], \"births\": %ld, \"vforks\": %ld, \"forks\": %ld, \"naps\": %ld}\n",
@@ -229,6 +246,8 @@ int main(int count, char **words) {
         while (!naps) pause_for(1000000);
         pthread_kill(thread, SIGUSR2);
     }
+    if (strchr(more, 'd')) prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    if (strchr(more, 'l')) lock_in();
     puts("ready");
     fflush(stdout);
     for (;;) {

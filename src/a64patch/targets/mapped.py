@@ -49,6 +49,7 @@ class Origin(NamedTuple):
 class MappedModule(Module):
     """One build in a process. `Module.file` is empty: build id, base and code come from memory."""
 
+    owns_names: bool = True
     origin: Callable[[], Origin] = Origin
     """Where the names come from. The first call opens and reads the file, as the first use of a name does."""
 

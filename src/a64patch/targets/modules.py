@@ -67,6 +67,8 @@ class Module:
     """Which run of the build this is, as `Identity.incarnation`."""
     shares_code: bool = False
     """Code of other modules may branch to any place in this one: parts of a kernel, which makes code at run time."""
+    owns_names: bool = False
+    """All its symbols are within its own memory, where no other module has symbols, and name this module."""
     claims: Callable[[], Iterable[Claim]] = tuple
     """The claims on words of the build. `Modules.claims` asks once, at its first use."""
 
@@ -96,8 +98,7 @@ class Modules(tuple[Module, ...]):
         """
         if len(self) <= 1:
             return self.main.symbols
-        spaces = [space for module in self for space in module.symbols.spaces]
-        return SymbolTable(self._symbols, spaces, first=self.main.name)
+        return _Joined(self)
 
     def _symbols(self) -> Iterator[Symbol]:
         for number, module in enumerate(self):
@@ -114,12 +115,16 @@ class Modules(tuple[Module, ...]):
         """The claims on words of all modules."""
         return tuple(claim for module in self for claim in module.claims())
 
+    def holding(self, address: int) -> Module | None:
+        """The module whose known code holds this address; None without one."""
+        return next((module for module in self if module.code and address in module.code), None)
+
     def code_with(self, address: int) -> Ranges:
         """The code of the module that holds this address; empty when no module's known code does.
 
         For a module with `shares_code` also that of all others: one may branch into the other.
         """
-        found = next((module for module in self if module.code and address in module.code), None)
+        found = self.holding(address)
         if found is None or found.code is None:
             return Ranges()
         return self.code if found.shares_code else found.code
@@ -132,3 +137,38 @@ class Modules(tuple[Module, ...]):
         """These modules and then `modules`; a module takes the place of one with the same name."""
         found = {module.name: module for module in self}
         return Modules((found | {module.name: module for module in modules}).values())
+
+
+class _Joined(SymbolTable):
+    """The names of several modules. Where one module answers, the names of the others need not be loaded.
+
+    That saves the most of the time of a patch in a process with many libraries.
+    """
+
+    def __init__(self, modules: Modules) -> None:
+        spaces = [space for module in modules for space in module.symbols.spaces]
+        super().__init__(modules._symbols, spaces, first=modules.main.name)
+        self._modules = modules
+
+    def named(self, name: str, owner: str = "") -> Sequence[Symbol]:
+        found = () if owner else self._modules.main.symbols.named(name)
+        if found and all(symbol.module == self.first for symbol in found):
+            return found
+        return super().named(name, owner)
+
+    def lookup(self, address: int) -> tuple[Symbol, int] | None:
+        table = self._table(address)
+        return table.lookup(address) if table else super().lookup(address)
+
+    def end_of(self, symbol: Symbol) -> int:
+        table = self._table(symbol.address)
+        return table.end_of(symbol) if table else super().end_of(symbol)
+
+    def extent(self, address: int) -> tuple[int, int] | None:
+        table = self._table(address)
+        return table.extent(address) if table else super().extent(address)
+
+    def _table(self, address: int) -> SymbolTable | None:
+        """The names of the module with this code, if all that they say about it is in its own table."""
+        module = self._modules.holding(address)
+        return module.symbols if module and module.owns_names else None

@@ -306,7 +306,7 @@ class SymbolTable:
         """
         address = self.resolve(site)
         parts = parse_site(site)
-        if parts is None or parts.name not in self._names() or (parts.is_number and not parts.owner):
+        if parts is None or (parts.is_number and not parts.owner) or not self.named(parts.name):
             return True
         symbol = self.find(parts.name, parts.owner)
         return address == symbol.address or address < self.end_of(symbol)
