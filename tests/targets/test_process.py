@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -131,12 +132,13 @@ def test_a64patch_does_not_stop_itself() -> None:
 
 _MAPS_ANOTHER_FILE = """
 import ctypes, os, signal, sys, time
+from mmap import PAGESIZE
 libc = ctypes.CDLL(None)
 libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, *(ctypes.c_long,) * 5]
-def place(path, at, fixed):
-    return libc.mmap(at, 4096, 5, 2 | fixed, os.open(path, os.O_RDONLY), 0)
-at = place(sys.argv[1], None, 0)
-signal.signal(signal.SIGUSR1, lambda *_: (place(sys.argv[2], at, 16), print("again", flush=True)))
+def place(path, pages, at, fixed):
+    return libc.mmap(at, pages * PAGESIZE, 5, 2 | fixed, os.open(path, os.O_RDONLY), 0)
+at = place(sys.argv[1], 3, None, 0)
+signal.signal(signal.SIGUSR1, lambda *_: (place(sys.argv[2], 1, at + PAGESIZE, 16), print("again", flush=True)))
 print(at, flush=True)
 while True:
     time.sleep(100)
@@ -145,12 +147,12 @@ while True:
 
 @pytest.fixture
 def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process with a page of NOPs, and their address. At SIGUSR1 it maps another file there."""
+    """A process with three pages of NOPs, and their address. At SIGUSR1 it maps another file over the second page."""
     here = os.uname()
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", *here[1:4], "aarch64")))
     files = [tmp_path / name for name in ("first", "second")]
     for file in files:
-        file.write_bytes(OLD * 1024)
+        file.write_bytes(OLD * (3 * PAGESIZE // 4))
     command = [sys.executable, "-c", _MAPS_ANOTHER_FILE, *map(str, files)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -162,15 +164,17 @@ def test_words_that_are_no_longer_those_of_the_same_file_are_refused(mapped: tup
     """The program puts another library at this address before the stop: its words are the same by chance."""
     child, at = mapped
     old, new = (int.from_bytes(word, "little") for word in (OLD, NEW))
+    middle, end = at + PAGESIZE, at + 2 * PAGESIZE
     with ProcessTarget(child.pid) as target:
-        assert target.carry_out(Section((Change(at, old, new),))).done
+        assert target.carry_out(Section((Change(middle, old, new),))).done
         child.send_signal(signal.SIGUSR1)
         assert child.stdout is not None
         assert child.stdout.readline() == "again\n"
-        for _ in range(2):
+        for places in ([middle + 4], [middle + 4], [at, middle], [middle, end], [at, middle + 8, end], [end - 4]):
             with pytest.raises(MappingError, match=r"is no longer .*first: the process has unmapped it"):
-                target.carry_out(Section((Change(at + 4, old, new),)))
-        assert target.read(at, 8) == OLD * 2
+                target.carry_out(Section(tuple(Change(place, old, new) for place in places)))
+        assert target.read(middle, 8) == target.read(at, 8) == target.read(end, 8) == OLD * 2
+        assert target.carry_out(Section(tuple(Change(place, old, new) for place in (at, middle - 4, end)))).done
 
 
 @pytest.mark.parametrize("protocol", ["kick", "nosync"])

@@ -177,7 +177,7 @@ class Rendezvous:
 
     def __init__(self, cpus: Iterable[int]) -> None:
         self._expected = frozenset(cpus)
-        self._arrived: list[int] = []
+        self._arrived: dict[int, None] = {}
         self._done = False
 
     def arrive(self, cpu: int) -> bool:
@@ -187,7 +187,7 @@ class Rendezvous:
         """
         if cpu not in self._expected or cpu in self._arrived or self._done:
             raise ValueError(f"CPU {cpu} may not arrive at this rendezvous now")
-        self._arrived.append(cpu)
+        self._arrived[cpu] = None
         return self.everyone_arrived
 
     @property

@@ -21,7 +21,9 @@ import errno
 import gc
 import os
 import re
+import struct
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -272,14 +274,14 @@ class ProcessTarget(Target):
 
     def reader(self, requests: Sequence[tuple[int, int]], expected: Sequence[bytes] = ()) -> Callable[[], list[bytes]]:
         """As `Target.reader`; `expected` has no use here."""
-        groups = _near(requests)
+        groups = [(start, size, members, _shape(start, members)) for start, size, members in _near(requests)]
 
         def read() -> list[bytes]:
             found: list[bytes] = []
-            for start, size, members in groups:
+            for start, size, members, shape in groups:
                 data = self._process.read_some(start, size)
                 if len(data) == size:
-                    found += [data[address - start : address - start + length] for address, length in members]
+                    found += shape.unpack(data)
                 else:  # The first word that cannot be read has the error.
                     found += [self.read(address, length) for address, length in members]
             return found
@@ -538,10 +540,11 @@ class ProcessTarget(Target):
         if section.protocol == "stop":
             # Each write costs much more than its bytes. The words between were compared in this stop, and stay equal.
             kept = ((address, to_bytes(word)) for address, word in section.unchanged)
-            writes = tuple(sorted((*writes, *kept)))
+            writes = tuple(_joined(sorted((*writes, *kept))))
+        opened = self._opened(section.addresses)
 
         def write() -> None:
-            self._require_same_mappings(section)
+            self._require_same_mappings(opened)
             self.write_many(writes)
             if section.data:
                 self.write_data_many(section.data_writes)
@@ -549,18 +552,31 @@ class ProcessTarget(Target):
         read = self.reader(section.reads)
         return carry_out(self, section, read=read, write=write, look=lambda: self._look(section.keep_out))
 
-    def _require_same_mappings(self, section: Section) -> None:
-        """MappingError when an address is not mapped from the same place of the same file as when this was opened."""
-        self._maps, then = self._maps_now(), self._maps_opened
-        if self._maps is then:
+    def _opened(self, addresses: Iterable[int]) -> list[tuple[Mapping, list[int]]]:
+        """The mappings that held these addresses when this was opened, with the addresses in each, ascending."""
+        found: dict[Mapping, list[int]] = {}
+        for address in sorted(addresses):
+            mapping = self._maps_opened.at(address)
+            if mapping is not None:
+                found.setdefault(mapping, []).append(address)
+        return list(found.items())
+
+    def _require_same_mappings(self, opened: Iterable[tuple[Mapping, Sequence[int]]]) -> None:
+        """MappingError when one of these addresses is no longer mapped from the same place of the same file."""
+        self._maps = self._maps_now()
+        if self._maps is self._maps_opened:
             return
-        for address in section.addresses:
-            before, now = then.at(address), self._maps.at(address)
-            if before is not None and (now is None or _place(before, address) != _place(now, address)):
-                raise MappingError(
-                    f"{self.symbols.describe(address)} is no longer {before.path or 'the same memory'}: the process has"
-                    " unmapped it since the plan was made (dlclose); nothing was changed: plan again"
-                )
+        for before, addresses in opened:
+            place = 0
+            while place < len(addresses):
+                address = addresses[place]
+                now = self._maps.at(address)
+                if now is None or _place(before, address) != _place(now, address):
+                    raise MappingError(
+                        f"{self.symbols.describe(address)} is no longer {before.path or 'the same memory'}: the process"
+                        " has unmapped it since the plan was made (dlclose); nothing was changed: plan again"
+                    )
+                place = bisect_left(addresses, now.end, place)
 
     def _maps_now(self) -> Maps:
         """The mappings now. While the threads stand they are read once: only the program's own threads change them.
@@ -681,6 +697,15 @@ def _near(requests: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[tupl
                 continue
         groups.append((address, size, [(address, size)]))
     return groups
+
+
+def _shape(start: int, members: Sequence[tuple[int, int]]) -> struct.Struct:
+    """Takes the bytes from `start` on apart: those of each member (address, size), without what is between."""
+    parts = []
+    for address, size in members:
+        parts.append(f"{address - start}x{size}s")
+        start = address + size
+    return struct.Struct("".join(parts))
 
 
 def _joined(requests: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
