@@ -17,7 +17,7 @@ from a64patch.ranges import Ranges
 from a64patch.targets.elf_image import ElfImage
 from a64patch.targets.maps import parse_maps
 from a64patch.targets.section import Found
-from a64patch.targets.stacks import ThreadRegisters, found_in
+from a64patch.targets.stacks import KeepOut, ThreadRegisters, found_in
 from a64patch.targets.unwinding import UnwindTables
 from tests.real.stepped import SIGNATURE_BITS, Stepped, stepped
 from tests.support import need, run
@@ -111,7 +111,7 @@ def test_at_each_instruction_of_a_real_program_its_return_addresses_are_found_an
             known |= {*expected}
 
             def found(*addresses: int) -> Found | None:
-                keep_out = Ranges.of((address, address + 4) for address in addresses)
+                keep_out = KeepOut(Ranges.of((address, address + 4) for address in addresses))
                 return found_in(
                     process.registers, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=tables
                 )
@@ -147,7 +147,7 @@ def never_hidden(program: Path) -> tuple[int, int]:
         certain = doubtful = 0
         for expected, _ in steps(process):
             for address in expected:
-                keep_out = Ranges(((address, address + 4),))
+                keep_out = KeepOut(Ranges(((address, address + 4),)))
                 found = found_in(
                     process.registers, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=tables
                 )
@@ -295,7 +295,7 @@ def test_threads_of_a_real_program_and_a_handler_on_its_own_stack_are_followed(o
         main, thread = sorted(process.threads(), key=lambda each: each.pc != process.registers.pc)
 
         def found(who: ThreadRegisters, address: int) -> Found | None:
-            keep_out = Ranges(((address, address + 4),))
+            keep_out = KeepOut(Ranges(((address, address + 4),)))
             return found_in(who, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=tables)
 
         assert [len(addresses(name)) for name in ("in_main", "in_thread", "old")] == [4, 3, 6]
@@ -305,7 +305,7 @@ def test_threads_of_a_real_program_and_a_handler_on_its_own_stack_are_followed(o
                 assert found(other, address) is None, (name, hex(address))
         for address in {*addresses("old")} - {*addresses("in_main")}:
             assert found(main, address) is None
-            keep_out = Ranges(((address, address + 4),))
+            keep_out = KeepOut(Ranges(((address, address + 4),)))
             doubtful = found_in(main, keep_out, maps, process.read, signature_bits=SIGNATURE_BITS, cfi=lambda pc: None)
             assert doubtful is not None, "the word is still there"
             assert doubtful.doubt

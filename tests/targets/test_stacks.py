@@ -18,7 +18,7 @@ from a64patch.ranges import Ranges
 from a64patch.targets import maps as mappings
 from a64patch.targets.maps import Maps
 from a64patch.targets.section import Found
-from a64patch.targets.stacks import MOST_BYTES, MOST_FRAMES, MOST_STACKS, ThreadRegisters, _Stacks, found_in
+from a64patch.targets.stacks import MOST_BYTES, MOST_FRAMES, MOST_STACKS, KeepOut, ThreadRegisters, _Stacks, found_in
 from a64patch.targets.unwinding import SP, Row, Rule, UnwindTable
 
 CODE = 0xAAAAD2C80000
@@ -108,7 +108,7 @@ class Process:
         thread = ThreadRegisters(7, "worker\n", tuple(self.x), self.sp, self.pc)
         table = cast("UnwindTable", Table(self.rows, self.only_behind_calls))
         return found_in(
-            thread, keep_out, self.maps, self.read, signature_bits=0x7F << 48,
+            thread, KeepOut(keep_out), self.maps, self.read, signature_bits=0x7F << 48,
             cfi=lambda pc: table if CODE <= pc < CODE + 0x10000 else None, thread_pointer=lambda: self.thread_pointer,
         )  # fmt: skip
 
@@ -289,7 +289,7 @@ def test_a_table_of_garbage_leaves_a_doubt() -> None:
         raise FormatError("the unwind table is garbage")
 
     thread = ThreadRegisters(7, "", tuple(process.x), process.sp, process.pc)
-    found = found_in(thread, KEEP_OUT, process.maps, process.read, signature_bits=0, cfi=broken)
+    found = found_in(thread, KeepOut(KEEP_OUT), process.maps, process.read, signature_bits=0, cfi=broken)
     assert found is not None
     assert found.doubt.endswith("the unwind table is garbage")
 
@@ -530,8 +530,8 @@ def test_the_quick_search_overlooks_no_word(
     data = struct.pack(f"<{len(words)}Q", *words)
     stack = mappings.Mapping(0x10000, 0x10000 + max(len(data), 8), "rw-p")
     stacks = _Stacks(0x10000, Maps([stack]), lambda address, size: data, ~(signature_bits | 0x1FF << 55))
-    if len(stacks.holding(wanted)):
-        assert stacks.may_hold(wanted)
+    if len(stacks.holding(KeepOut(wanted))):
+        assert stacks.may_hold(KeepOut(wanted))
 
 
 @given(
@@ -549,4 +549,4 @@ def test_words_in_any_of_many_ranges_are_found(
     stacks = _Stacks(0x10000, Maps([stack]), lambda address, size: data, ~(signature_bits | 0x1FF << 55))
     plain = [CODE + offset for offset in offsets]
     rows = [(0x10000 + 8 * index, words[index]) for index, each in enumerate(plain) if each in wanted]
-    assert stacks.holding(wanted).tolist() == [list(row) for row in rows]
+    assert stacks.holding(KeepOut(wanted)).tolist() == [list(row) for row in rows]

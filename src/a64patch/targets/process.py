@@ -56,7 +56,7 @@ from a64patch.targets.procfs import (
 )
 from a64patch.targets.ptrace import NT_ARM_PAC_MASK, NT_ARM_TLS, Held
 from a64patch.targets.section import Found, Outcome, Section, carry_out
-from a64patch.targets.stacks import NOT_SEEN, ThreadRegisters, found_in
+from a64patch.targets.stacks import NOT_SEEN, KeepOut, ThreadRegisters, found_in
 from a64patch.targets.threads import Threads, named
 from a64patch.targets.unwinding import UnwindTables
 
@@ -534,8 +534,9 @@ class ProcessTarget(Target):
             )
         if calls:
             section = replace(section, keep_out=section.keep_out | Ranges.of(calls))
+        keep_out = KeepOut(section.keep_out)
         if section.keep_out:
-            import numpy  # noqa: F401 # Its first import takes long: not while the threads stand.
+            keep_out.bounds  # noqa: B018 # Its first import of numpy takes long: not while the threads stand.
         writes = section.writes
         if section.protocol == "stop":
             # Each write costs much more than its bytes. The words between were compared in this stop, and stay equal.
@@ -550,7 +551,7 @@ class ProcessTarget(Target):
                 self.write_data_many(section.data_writes)
 
         read = self.reader(section.reads)
-        return carry_out(self, section, read=read, write=write, look=lambda: self._look(section.keep_out))
+        return carry_out(self, section, read=read, write=write, look=lambda: self._look(keep_out))
 
     def _opened(self, addresses: Iterable[int]) -> list[tuple[Mapping, list[int]]]:
         """The mappings that held these addresses when this was opened, with the addresses in each, ascending."""
@@ -629,10 +630,10 @@ class ProcessTarget(Target):
         except ProcessLookupError:
             return None  # It was killed, and executes nothing any more.
 
-    def _look(self, keep_out: Ranges) -> Iterator[Found]:
+    def _look(self, keep_out: KeepOut) -> Iterator[Found]:
         """All threads in `keep_out`."""
         threads = self._threads
-        if not keep_out or threads is None:
+        if not keep_out.ranges or threads is None:
             return
         maps = self._maps_now()
         read = self._process.read_some
@@ -646,9 +647,12 @@ class ProcessTarget(Target):
                 yield found._replace(who=self._called(thread.tid))
         for tid in threads.standing:
             if threads.held(tid) is Held.RUNNING:
-                place = next(iter(keep_out))[0]
                 yield Found(
-                    -1, place, False, self._called(tid), "it sleeps in the kernel, which does not tell its registers"
+                    -1,
+                    keep_out.low,
+                    False,
+                    self._called(tid),
+                    "it sleeps in the kernel, which does not tell its registers",
                 )
 
     def _called(self, tid: int) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from a64patch.errors import FormatError
@@ -80,8 +81,33 @@ class ThreadRegisters(NamedTuple):
         return f"thread {self.tid} ({printable(self.name)})"
 
 
+class KeepOut:
+    """The addresses where nobody may be, prepared for the search of many stacks before anybody stops."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self.ranges = ranges
+        spans = ranges.spans
+        self.low, self.high = (spans[0][0], spans[-1][1]) if spans else (0, 0)
+        blocks = {
+            block for low, high in spans for block in range(low >> 16, min((high - 1 >> 16) + 1, (low >> 16) + 64))
+        }
+        self.blocks = [(block << 16).to_bytes(8, "little") for block in blocks] if len(blocks) < _MOST_BLOCKS else None
+        """The addresses of the blocks of 64 KiB that have a part of the ranges; None when they are many."""
+
+    def __contains__(self, address: int) -> bool:
+        return self.low <= address < self.high and address in self.ranges
+
+    @cached_property
+    def bounds(self) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint64]]:
+        """The starts and the ends of the ranges."""
+        import numpy
+
+        lows = numpy.array([low for low, _ in self.ranges], numpy.uint64)
+        return lows, numpy.array([min(high, (1 << 64) - 1) for _, high in self.ranges], numpy.uint64)
+
+
 def found_in(
-    thread: ThreadRegisters, keep_out: Ranges, maps: Maps, read: Read, *, signature_bits: int,
+    thread: ThreadRegisters, keep_out: KeepOut, maps: Maps, read: Read, *, signature_bits: int,
     cfi: Callable[[int], UnwindTable | None], thread_pointer: Callable[[], int] = lambda: 0,
 ) -> Found | None:  # fmt: skip
     """Whether a stopped thread is in `keep_out` or will return there; None when it is not and will not.
@@ -108,12 +134,11 @@ def found_in(
     """
     if thread.pc in keep_out:
         return Found(-1, thread.pc, True, thread.who)
-    if not keep_out:
+    if not keep_out.ranges:
         return None
     user = ~(signature_bits | _TAG)
     stacks = _Stacks(thread.sp, maps, read, user, thread_pointer)
-    low, high = keep_out.spans[0][0], keep_out.spans[-1][1]
-    in_register = any(low <= each & user < high and each & user in keep_out for each in thread.x)
+    in_register = any(each & user in keep_out for each in thread.x)
     if not stacks.gap and not in_register and not stacks.may_hold(keep_out):
         return None
     hits = stacks.holding(keep_out)
@@ -136,7 +161,7 @@ def found_in(
     for value in stacks.outside(hits, walk.passed):
         return Found(-1, value & user, False, thread.who, f"a word of its stack is this address, and {beyond}")
     if stacks.gap:
-        return Found(-1, keep_out.spans[0][0], False, thread.who, f"{stacks.gap}, and {beyond}")
+        return Found(-1, keep_out.low, False, thread.who, f"{stacks.gap}, and {beyond}")
     return None
 
 
@@ -219,27 +244,22 @@ class _Stacks:
         places = numpy.flatnonzero(words[_WORDS_BACK_TO_SP:] == _FPSIMD)
         return [int(each) for each in numpy.unique(words[places])[: MOST_STACKS + 1]]
 
-    def may_hold(self, wanted: Ranges) -> bool:
+    def may_hold(self, wanted: KeepOut) -> bool:
         """Whether the middle bytes of some address in `wanted` are anywhere here. False says that `holding` is empty.
 
         The middle bytes are those above bit 15 and below the first bit of a signature or tag. To search for bytes takes
         far less time than to look at each word, and nearly no stack has them.
         """
         end = (~self._user & -~self._user).bit_length() - 1 >> 3
-        blocks = {
-            block for low, high in wanted for block in range(low >> 16, min((high - 1 >> 16) + 1, (low >> 16) + 64))
-        }
-        if len(blocks) >= _MOST_BLOCKS or end <= 2:
+        if wanted.blocks is None or end <= 2:
             return True
-        middles = [(block << 16).to_bytes(8, "little")[2:end] for block in blocks]
-        return any(middle in data for _, data in self._pieces for middle in middles)
+        return any(block[2:end] in data for _, data in self._pieces for block in wanted.blocks)
 
-    def holding(self, wanted: Ranges) -> NDArray[numpy.uint64]:
+    def holding(self, wanted: KeepOut) -> NDArray[numpy.uint64]:
         """(address, word) of each aligned word that is in `wanted` without a signature, as rows."""
         import numpy
 
-        lows = numpy.array([low for low, _ in wanted], numpy.uint64)
-        highs = numpy.array([min(high, (1 << 64) - 1) for _, high in wanted], numpy.uint64)
+        lows, highs = wanted.bounds
         user = numpy.uint64(self._user % (1 << 64))
         found = []
         for start, data in self._pieces:
