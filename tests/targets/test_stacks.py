@@ -383,6 +383,17 @@ def test_a_signal_frame_that_is_none_leaves_a_doubt() -> None:
     assert doubt_of(process).endswith(f"no signal frame is at {ALTERNATE + 0x2000:#x}")
 
 
+def test_a_stack_that_two_others_lead_to_is_read_once() -> None:
+    above = ALTERNATE + 0x20000
+    process = Process(*(mappings.Mapping(start, start + 0x10000, "rw-p") for start in (ALTERNATE, above)))
+    process.pc = OUTERMOST
+    process.interrupted(process.sp, [0] * 31, above, BARE)
+    process.interrupted(process.sp + 0x300, [0] * 31, ALTERNATE, BARE)
+    process.interrupted(above, [0] * 31, ALTERNATE, BARE)
+    assert process.found() is None
+    assert process.reads == [(process.sp, 0x1000), (above, 0x10000), (ALTERNATE, 0x10000)]
+
+
 def test_stacks_without_end_leave_a_doubt() -> None:
     """A program can write any number of signal frames."""
     process = Process(mappings.Mapping(ALTERNATE, ALTERNATE + (1 << 20), "rw-p"))

@@ -189,9 +189,11 @@ class _Stacks:
             start, end = self._span(at)
             end = next((known for known, _ in seen if start < known < end), end)
             data = self._bytes(start, end)
-            seen |= Ranges(((start, end),))
             self._pieces.append((start, data))
-            pending += self._interrupted(data)
+            if _FPSIMD_BYTES in data:
+                pending += self._interrupted(data)
+            if pending:
+                seen |= Ranges(((start, end),))
 
     def _span(self, sp: int) -> tuple[int, int]:
         """The addresses of a stack: up to the thread pointer, or the end of neighbouring mappings one may write."""
@@ -208,7 +210,8 @@ class _Stacks:
             sp = above.start
         end = sp
         is_stack = False
-        for mapping in maps[index:]:
+        for number in range(index, len(maps)):
+            mapping = maps[number]
             if mapping.start > end or (is_stack and not _can_be_stack(mapping)):
                 break
             is_stack = is_stack or _can_be_stack(mapping)
@@ -220,24 +223,23 @@ class _Stacks:
 
     def _bytes(self, start: int, end: int) -> bytes:
         """[start, end), or as much of it as can be read and may be."""
-        data = bytearray()
-        while start + len(data) < end:
-            size = min(end - start - len(data), _PIECE, self._left)
+        pieces: list[bytes] = []
+        while start < end:
+            size = min(end - start, _PIECE, self._left)
             if not size:
                 self.gap = f"it has more than {MOST_BYTES >> 20} MiB of stack"
                 break
-            piece = read_some(self._read, start + len(data), size)
-            data += piece
+            piece = read_some(self._read, start, size)
+            pieces.append(piece)
+            start += len(piece)
             self._left -= len(piece)
             if len(piece) < size:
-                self.gap = f"its stack cannot be read at {start + len(data):#x}"
+                self.gap = f"its stack cannot be read at {start:#x}"
                 break
-        return bytes(data)
+        return b"".join(pieces)
 
     def _interrupted(self, data: bytes) -> list[int]:
         """The stack pointers in all signal frames here, old ones included."""
-        if _FPSIMD_BYTES not in data:
-            return []
         import numpy
 
         words = numpy.frombuffer(data, "<u8", len(data) // 8)
