@@ -1,6 +1,7 @@
 """New code of a patch that lies elsewhere: what its detours and annexes execute, as words at any address.
 
-Knows no target but its names. Read on: asmdiff.py for the hunks, detours.py for plans with them.
+Knows no target but its names. Read on: asmdiff.py for the hunks, new_lines.py for one
+line, detours.py for plans with them.
 
 A detour is cut out of the old code from its first changed word to the word behind its last changed one, where execution
 comes back. The first word becomes a branch, all others stay as they are. The new code has
@@ -13,41 +14,42 @@ A place decides the words, and sometimes their number: what a short branch no lo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from a64patch.a64.assembler import assemble_one
-from a64patch.a64.disassembler import disassemble
-from a64patch.a64.generate import gen_branch_imm, gen_nop
-from a64patch.a64.names import QUOTED, parse_site, site_text
-from a64patch.a64.operands import NUMBER, check_range, number_of
+from a64patch.a64.generate import gen_nop
+from a64patch.a64.names import parse_site, site_text
 from a64patch.a64.predicates import decode, is_adrp
-from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, goal_of, reference
-from a64patch.a64.relocation import relocate, relocate_block
-from a64patch.a64.row import PAGE_SIZE, Flow
+from a64patch.a64.references import ReferenceKind, reference
+from a64patch.a64.row import PAGE_SIZE
 from a64patch.a64.source import without_comments
 from a64patch.a64.words import INSN_SIZE
-from a64patch.errors import AssemblyError, EncodingError, PatchFormatError, PlanError, SymbolError, UnmovableError
+from a64patch.errors import AssemblyError, PatchFormatError, PlanError
 from a64patch.oneline import counted, shown
-from a64patch.patch.asmdiff import ANNEX, UNKNOWN, Hunk, Line, Sign
-from a64patch.patch.meaning import comparable_word, needs_pages, refers, word_anywhere
+from a64patch.patch.asmdiff import ANNEX, Hunk, Line, Sign
+from a64patch.patch.meaning import needs_pages, word_anywhere
+from a64patch.patch.new_lines import (
+    Back,
+    Fixed,
+    Moved,
+    NewNames,
+    Piece,
+    PlaceDependent,
+    falls_through,
+    piece_of,
+    unknown_place,
+    where,
+)
 from a64patch.targets.symbols import SymbolTable
 
 MOST_BYTES = 1 << 18
 """The size of all new code of a patch."""
 _ROUNDS = 16
 """More room for one word moves other words, which may then need more room too: bounded, since room never shrinks."""
-_PART = rf"(?:{QUOTED}|[^\s\"-])+"
-_DIFFERENCE = re.compile(rf"\.word\s+(?P<goal>{_PART})\s*-\s*(?P<origin>{_PART})", re.ASCII | re.IGNORECASE)
-"""A word of data: the distance from one site to another. A name with `-` is in quotes."""
-_NUMBER = re.compile(rf"\.(?:word|inst)\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
 _TRAP = 0x00000000
 """UDF #0 (Arm ARM, C6.2), behind an annex: nobody executes it."""
-_LONGEST_LITERAL = 16
-"""Bytes (Arm ARM, C7.2: LDR (literal, SIMD&FP) of a Q register)."""
 _ERRATUM_843419 = (0xFF8, 0xFFC)
 """The offsets in a page where an ADRP may compute a wrong address on Cortex-A53."""
 
@@ -137,220 +139,15 @@ class PlacedCode(NamedTuple):
 
     def word_in_place(self, line: Line, at: int) -> int:
         """The word of a line that stays in place and names this code. PlanError when it does not reach from there."""
-        words = _Text(line, 0, True, "").words(at, self.resolver)
+        words = PlaceDependent(line, 0, True, "").words(at, self.resolver)
         if len(words) > 1:
-            raise PlanError(f"{_where(line)}{line.text!r} at {at:#x} does not reach the new code at {self.base:#x}")
+            raise PlanError(f"{where(line)}{line.text!r} at {at:#x} does not reach the new code at {self.base:#x}")
         return words[0]
 
     @property
     def size(self) -> int:
         """Bytes."""
         return INSN_SIZE * len(self.words)
-
-
-class _Piece(Protocol):
-    """One line of new code."""
-
-    def words(self, at: int, names: NewNames) -> list[int]:
-        """Its words at an address."""
-
-
-class NewNames:
-    """The names for a line of new code: labels, annexes, then those of the target."""
-
-    def __init__(self, symbols: SymbolTable, own: Mapping[str, int], data: Collection[str], *, exact: bool) -> None:
-        """`own` are the addresses of labels and annexes; `data` are the annexes to which an offset may be added.
-
-        Without `exact`, a name of the target must reach to the address that it stands for.
-        """
-        self.own = own
-        self._symbols, self._data, self._exact = symbols, data, exact
-        self.asked: int | None = None
-        """The address of the last name that was asked for."""
-        self.site = ""
-        """This name."""
-        self.error: SymbolError | PlanError | None = None
-        """Why it has no address."""
-
-    def resolve(self, site: str) -> int:
-        """The address of a site. SymbolError for an unknown one, PlanError for one that says nothing on this build."""
-        self.site = site
-        try:
-            self.asked = self._resolve(site)
-        except (SymbolError, PlanError) as error:
-            self.error = error
-            raise SymbolError(str(error)) from None
-        return self.asked
-
-    def _resolve(self, site: str) -> int:
-        parts = parse_site(site)
-        if parts is not None and (parts.owner == ANNEX or (not parts.owner and parts.name in self.own)):
-            name = site_text(parts.name, parts.owner)
-            if name not in self.own:
-                raise SymbolError(f"there is no annex {parts.name!r} in the patch")
-            if parts.offset and name not in self._data:
-                raise PlanError(f"{site}: the code of {name} may grow where it lies, so name a label in it")
-            return self.own[name] + parts.offset
-        address = self._symbols.resolve(site)
-        if not self._exact and not self._symbols.holds(site):
-            raise PlanError(f"{site} says nothing on another build, since its symbol ends before")
-        return address
-
-    def describe(self, address: int) -> str:
-        """The address for people."""
-        return self._symbols.describe(address)
-
-
-class _Fixed(NamedTuple):
-    word: int
-
-    def words(self, at: int, names: NewNames) -> list[int]:
-        return [self.word]
-
-
-class _Text(NamedTuple):
-    """An instruction whose word depends on its address."""
-
-    line: Line
-    word: int
-    """The word anywhere: without distances and low bits of names."""
-    exact: bool
-    stale: str
-    """The function of a hunk that was found elsewhere in it: nothing says what an offset in the function means."""
-
-    def words(self, at: int, names: NewNames) -> list[int]:
-        text = without_comments(self.line.text).strip()
-        names.asked, names.error, names.site = None, None, ""
-        try:
-            words = [assemble_one(text, at, names)]
-        except AssemblyError as error:
-            if names.error is not None:
-                raise names.error from None
-            if names.asked is None:
-                raise PatchFormatError(str(error), self.line.number, 12) from None
-            words = self._far(text, at, names)
-        if names.asked is None:
-            self._require_absolute(text, words[0], at)
-        parts = parse_site(names.site)
-        if self.stale and parts is not None and parts.name == self.stale:
-            raise PlanError(
-                f"{_where(self.line)}{text!r} refers to its own function, which has changed around it: make the patch"
-                " again for this build"
-            )
-        return words
-
-    def _far(self, text: str, at: int, names: NewNames) -> list[int]:
-        """The words for an instruction that does not reach from `at`."""
-        assert names.asked is not None
-        near = _near(names.asked)
-        try:
-            return relocate_block([assemble_one(text, near, names)], near, at, allow_erratum_843419=True)
-        except AssemblyError as error:
-            raise PatchFormatError(str(error), self.line.number, 12) from None
-        except UnmovableError as error:
-            raise PlanError(f"{_where(self.line)}{text!r} at {at:#x}: {error}") from None
-
-    def _require_absolute(self, text: str, word: int, at: int) -> None:
-        """Raise for a text without names, unless it refers to an address that says something."""
-        goal = goal_of(word, at)
-        if goal is None:
-            return
-        elsewhere = at + PAGE_SIZE
-        try:
-            is_relative = goal_of(assemble_one(text, elsewhere), elsewhere) != goal
-        except AssemblyError:
-            is_relative = False
-        if is_relative:
-            raise PatchFormatError(f"{text!r} counts from its own address: name the place by a label", self.line.number)
-        if not self.exact:
-            raise PlanError(f"{_where(self.line)}{text!r}: an address says nothing about another build; name a symbol")
-
-
-class _Distance(NamedTuple):
-    """A word of data: the distance between two places."""
-
-    line: Line
-    goal: str
-    origin: str
-
-    def words(self, at: int, names: NewNames) -> list[int]:
-        names.error = None
-        try:
-            goal, origin = (at if site == "." else names.resolve(site) for site in (self.goal, self.origin))
-        except SymbolError as error:
-            raise names.error or error from None
-        if not -(1 << 31) <= goal - origin < 1 << 32:
-            raise PlanError(f"{_where(self.line)}the distance {goal - origin} does not fit in 32 bits")
-        return [(goal - origin) & 0xFFFFFFFF]
-
-
-class _Moved(NamedTuple):
-    """An instruction of the old code, for which the new code has a copy."""
-
-    word: int
-    address: int
-    region: tuple[int, int]
-    """The old code that is not executed in place any more."""
-    goals: Mapping[int, str]
-    """The names of places in the new code, by the old address that each replaces."""
-
-    def words(self, at: int, names: NewNames) -> list[int]:
-        row = decode(self.word)
-        refers_to = reference(row) if row is not None else None
-        start, end = self.region
-        if refers_to is None:
-            return [relocate(self.word, self.address, at)]  # refuses a word that may use its address in another way
-        goal = refers_to.target(self.word, self.address)
-        if refers_to.kind is ReferenceKind.SIGNATURE:
-            raise UnmovableError(f"the instruction at {self.address:#x} depends on the address of another one")
-        if row is not None and row.flow is Flow.CALL and start <= goal <= end:
-            raise UnmovableError(f"the instruction at {self.address:#x} calls words close to it, to learn its address")
-        if refers_to.kind is ReferenceKind.BRANCH and start <= goal < end:
-            if goal not in self.goals:
-                raise UnmovableError(
-                    f"the instruction at {self.address:#x} branches to {goal:#x}, which the patch takes away, and"
-                    " nothing shows what replaces it"
-                )
-            goal = names.own[self.goals[goal]]
-        if refers_to.kind is ReferenceKind.LITERAL and start - _LONGEST_LITERAL < goal < start + INSN_SIZE:
-            raise UnmovableError(
-                f"the instruction at {self.address:#x} reads the word at {start:#x} as a literal, or words close to"
-                " it, and that word becomes a branch"
-            )
-        near = _near(goal)
-        return relocate_block([refers_to.encode(self.word, near, goal)], near, at, allow_erratum_843419=True)
-
-
-def _near(goal: int) -> int:
-    """An address from which every instruction reaches `goal`, and which no literal at `goal` overlaps."""
-    return ((goal & -INSN_SIZE) + 2 * _LONGEST_LITERAL) % ADDRESS_SPACE
-
-
-class _Back(NamedTuple):
-    """The branch back to the old code."""
-
-    goal: int
-
-    def words(self, at: int, names: NewNames) -> list[int]:
-        try:
-            return [gen_branch_imm(at, self.goal)]
-        except EncodingError:
-            raise PlanError(
-                f"the new code at {at:#x} is out of reach: no branch leads back to {self.goal:#x}"
-            ) from None
-
-
-def _where(line: Line) -> str:
-    return f"line {line.number}: " if line.number else ""
-
-
-def _unknown_place(line: Line) -> PatchFormatError:
-    return PatchFormatError(
-        f"the word of {line.text or 'this instruction'!r} depends on where new code will lie: write {UNKNOWN}, and its"
-        " text",
-        line.number,
-        2,
-    )
 
 
 class _Anything:
@@ -396,7 +193,7 @@ class InPlace:
         if line.sign not in "+-" or not any(name in line.text for name in self._names) or not self._site(line):
             return False
         if line.word is not None:
-            raise _unknown_place(line)
+            raise unknown_place(line)
         return True
 
     def _site(self, line: Line) -> str:
@@ -436,7 +233,7 @@ class NewCode:
 
     def __init__(self, hunks: Iterable[Hunk], cuts: Sequence[Cut], symbols: SymbolTable, *, exact: bool) -> None:
         self._symbols, self._exact = symbols, exact
-        self._pieces: list[_Piece] = []
+        self._pieces: list[Piece] = []
         self._marks: dict[str, int] = {}
         self._alignments = {0: _ALIGNMENT}
         self._entries: dict[int, int] = {}
@@ -459,7 +256,7 @@ class NewCode:
     def _mark(self, name: str) -> None:
         self._marks[name] = len(self._pieces)
 
-    def _add(self, piece: _Piece, *, is_code: bool = True) -> None:
+    def _add(self, piece: Piece, *, is_code: bool = True) -> None:
         self._pieces.append(piece)
         self._is_code.append(is_code)
 
@@ -471,7 +268,7 @@ class NewCode:
         self._alignments[place] = max(hunk.alignment, self._alignments.get(place, INSN_SIZE))
         self._mark(name)
         only_data = True
-        last: _Piece | None = None
+        last: Piece | None = None
         for line in hunk.lines:
             if line.sign == "#":
                 continue
@@ -480,12 +277,12 @@ class NewCode:
                 continue
             is_data = line.text.lower().startswith(".word")
             only_data &= is_data
-            last = _piece_of(line, self._exact)
+            last = piece_of(line, self._exact)
             self._add(last, is_code=not is_data)
         if only_data:
             self._data.add(name)
-        elif last is None or _falls_through(last):
-            self._add(_Fixed(_TRAP))
+        elif last is None or falls_through(last):
+            self._add(Fixed(_TRAP))
 
     def _add_detour(self, cut: Cut) -> None:
         parts = parts_of(cut.hunk)
@@ -499,13 +296,13 @@ class NewCode:
             if line.label:
                 self._mark(line.label)
             elif old >= 0:
-                self._add(_Moved(cut.words[old], cut.address + INSN_SIZE * old, (start, end), goals))
+                self._add(Moved(cut.words[old], cut.address + INSN_SIZE * old, (start, end), goals))
             else:
-                self._add(_piece_of(line, self._exact, cut.stale))
+                self._add(piece_of(line, self._exact, cut.stale))
         if len(parts.body) in marks:
             self._mark(marks[len(parts.body)])
-        if len(self._pieces) == begin or len(self._pieces) in self._marks.values() or _falls_through(self._pieces[-1]):
-            self._add(_Back(end))
+        if len(self._pieces) == begin or len(self._pieces) in self._marks.values() or falls_through(self._pieces[-1]):
+            self._add(Back(end))
 
     def at(self, base: int) -> PlacedCode:
         """The words at `base` (bytes), a multiple of `alignment`.
@@ -563,50 +360,3 @@ class NewCode:
 def _is_risky(words: Sequence[int], at: int) -> bool:
     """Whether one of these words is an ADRP where erratum 843419 may strike."""
     return any(is_adrp(word) and (at + INSN_SIZE * n) % PAGE_SIZE in _ERRATUM_843419 for n, word in enumerate(words))
-
-
-def _falls_through(piece: _Piece) -> bool:
-    """Whether execution may go on behind the piece."""
-    row = decode(piece.word) if isinstance(piece, _Fixed | _Moved | _Text) else None
-    return row is None or row.conditional or row.flow not in (Flow.BRANCH, Flow.RETURN)
-
-
-def _piece_of(line: Line, exact: bool, stale: str = "") -> _Piece:
-    """The piece of an instruction or a word of data."""
-    text = without_comments(line.text).strip()
-    number, distance = _NUMBER.fullmatch(text), _DIFFERENCE.fullmatch(text)
-    if distance is not None:
-        if line.word is not None:
-            raise _unknown_place(line)
-        return _Distance(line, distance["goal"], distance["origin"])
-    if number is not None:
-        value = _value(line, number[1])
-        if line.word is not None and line.word != value:
-            raise PatchFormatError(f"the word {line.word:08x} is not that of {text!r}: correct one", line.number, 2)
-        return _Fixed(value)
-    if line.word is not None:
-        if refers(line.word) or needs_pages(text):
-            raise _unknown_place(line)
-        return _Fixed(comparable_word(line))
-    if not text:
-        raise PatchFormatError("neither word nor text: give one", line.number, 2)
-    word = word_anywhere(line)
-    return _Text(line, word, exact, stale) if refers(word) or needs_pages(text) else _Fixed(word)
-
-
-def filled(line: Line) -> Line:
-    """A line of new code with its word and its text, as far as they do not depend on where it lies.
-
-    PatchFormatError where word and text disagree, and for a line that no new code may have.
-    """
-    piece = _piece_of(line, exact=True)
-    if not isinstance(piece, _Fixed):
-        return line
-    return replace(line, word=piece.word, text=line.text or disassemble(piece.word))
-
-
-def _value(line: Line, text: str) -> int:
-    try:
-        return check_range(number_of(text), 0, 0xFFFFFFFF, "word")
-    except AssemblyError as error:
-        raise PatchFormatError(str(error), line.number, 12) from None

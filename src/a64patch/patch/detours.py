@@ -123,8 +123,8 @@ def _placed(code: NewCode, target: Target, sites: Sequence[int]) -> tuple[Room, 
 def _near(placed: PlacedCode, sites: Sequence[int]) -> tuple[int, int]:
     """The lowest and the highest address of the code that the new code must reach, or that must reach it."""
     low, high = min(sites), max(sites)
-    goals = [goal for goal in _goals(placed) if goal is not None and high - _REACH < goal < low + _REACH]
-    return min(low, *goals, low), max(high, *goals, high)
+    goals = [goal for goal in _goals(placed) if high - _REACH < goal < low + _REACH]
+    return min([low, *goals]), max([high, *goals])
 
 
 def _goals(placed: PlacedCode) -> Iterator[int]:

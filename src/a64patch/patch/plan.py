@@ -334,7 +334,7 @@ def _filled(hunk: Hunk, target: Target | None, in_place: InPlace | None) -> Hunk
 
 def _filled_elsewhere(hunk: Hunk, target: Target | None) -> Hunk:
     """A detour or an annex. Words of new code that depend on their place stay unknown."""
-    from a64patch.patch.annex import filled
+    from a64patch.patch.new_lines import filled
 
     new: Sign = "-" if hunk.kind.startswith("end-") else "+"
     in_place = [line for line in hunk.lines if line.sign not in (new, "#") and not line.label]
