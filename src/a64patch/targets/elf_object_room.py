@@ -55,6 +55,7 @@ MARK = "a64patch."
 
 _REACH = 1 << 27
 _MOST_BYTES = 1 << 30
+_MOST_SYMBOLS = 1 << 20
 _STB_GLOBAL, _STV_HIDDEN = 1, 2
 _SHF_INFO_LINK = 0x40
 _RELA_SIZE = 24
@@ -125,14 +126,14 @@ def relocated(image: ElfImage, data: bytes | bytearray, relocations: Sequence[Ne
     before = bytearray(data)
     undo.carry_out(before)
     base = ElfImage(bytes(before), image.name)
-    edit = _Adding(base, room, _known(image, len(base.sections), relocations)).edit(relocations)
+    edit = _Adding(base, room, _known(image, room, relocations)).edit(relocations)
     words = [(each.address, bytes(data[each.address : each.address + INSN_SIZE])) for each in relocations]
     code = room.address, bytes(data[room.address : room.end])
     return [undo, edit, Edit(edit.size, (code, *words))]
 
 
-def _known(image: ElfImage, home: int, changed: Sequence[NewRelocation]) -> dict[int, list[bytes]]:
-    """The entries for the newest room, which is section `home`, and for words that lead there, by section.
+def _known(image: ElfImage, room: Room, changed: Sequence[NewRelocation]) -> dict[int, list[bytes]]:
+    """The entries for the newest room, and for words that lead there, by the offset of their section in the file.
 
     Without the entries of changed words.
     """
@@ -140,14 +141,13 @@ def _known(image: ElfImage, home: int, changed: Sequence[NewRelocation]) -> dict
     [symbols] = [section for section in image.sections if section.type == SHT_SYMTAB]
     newest = symbols.size // SYMBOL_SIZE - 1
     found: dict[int, list[bytes]] = {}
-    for number, table in enumerate(image.sections):
-        if table.type != SHT_RELA or table.info >= len(image.sections):
-            continue
-        of = image.sections[table.info]
-        for place, info, addend in struct.iter_unpack(image.order + _RELA, contents_of(image, number)):
-            if (table.info == home or info >> 32 == newest) and info & 0xFFFFFFFF and of.offset + place not in words:
+    for table in image.tables:
+        entries = image.data[table.offset : table.offset + table.size]
+        for place, info, addend in struct.iter_unpack(image.order + _RELA, entries):
+            of_room = table.base == room.address or info >> 32 == newest
+            if of_room and info & 0xFFFFFFFF and table.base + place not in words:
                 entry = struct.pack(image.order + _RELA, place, info, addend)
-                found.setdefault(table.info, []).append(entry)
+                found.setdefault(table.base, []).append(entry)
     return found
 
 
@@ -187,8 +187,10 @@ def _require_possible(image: ElfImage) -> None:
         )
     if symbols[0].entry_size != SYMBOL_SIZE or symbols[0].size % SYMBOL_SIZE:
         raise image.bad("the entries of its symbol table do not have 24 bytes")
-    if len(image.data) > _MOST_BYTES:
-        raise CapabilityError(f"{image.name} has more than {_MOST_BYTES >> 20} MiB, so it gets no new section")
+    if len(image.data) > _MOST_BYTES or symbols[0].size > _MOST_SYMBOLS * SYMBOL_SIZE:
+        raise CapabilityError(
+            f"{image.name} has more than {_MOST_BYTES >> 20} MiB or {_MOST_SYMBOLS} symbols, so it gets no new section"
+        )
 
 
 class _Adding:
@@ -227,18 +229,18 @@ class _Adding:
         by_home: dict[int, list[NewRelocation]] = {}
         for each in relocations:
             by_home.setdefault(self._home(each.address), []).append(each)
-        for home in sorted({*by_home, *self._known}):
-            new, known = by_home.get(home, ()), self._known.get(home, ())
+        for home in sorted({*by_home, *map(self._home, self._known)}):
             start = room.address if home == len(image.sections) else image.sections[home].offset
+            new, known = by_home.get(home, ()), self._known.get(start, ())
             entries = b"".join(self._entry(each, start) for each in new)
             entries += b"".join(known)
             layout = order + "Q"
             places = {each.address - start for each in new} | {struct.unpack_from(layout, each)[0] for each in known}
             tables = [index for index, s in enumerate(image.sections) if s.type == SHT_RELA and s.info == home]
-            for index in tables:
-                contents[index] = self._without(index, places)
+            if len(tables) > 1:
+                raise image.bad(f"section {home} has {len(tables)} relocation tables")
             if tables:
-                contents[tables[0]] += entries
+                contents[tables[0]] = self._without(tables[0], places) + entries
                 continue
             of = ".text.a64patch." + str(number) if home == len(image.sections) else self._section_name(home)
             header = Section(0, SHT_RELA, _SHF_INFO_LINK, 0, 0, 0, self._table, home, 8, _RELA_SIZE)
