@@ -194,6 +194,28 @@ def test_a_patch_with_detour_and_annex(tmp_path: Path, capsys: pytest.CaptureFix
     assert path.read_bytes() == before
 
 
+def test_two_patches_in_turn_one_of_a_word_that_a_relocation_owns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = objects(tmp_path)
+    states = [path.read_bytes()]
+    detour = "@@ detour answer+0x4 @@\n-94000000  bl answer+0x4\n+????????  mov x0, #7\n+????????  bl other\n"
+    journal = ["--journal", str(tmp_path / "journal")]
+    for name, text, expected in (("first", detour, 8), ("second", DETOUR, 8)):
+        (tmp_path / name).write_text(text)
+        options = ["--drop-relocations", "--accept", "relocation"] if name == "first" else []
+        if options:
+            assert main(["apply", str(tmp_path / name), str(path), *journal]) == 1
+            assert "belongs to R_AARCH64_CALL26 against outside" in capsys.readouterr().err
+            assert path.read_bytes() == states[0]
+        assert main(["apply", str(tmp_path / name), str(path), *options, *journal]) == 0, capsys.readouterr()
+        assert answer_of(tmp_path, path, other) == expected
+        states.append(path.read_bytes())
+    for entry in (2, 1):
+        assert main(["revert", str(entry), *journal]) == 0, capsys.readouterr()
+        assert path.read_bytes() == states[entry - 1]
+
+
 def test_a_goal_is_counted_from_a_symbol_of_its_section(tmp_path: Path) -> None:
     """There is no symbol at the start of .data, nor one for the section. The last goal of a word counts."""
     path, other = objects(tmp_path)
@@ -218,6 +240,21 @@ def test_a_goal_is_counted_from_a_symbol_of_its_section(tmp_path: Path) -> None:
         file.relocate([NewRelocation(room.address + 8, JUMP26, file.symbols["back"])])
         file.publish(0, 0)
     assert answer_of(tmp_path, path, other) == 30
+
+
+def test_a_room_that_is_given_back_before_it_is_published_leaves_nothing(tmp_path: Path) -> None:
+    path, _ = objects(tmp_path)
+    before = path.read_bytes()
+    with ElfFile(path) as file:
+        answer, back = file.symbols["answer"], file.symbols["back"]
+        room = file.find_room(4, (answer, answer))
+        file.allocate(room)
+        file.write(room.address, to_bytes(assemble_one(f"b {back:#x}", room.address)))
+        file.write(answer, to_bytes(assemble_one(f"b {room.address:#x}", answer)))
+        file.write(answer, before[answer : answer + 4])
+        assert file.release(room) == ""
+        file.publish(0, 0)
+    assert path.read_bytes() == before
 
 
 def test_an_address_of_a_page_must_be_told(tmp_path: Path) -> None:

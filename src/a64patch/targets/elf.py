@@ -248,6 +248,7 @@ class ElfFile(FileTarget):
         restored = set() if sentence else {word for word in self._touched if self._is_for_room(word)}
         self._edit(edits)
         self._touched -= restored
+        self._referring = {word: each for word, each in self._referring.items() if not room.address <= word < room.end}
         return sentence
 
     def _edit(self, edits: Iterable[elf_room.Edit]) -> None:
@@ -323,10 +324,10 @@ class ElfFile(FileTarget):
 
     def _is_for_room(self, word: int) -> bool:
         """Whether a word is in a room, or leads there: its relocations came with the room."""
+        owners = self._image.owners(word) if self.is_relocatable else []
         marked = f" against {elf_object_room.MARK}"
-        owners = self._image.owners(word)
-        return bool(self.is_relocatable and owners) and (
-            all(marked in self._image.describe(owner) for owner in owners) or word in self._room_spans
+        return bool(owners) and (
+            word in self._room_spans or all(marked in self._image.describe(owner) for owner in owners)
         )
 
     def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
