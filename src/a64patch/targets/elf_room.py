@@ -454,6 +454,8 @@ def _added_segments(image: ElfImage, size: int) -> tuple[Segment, Segment]:
     GNU strip and objcopy put the program headers at the start of their segment, and this directly behind the bytes of
     the segment before (assign_file_positions_for_load_sections() in bfd/elf.c). So the two are one in memory, and yet
     two. The second one grows for rooms to come.
+
+    Not guaranteed: that eu-strip keeps them. It overwrites program headers behind other bytes with zeros.
     """
     room = _new_segment(image)._replace(file_size=size, memory_size=size)
     headers = room._replace(
