@@ -63,7 +63,8 @@ def build(target: Target, built: Built) -> None:
     held = from_bytes(target.read(built.room.address, INSN_SIZE * len(built.words)))
     changes = [change._replace(old=word) for change, word in zip(built.changes, held, strict=True)]
     capabilities = target.capabilities
-    method: Method = "nosync" if capabilities.cpus and capabilities.broadcast else "stop"
+    writes_while_running = capabilities.cpus and capabilities.broadcast and capabilities.can_kick
+    method: Method = "nosync" if writes_while_running else "stop"
     write(target, changes, (), method, "nobody executes new code before a branch leads there")
 
 

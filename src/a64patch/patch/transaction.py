@@ -178,17 +178,18 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
         for entry in journal.with_left_code():
             try:
                 with open_target(entry) as target:
-                    gone = target.identity().outlives(entry.identity)
-                    if not gone:
+                    if target.identity().outlives(entry.identity):
+                        left, note = "", f"{entry.identity.location} {_OVER}"
+                    else:
                         _require_same(entry, target, journal)
-                    assert entry.built is not None
-                    left = "" if gone else give_back(target, entry.built)
+                        assert entry.built is not None
+                        left = give_back(target, entry.built)
+                        note = left or "the room of its new code is given back"
             except GoneError as error:
                 gone = replace(entry.identity, incarnation=error.incarnation).outlives(entry.identity)
-                left = "" if gone else str(error)
+                left, note = "" if gone else str(error), str(error)
             except A64PatchError as error:
-                left = str(error)
-            note = left or "the room of its new code is given back"
+                left = note = str(error)
             if not left:
                 journal.finish(entry.id, entry.state, f"{entry.note}; {note}")
             yield Recovery(entry, entry.state, note)
