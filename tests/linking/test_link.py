@@ -162,6 +162,7 @@ TWICE = "annex:.rodata+0x8"
         ("ldr x0, 1f; ret; .p2align 3; 1: .quad helper + 4", "",
          ["? ldr x0, .L1", "ret", ".L1:", ".word 0x00400034", ".word 0x00000000"]),
         ("ldr x0, 1f; ret; 1: .quad old", "", ["? ldr x0, .L1", "ret", ".L1:", ".word 0x00400008", ".word 0x00000000"]),
+        ("ldr w0, 1f; ret; 1: .word helper", "", ["? ldr w0, .L1", "ret", ".L1:", ".word 0x00400030"]),
         # Words that nobody knows stay.
         (".inst 0x04a03000; ret", "", [".inst 0x04a03000", "ret"]),
     ],
@@ -172,12 +173,12 @@ def test_each_kind_of_reference(instructions: str, rest: str, texts: list[str], 
 
 
 def test_data(linking: Linking) -> None:
-    use = old("adr x0, here", "adr x1, other", "adr x2, sixteen", "ret")
+    use = old("adr x0, here", "adr x1, other", "adr x2, sixteen", "adr x3, no", "ret")
     table = (
         '\n.section .rodata, "a"\n.p2align 4\nhere: .word helper - .\n.word "with-minus" - here\n'
         ".word other - here\n.byte 1\n"
-        '.section .rodata.str1.8, "aMS", %progbits, 1\n.p2align 3\n.string "no"\n'
-        '.p2align 3\nother: .string "it\'s \\n"\n'
+        '.section .rodata.str1.8, "aMS", %progbits, 1\n.p2align 3\nno: .string "no"\n'
+        '.p2align 3\n.string "unused"\n.p2align 3\nother: .string "it\'s \\n"\n'
         '.section .rodata.cst8, "aM", %progbits, 8\n.quad 1\nsixteen: .quad 16\n'
     )
     linked = linking(use + table)
@@ -185,12 +186,50 @@ def test_data(linking: Linking) -> None:
     assert found[".rodata"] == [
         "? .word helper-.",
         '? .word "with-minus"+0x4-.',
-        "? .word annex:.rodata.str1.8+0x8-.",
+        "? .word annex:.rodata.str1.8+0x10-.",
         ".word 0x00000001",
     ]
-    assert found[".rodata.str1.8"] == ['# 0x0: "it\'s \\n"', ".word 0x73277469", ".word 0x00000a20"]
+    assert found[".rodata.str1.8"] == [
+        "# 0x0: 'no'", ".word 0x00006f6e", ".word 0x00000000",
+        '# 0x8: "it\'s \\n"', ".word 0x73277469", ".word 0x00000a20",
+    ]  # fmt: skip
     assert found[".rodata.cst8"] == [".word 0x00000010", ".word 0x00000000"]
     assert [hunk.alignment for hunk in linked.diff.hunks] == [4, 4, 16, 8, 4]
+
+
+def test_an_address_of_more_than_32_bits(linking: Linking) -> None:
+    target = linking.build(TARGET, options="-Ttext=0x100000000")
+    fix = old("ldr w0, 1f", "ret", "1: .{} helper")
+    assert annexes(linking(fix.format("quad"), target=target))["old"][-2:] == [".word 0x00000030", ".word 0x00000001"]
+    with pytest.raises(LinkError, match=r"old\+0x8: R_AARCH64_ABS32 cannot hold 0x100000030"):
+        linking(fix.format("word"), target=target)
+
+
+def test_functions_that_overlap_are_one(linking: Linking) -> None:
+    inner = old("nop", ".globl inner", ".type inner, %function", "inner: ret").replace(
+        ".size old", ".size inner, 4\n.size old"
+    )
+    linked = linking(inner + function("user", "b inner"), "guarded=user", "helper=inner")
+    assert annexes(linked) == {"user": ["? b .L1"], "old": ["nop", ".L1:", "ret"]}
+    assert [lines_of(hunk)[1] for hunk in linked.diff.hunks[:2]] == ["? b annex:user", "? b .L1"]
+
+
+def test_alignment_order_and_names(linking: Linking) -> None:
+    source = (
+        ".p2align 4\nnop\n" + old("adr x0, here", "adr x1, there", "ret")
+        + function("mine", "ret") + function("far", "ret").replace(".text", ".section .text.far, \"ax\"\n.p2align 12")
+        + '.section .rodata, "a", %progbits, unique, 1\nhere: .word mine - .\n'
+        + '.section .rodata, "a", %progbits, unique, 2\n.p2align 5\nthere: .word far - .\n'
+    )  # fmt: skip
+    linked = linking(source)
+    assert [(hunk.site, hunk.alignment) for hunk in linked.diff.hunks[1:]] == [
+        ("old", 4), ("mine", 16), ("far", 4096), (".rodata", 4), (".rodata.2", 32),
+    ]  # fmt: skip
+
+
+def test_a_pool_ends_where_a_function_begins(linking: Linking) -> None:
+    source = old("ldr w0, pool", "ret") + "nop\n.word 1\npool: .word 2\n" + function("table", ".word 3", "ret")
+    assert annexes(linking(source))[".text.0xc"] == [".word 0x00000001", ".word 0x00000002"]
 
 
 def redirect(linked: Linked) -> tuple[str, list[str]]:
@@ -309,6 +348,8 @@ def test_imports_of_a_shared_library(linking: Linking) -> None:
         LinkError, match=r"data is neither in fix.o nor in the target, which reaches it by way of .* -fPIC"
     ):
         linking(old("adrp x0, data", "ret"), target=target)
+    with pytest.raises(LinkError, match=r"old: data is neither in fix.o nor in the target"):
+        linking(old("adrp x0, :got:data + 8", "ret"), target=target)
     with pytest.raises(LinkError, match="needs the address of own, which is another in each process"):
         linking(old("ldr x0, 1f", "ret", "1: .quad own"), target=target)
 
@@ -368,6 +409,13 @@ def test_names_without_an_address_in_a_relocatable_target(linking: Linking, tmp_
         (old("ldr x0, 1f", "ret", "1: .quad helper - ."), (), "R_AARCH64_PREL64 against helper has 64 bits"),
         (old("ldr x0, 1f", "ret", "1: .hword helper - .", ".hword 0"), (), "R_AARCH64_PREL16 .* -mcmodel"),
         (old("ldr x0, :got:helper", "ret"), (), "R_AARCH64_GOT_LD_PREL19 against helper needs a global"),
+        (old("adrp x0, :got:helper", "ldr xzr, [x0, :got_lo12:helper]", "ret"), (), "ldr xzr, .* cannot become an add"),
+        (old("movk x0, #0, lsl #16", "ret", ".reloc 0, R_AARCH64_MOVW_UABS_G0_NC, helper"), (), "is not for movk"),
+        (old("adr x0, here", "ret") + '.section .rodata.cst8, "aM", %progbits, 8\nhere: .quad helper', (),
+         ".rodata.cst8 has relocations, which strings and constants never have"),
+        (old("adr x0, here", "ret") + '.section .gone, ""\nhere: .word 1', (), ".gone is in .gone, which is no part"),
+        (old("ret", ".hword 0"), (), "old is no whole number of instructions inside its section"),
+        (old("adr x0, here", "ret") + '.section .rodata, "a"\nhere: .skip 1 << 20', (), "with it more than 1 MiB"),
         (old("ldr x0, [x1, :gotpage_lo15:helper]", "ret"), (), "LO15 against helper needs a .* with -fPIC instead of"),
         (old("movz x0, #:prel_g0:helper", "ret"), (), "R_AARCH64_MOVW_PREL_G0 against helper cannot be"),
         (old("movz x0, #:abs_g0:helper", "ret"), (), "R_AARCH64_MOVW_UABS_G0 cannot hold the address helper"),
@@ -482,6 +530,8 @@ TABLE = '.section .rodata, "a"\n.p2align 2\n'
         (old(*JUMP) + TABLE + "table: .word helper - table, helper - .",
          ["? .word helper-.", "? .word helper-."]),
         # Distances inside the section are constants.
+        (old(*JUMP) + TABLE + "table: .word 0, 0, 0\n.reloc table, R_AARCH64_PREL32, table + 8\n"
+         ".reloc table + 4, R_AARCH64_PREL64, table", [".word 0x00000008", ".word 0xfffffffc", ".word 0xffffffff"]),
         (old(*JUMP) + TABLE + "table: .word table - ., table - .\n.quad table - .",
          [".word 0x00000000", ".word 0xfffffffc", ".word 0xfffffff8", ".word 0xffffffff"]),
     ],

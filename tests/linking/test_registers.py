@@ -47,6 +47,7 @@ OLD = function("leaf", "mov w0, #1", "ret")
         (OLD, "mov x0, #1", ""),
         (OLD, "mov x1, x10", ""),
         (OLD, "bl other", ""),
+        (OLD, "bl third", ""),
         (OLD, "bl other; mov x1, x9", ""),
         (OLD, "blr x9", "x9 (caller+0x4)"),
         (OLD, "ret; mov x1, x9", ""),
@@ -68,6 +69,10 @@ def test_what_is_read_behind_a_call(old: str, behind: str, reads: str, tmp_path:
     )
     found = told(tmp_path, old + others + function("caller", "bl leaf", *behind.split("; "), "ret"))
     assert found == ((f"leaf, caller reads {reads}, which leaf leaves alone and leaf changes",) if reads else ())
+
+
+def test_a_branch_is_no_call(tmp_path: Path) -> None:
+    assert told(tmp_path, OLD + function("caller", "b leaf", "mov x1, x9", "ret")) == ()
 
 
 def test_what_the_new_function_calls_counts(tmp_path: Path) -> None:
