@@ -263,7 +263,7 @@ def test_glibc_is_replaced_by_its_own_objects(tmp_path: Path) -> None:
         with suppress(LinkError):  # what is in an object differs between releases
             replaced_in(program, tmp_path / f"{name}.o")
             done += 1
-    assert done > 8
+    assert done > 4
     assert printed(program) == expected
     with ElfFile(program) as target, Journal(program.with_suffix(".journal")) as journal:
         for entry in sorted(journal.entries(), reverse=True, key=lambda entry: entry.id):

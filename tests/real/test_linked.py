@@ -20,22 +20,27 @@ BASE = r"""
 typedef struct object PyObject;
 extern PyObject *PyExc_ValueError, *PyExc_SystemError;
 extern PyObject *PyNumber_Index(PyObject *), *PyErr_Format(PyObject *, const char *, ...);
-extern PyObject *_PyLong_Format(PyObject *, int);
-extern unsigned long _PyLong_NumBits(PyObject *);
+extern PyObject *PyObject_CallMethod(PyObject *, const char *, const char *, ...);
+extern PyObject *PyUnicode_FromString(const char *), *PyObject_Format(PyObject *, PyObject *);
+extern long PyLong_AsLong(PyObject *);
 extern void Py_DecRef(PyObject *);
 /* As in CPython, but long numbers are refused, as CVE-2020-10735 asks for decimal ones. */
 PyObject *PyNumber_ToBase(PyObject *number, int base)
 {
-    if (base != 2 && base != 8 && base != 16)
+    const char *form = base == 2 ? "#b" : base == 8 ? "#o" : base == 16 ? "#x" : 0;
+    if (!form)
         return PyErr_Format(PyExc_SystemError, "base must be 2, 8 or 16, not %d", base);
     PyObject *index = PyNumber_Index(number), *text = 0;
     if (!index)
         return 0;
-    unsigned long bits = _PyLong_NumBits(index);
+    PyObject *length = PyObject_CallMethod(index, "bit_length", 0), *wanted = PyUnicode_FromString(form);
+    long bits = PyLong_AsLong(length);
     if (bits > 4096)
-        PyErr_Format(PyExc_ValueError, "a number of %zu bits is more than %d", bits, 4096);
+        PyErr_Format(PyExc_ValueError, "a number of %ld bits is more than %d", bits, 4096);
     else
-        text = _PyLong_Format(index, base);
+        text = PyObject_Format(index, wanted);
+    Py_DecRef(length);
+    Py_DecRef(wanted);
     Py_DecRef(index);
     return text;
 }
