@@ -19,6 +19,7 @@ from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import from_bytes
 from a64patch.errors import A64PatchError, CapabilityError, PatchFormatError, PlanError, SymbolError, TargetError
 from a64patch.patch import transaction
+from a64patch.patch.annex import NewCode
 from a64patch.patch.asmdiff import parse, reverse, to_text
 from a64patch.patch.journal import EntryState, Journal
 from a64patch.patch.plan import State, fill, make_plan
@@ -187,6 +188,34 @@ def test_data_and_distances(machine: Callable[..., Simulator]) -> None:
     texts = [disassemble(word, base + 12 + 4 * place) for place, word in enumerate(plan.annex.words[3:])]
     assert base % 4096 == 0
     assert texts == [f"adrp x5, {base:#x}", "add x5, x5, #8", "ldr w6, [x5]", "nop", f"b {F_AT + 4:#x}"]
+
+
+@pytest.mark.parametrize(
+    ("jump", "texts"),
+    [
+        ("ret", ["nop", "nop", "nop", "nop", "adrp x5, 0x20000", "ret"]),
+        ("br x5", ["udf #0", "udf #0", "udf #0", "udf #0", "nop", "nop", "adrp x5, 0x20000", "br x5"]),
+    ],
+)
+def test_code_with_an_indirect_jump_does_not_grow(jump: str, texts: list[str]) -> None:
+    """Otherwise the distances in a compiler's table would be wrong. An ADRP at 0xff8 in its page is a risk."""
+    symbols = SymbolTable(lambda: [Symbol("near", 0x20000, 4), Symbol("far", 1 << 32, 4)])
+    text = f"@@ annex f align 16 @@\n+????????  nop\n+????????  nop\n+????????  {{}}\n+????????  {jump}\n"
+    code = NewCode(parse(text.format("adrp x5, near")).hunks, (), symbols, exact=True)
+    placed = code.at(0x10FF0)
+    assert [disassemble(word, 0x10FF0 + 4 * place) for place, word in enumerate(placed.words)] == texts
+    assert placed.names["annex:f"] == (0x11000 if jump == "br x5" else 0x10FF0)
+    assert len(code.at(0x10000).words) == 4
+    far = NewCode(parse(text.format("bl far")).hunks, (), symbols, exact=True)
+    if jump == "ret":
+        assert len(far.at(0x10000).words) == 6
+    else:
+        with pytest.raises(PlanError, match="of annex:f at 0x10008 does not reach, and nothing in annex:f may grow"):
+            far.at(0x10000)
+        fixed = text.replace("align 16", "align 4096").replace("+????????  nop\n", "+????????  nop\n" * 511)
+        code = NewCode(parse(fixed.format("adrp x5, near")).hunks, (), symbols, exact=True)
+        with pytest.raises(PlanError, match="at 0x10ff8 is subject to Cortex-A53 erratum 843419, and nothing in"):
+            code.at(0x10000)
 
 
 def test_other_code_behind_the_branch_is_foreign(machine: Callable[..., Simulator]) -> None:

@@ -23,7 +23,7 @@ from a64patch.a64.generate import gen_nop
 from a64patch.a64.names import parse_site, site_text
 from a64patch.a64.predicates import decode, is_adrp
 from a64patch.a64.references import ReferenceKind, reference
-from a64patch.a64.row import PAGE_SIZE
+from a64patch.a64.row import PAGE_SIZE, Flow
 from a64patch.a64.source import without_comments
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import AssemblyError, PatchFormatError, PlanError
@@ -239,6 +239,8 @@ class NewCode:
         self._entries: dict[int, int] = {}
         self._is_code: list[bool] = []
         self._data: set[str] = set()
+        self._rigid: dict[int, tuple[int, str]] = {}
+        """For each piece of an annex with an indirect jump: the number of the annex' first piece, and its name."""
         found = iter(cuts)
         for hunk in hunks:
             if hunk.kind.endswith("annex"):
@@ -267,7 +269,7 @@ class NewCode:
         place = len(self._pieces)
         self._alignments[place] = max(hunk.alignment, self._alignments.get(place, INSN_SIZE))
         self._mark(name)
-        only_data = True
+        only_data, jumps = True, False
         last: Piece | None = None
         for line in hunk.lines:
             if line.sign == "#":
@@ -279,6 +281,9 @@ class NewCode:
             only_data &= is_data
             last = piece_of(line, self._exact)
             self._add(last, is_code=not is_data)
+            jumps |= not is_data and isinstance(last, Fixed) and _jumps_by_register(last.word)
+        if jumps:
+            self._rigid |= dict.fromkeys(range(place, len(self._pieces)), (place, name))
         if only_data:
             self._data.add(name)
         elif last is None or falls_through(last):
@@ -307,13 +312,18 @@ class NewCode:
     def at(self, base: int) -> PlacedCode:
         """The words at `base` (bytes), a multiple of `alignment`.
 
+        No annex with an indirect jump grows: compilers have tables with distances inside such a function. It begins
+        further on, if an ADRP would lie where erratum 843419 may strike.
+
         - SymbolError for a name that neither the patch nor the target has.
-        - PlanError for a name that says nothing, and for an instruction that does not reach from there.
+        - PlanError for a name that says nothing, and for an instruction that does not reach from there, in an annex
+          with an indirect jump also if several instructions would.
         - UnmovableError for an old instruction that cannot be moved; PatchFormatError for a text that is none.
         """
         room = [1] * len(self._pieces)
+        lead: dict[int, int] = {}
         for _ in range(_ROUNDS):
-            places, end = self._places(base, room)
+            places, end = self._places(base, room, lead)
             own = {name: places[number] if number < len(places) else end for name, number in self._marks.items()}
             names = NewNames(self._symbols, own, self._data, exact=self._exact)
             grown = False
@@ -321,7 +331,17 @@ class NewCode:
             for number, piece in enumerate(self._pieces):
                 at = places[number]
                 words = piece.words(at, names)
-                if self._is_code[number] and _is_risky(words, at):
+                first, name = self._rigid.get(number, (0, ""))
+                is_risky = bool(name) and self._is_code[number] and _is_risky(words, at)
+                if name and (len(words) > 1 or (is_risky and self._alignments[first] >= PAGE_SIZE)):
+                    why = "is subject to Cortex-A53 erratum 843419" if is_risky else "does not reach"
+                    raise PlanError(
+                        f"an instruction of {name} at {at:#x} {why}, and nothing in {name} may grow, since it jumps by"
+                        " a register, perhaps by a table of distances"
+                    )
+                if is_risky:
+                    lead[first], grown = lead.get(first, 0) + self._alignments[first], True
+                elif self._is_code[number] and _is_risky(words, at):
                     words = [gen_nop(), *piece.words(at + INSN_SIZE, names)]
                     if _is_risky(words, at):
                         words = [gen_nop(), gen_nop(), *piece.words(at + 2 * INSN_SIZE, names)]
@@ -332,11 +352,12 @@ class NewCode:
                 return self._placed(base, places, end, code, room, names)
         raise PlanError(f"the new code at {base:#x} does not settle: split the patch")
 
-    def _places(self, base: int, room: Sequence[int]) -> tuple[list[int], int]:
-        """The address of each piece, and the address behind the last one."""
+    def _places(self, base: int, room: Sequence[int], lead: Mapping[int, int]) -> tuple[list[int], int]:
+        """The address of each piece, and the address behind the last one. `lead` are bytes before a piece."""
         places, at = [], base
         for number, words in enumerate(room):
             at = -(-at // self._alignments.get(number, INSN_SIZE)) * self._alignments.get(number, INSN_SIZE)
+            at += lead.get(number, 0)
             places.append(at)
             at += INSN_SIZE * words
         return places, at
@@ -360,3 +381,9 @@ class NewCode:
 def _is_risky(words: Sequence[int], at: int) -> bool:
     """Whether one of these words is an ADRP where erratum 843419 may strike."""
     return any(is_adrp(word) and (at + INSN_SIZE * n) % PAGE_SIZE in _ERRATUM_843419 for n, word in enumerate(words))
+
+
+def _jumps_by_register(word: int) -> bool:
+    """Whether the word is an indirect jump: no call, and no return."""
+    row = decode(word)
+    return row is not None and row.flow is Flow.BRANCH and "branch_imm" not in row.families
