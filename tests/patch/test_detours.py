@@ -475,3 +475,13 @@ def test_any_text_is_planned_or_refused(lines: list[str]) -> None:
             assert make_plan(patch, simulator).state is State.APPLIED
             a64patch.apply(reverse(patch), simulator, accept=["all"])
             assert (from_bytes(simulator.read(BASE, 4 * len(words))), simulator.rooms()) == (words, [])
+
+
+def test_two_redirects_near_each_other_and_one_of_half_a_pair(machine: Callable[..., Simulator]) -> None:
+    """Both functions are short, and the first one begins with half of an address."""
+    simulator = machine(f"{MAIN}; f: adrp x5, 0x10000; add x5, x5, #8; cbz x1, skip; nop; skip: ret; {COUNT}")
+    word = from_bytes(simulator.read(F_AT, 4))[0]
+    text = f"@@ f @@\n-{word:08x}\n+????????  b annex:g\n@@ count @@\n-91000673\n+????????  b annex:g\n"
+    plan = make_plan(parse(f"{text}@@ annex g @@\n+d65f03c0\n"), simulator)
+    assert plan.hazards == ()
+    assert [(site.start, site.end - site.start) for site in plan.sites] == [(F_AT, 4), (COUNT_AT, 4)]

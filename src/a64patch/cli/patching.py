@@ -450,7 +450,8 @@ def _annex_lines(plan: Plan, target: Target) -> Iterator[str]:
         address = annex.room.address + INSN_SIZE * number
         if address in names:
             yield f"  {names[address]}:"
-        yield f"    {address:#x}  {word:08x}  {disassemble(word, address, target.symbols)}"
+        text = disassemble(word, address, target.symbols) if annex.is_code[number] else f".word {word:#010x}"
+        yield f"    {address:#x}  {word:08x}  {text}"
     if len(annex.words) > _most_shown():
         yield f"    and {len(annex.words) - _most_shown()} more words; --json shows every one, and so does a pipe"
     if plan.cpus:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from a64patch.a64.predicates import decode, is_load_ex, is_store_ex
+from a64patch.a64.effects import lands
+from a64patch.a64.predicates import decode, is_load_ex, is_nop, is_store_ex
 from a64patch.a64.references import ReferenceKind, reference
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, EncodingError, PlanError, UnmovableError
@@ -38,6 +39,8 @@ class Annex(NamedTuple):
     """All of it, from `room.address` on."""
     entries: tuple[tuple[str, int], ...]
     """Names and addresses of its parts, for people."""
+    is_code: tuple[bool, ...] = ()
+    """Of each word: false for data."""
     ends: bool = False
     """The patch takes it away."""
 
@@ -79,8 +82,8 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
         finder.placed = placed
         again = tuple(finder.plan(diff.hunks))
         if all(hunk.state is there for hunk in again):
-            room = _room_of(target, placed)
-            return _in_order(diff, again, there, Annex(room, placed.words, _entries(placed, cuts), ends))
+            annex = Annex(_room_of(target, placed), placed.words, _entries(placed, cuts), placed.is_code, ends)
+            return _in_order(diff, again, there, annex)
     finder.placed = None
     if all(hunk.state is missing for hunk in planned):
         if ends:
@@ -103,7 +106,7 @@ def _to_do(
     hazards = ways_into(target, [_left_out(cut) for cut in cuts])
     hazards += [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
     hazards += hazards_of_new_code(placed.base, placed.words, placed.is_code)
-    annex = Annex(room, placed.words, _entries(placed, cuts))
+    annex = Annex(room, placed.words, _entries(placed, cuts), placed.is_code)
     return _in_order(diff, again, State.TO_DO, annex, hazards)
 
 
@@ -254,16 +257,34 @@ def _hazards_of(cut: Cut, target: Target) -> Iterator[Hazard]:
                 )
 
 
-def hazards_in_place(hunks: Sequence[PlannedHunk], hazards: Iterable[Hazard]) -> list[Hazard]:
-    """The hazards of words in place, without those of an instruction that its detour executes all the same."""
-    moved = set()
+def hazards_in_place(target: Target, hunks: Sequence[PlannedHunk], hazards: Iterable[Hazard]) -> list[Hazard]:
+    """The hazards of words in place, without those of a word that new code replaces as a whole.
+
+    - A detour executes the words that it moves, all the same.
+    - Behind a branch at the beginning of a function, nobody executes the partner of the word that was there: whoever
+      is in the old code has executed both.
+    """
+    whole = set()
     for hunk in hunks:
         if hunk.hunk.kind.endswith("detour"):
             parts = parts_of(hunk.hunk)
             if parts.steady[parts.first].sign == " ":
-                moved.add(hunk.address + INSN_SIZE * parts.first)
-    return [hazard for hazard in hazards if hazard.address not in moved or hazard.name not in _OF_MOVED]
+                whole.add(hunk.address + INSN_SIZE * parts.first)
+        elif hunk.leads_away and _begins_function(target, hunk.changes[0].address):
+            whole.add(hunk.changes[0].address)
+    return [hazard for hazard in hazards if hazard.address not in whole or hazard.name not in _OF_ONE_HALF]
 
 
-_OF_MOVED = frozenset({"pac-pair", "address-pair"})
-"""Hazards of a word that goes away: a detour executes the words that it moves."""
+_OF_ONE_HALF = frozenset({"pac-pair", "address-pair"})
+"""Hazards of a word whose partner stays."""
+
+
+def _begins_function(target: Target, address: int) -> bool:
+    """Whether only landing pads and NOPs, such as ftrace's, are before the word in its function."""
+    extent = target.symbols.extent(address)
+    if extent is None or not 0 <= address - extent[0] <= _LONGEST_BEGINNING:
+        return False
+    return all(is_nop(word) or lands(word) for word in from_bytes(target.read(extent[0], address - extent[0])))
+
+
+_LONGEST_BEGINNING = 8 * INSN_SIZE

@@ -65,6 +65,8 @@ class PlannedHunk(NamedTuple):
     """Of a detour: the words that stand at this place without it."""
     symbol: str = ""
     """Of a detour: the symbol of its function; empty when none is known."""
+    leads_away: bool = False
+    """Its one new word in place is a branch to new code of the patch: the branch of a detour, or of a redirect."""
 
     def __repr__(self) -> str:
         more = self.difference or f"{counted(len(self.changes), 'word')} to write"
@@ -166,7 +168,11 @@ class Finder:
             new = new_word(line, place) if by_meaning and not self._names_new_code(line) else after[0]
             if new != word:
                 changes.append(Change(place.address, word, new))
-        return PlannedHunk(hunk, address, State.TO_DO, tuple(changes), offset, padding, "", there, tuple(leads))
+        named = next(filter(self._names_new_code, hunk.lines), None)
+        away = named is not None and len(changes) == 1 and bool(is_b(changes[0][1 if named.sign == "-" else 2]))
+        return PlannedHunk(
+            hunk, address, State.TO_DO, tuple(changes), offset, padding, "", there, tuple(leads), leads_away=away
+        )
 
     def _names_new_code(self, line: Line) -> bool:
         """Whether the line stays in place, and names new code of the patch."""
@@ -213,7 +219,7 @@ class Finder:
                     old = new_word(line, at)
                 changes = (Change(at.address, word, old),)
             state = State.TO_DO if ends else State.APPLIED
-            return PlannedHunk(hunk, address, state, changes, offset, (), "", words, (lead,), without, symbol)
+            return PlannedHunk(hunk, address, state, changes, offset, (), "", words, (lead,), without, symbol, True)
         if not ends and lands(word):
             raise PlanError(
                 f"the detour at {hunk.site} would begin at a landing pad of indirect branches: put the new instructions"
@@ -223,7 +229,7 @@ class Finder:
         if not ends and self.placed is not None:
             changes = (Change(at.address, word, gen_branch_imm(at.address, self.placed.entries[address])),)
         state = State.APPLIED if ends else State.TO_DO
-        return PlannedHunk(hunk, address, state, changes, offset, (), "", words, (), words, symbol)
+        return PlannedHunk(hunk, address, state, changes, offset, (), "", words, (), words, symbol, True)
 
     def _goal(self, word: int, at: int) -> int | None:
         """Where a B leads; None for another word."""

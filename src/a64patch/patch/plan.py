@@ -125,7 +125,7 @@ def make_plan(
 
     - The changed words of a hunk, and the words between them, are one site.
     - Hunks with less than JOIN bytes between them are one site too, unless each is a single word that may race, or one
-      is a detour: whoever is behind its branch finishes the old code.
+      is a branch to new code: whoever is behind it finishes the old code.
     - `together` makes all hunks change as one.
 
     `data` are words outside the code that change with the hunks, as one. `guards` are words outside the code that must
@@ -169,7 +169,7 @@ def make_plan(
     plan = Plan(diff, identity, hunks, None, "nothing is to be done", (), (), by_meaning, profile, cpus, annex=annex)
     if not plan.changes:
         return plan
-    alone = {change.address for hunk in hunks if hunk.hunk.kind for change in hunk.changes}
+    alone = {change.address for hunk in hunks if hunk.leads_away for change in hunk.changes}
     spans = spans_of_hunks([hunk.changes for hunk in hunks], profile, alone)
     method, reason = method_for(target.capabilities, plan.changes, spans, profile)
     if together and cpus and len(spans) > 1:
@@ -181,7 +181,7 @@ def make_plan(
     shown = ((planned.address, planned.address + INSN_SIZE * len(planned.found)) for planned in hunks)
     hazards = [*_implied_nops(hunks, target), *hazards_of(target, plan.changes, sites, shown)]
     if new_code is not None:
-        hazards = [*hazards_in_place(hunks, hazards), *new_code.hazards]
+        hazards = [*hazards_in_place(target, hunks, hazards), *new_code.hazards]
     return replace(
         plan, method=method, reason=reason, sites=sites, hazards=tuple(hazards), data=tuple(data), guards=tuple(guards)
     )
@@ -207,7 +207,7 @@ def spans_of_hunks(
     """From the first to the last changed word of each hunk, ascending. A hunk is its changes, in ascending order.
 
     Hunks with less than JOIN bytes between them make one span, unless each is a single word that may race, or the
-    first word of one is in `alone`: a detour's branch, behind which the old code stays whole.
+    first word of one is in `alone`: a branch to new code, behind which the old code stays whole.
     """
 
     def races(changes: Sequence[Change]) -> bool:
