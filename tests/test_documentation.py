@@ -231,7 +231,9 @@ def usage(block: Block, _: Place) -> None:
         assert rest.split() == [_positional(action) for action in positionals], name
         said = {options["".join(each).split()[0]] for each in named}
         left_out = {action.dest for action in options.values() if action not in said}
-        assert synopsis.endswith(" …") == bool(left_out - {"remote", "symbols", "journal"}), f"{name}: {left_out}"
+        assert synopsis.endswith(" …") == bool(left_out - {"remote", "symbols", "caves", "journal"}), (
+            f"{name}: {left_out}"
+        )
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

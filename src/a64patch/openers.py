@@ -71,7 +71,7 @@ OPENERS: tuple[Opener, ...] = (
            sniffs="kernel.notes:is_image", options=("symbols", "drop_relocations")),
     Opener("GDB stub", "targets.gdb:open_gdb", "gdb://HOST:PORT, gdb+unix:PATH, gdb+serial:DEVICE",
            schemes=("gdb://", "gdb+unix:", "gdb+serial:"),
-           options=("symbols", "remote", "timeout", "baud", "leave", "assume")),
+           options=("symbols", "remote", "timeout", "baud", "leave", "assume", "caves")),
     Opener("simulator", "targets.simulator_url:parse_url", "sim:PATH?cpus=4&seed=1", schemes=("sim:",), lasts=False),
     Opener("process", "targets.process:open_process", "pid:N, pid:N?main=PATH (arm64 Linux)",
            schemes=("pid:",), options=("main",)),

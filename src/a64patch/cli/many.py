@@ -29,14 +29,19 @@ _INTERRUPTED, _HALF_WAY = 130, 3
 _COLOURS = {"applied": "green", "already applied": "green", "reverted": "yellow", "failed": "red", "foreign": "red"}
 _COLOURS |= {"not reverted": "red", "not applied": "yellow"}
 
+_OTHERS = {
+    "--remote": "remote", "--symbols": "symbols", "--cave": "caves", "--drop-relocations": "drop_relocations",
+}  # fmt: skip
+"""The options of other targets."""
+
 
 def named(arguments: argparse.Namespace) -> bool:
     """Whether TARGET names processes by their file. RequestError for options of other targets."""
     if not arguments.target.startswith(SCHEME):
         return False
-    for name in ("remote", "symbols", "drop_relocations"):
+    for option, name in _OTHERS.items():
         if getattr(arguments, name, None):
-            raise RequestError(f"--{name.replace('_', '-')} is not for processes: leave it out")
+            raise RequestError(f"{option} is not for processes: leave it out")
     if not _path(arguments):
         raise RequestError(f"{arguments.target!r} names no file: write {SCHEME}PATH")
     return True

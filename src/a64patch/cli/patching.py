@@ -104,7 +104,8 @@ def open_journal(arguments: argparse.Namespace, *, read_only: bool = False) -> J
     from a64patch.patch.journal import Journal
 
     symbols, remote = getattr(arguments, "symbols", None), getattr(arguments, "remote", False)
-    options = [*(("--symbols", symbols) if symbols else ()), *(("--remote",) if remote else ())]
+    caves = [word for cave in getattr(arguments, "caves", None) or () for word in ("--cave", cave)]
+    options = [*(("--symbols", symbols) if symbols else ()), *(("--remote",) if remote else ()), *caves]
     arguments.book = journal = Journal(arguments.journal, read_only=read_only, options=options)
     return journal
 

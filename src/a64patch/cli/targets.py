@@ -21,7 +21,7 @@ def add_target_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fa
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """--remote and --symbols."""
+    """--remote, --symbols and --cave."""
     parser.add_argument(
         "--remote", action="store_true",
         help="the GDB stub may be on another machine: the network is trusted, since the protocol has no authentication",
@@ -31,6 +31,10 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"source of names that the target does not have itself: {source_forms()}",
     )
+    parser.add_argument(
+        "--cave", dest="caves", action="append", metavar="SITE:SIZE",
+        help="padding in the code behind a GDB stub, of so many bytes, where new code may lie; may be repeated",
+    )  # fmt: skip
 
 
 def open_named_target(arguments: argparse.Namespace, **options: Any) -> Target:
@@ -40,5 +44,5 @@ def open_named_target(arguments: argparse.Namespace, **options: Any) -> Target:
 
 def open_location(location: str, arguments: argparse.Namespace, **options: Any) -> Target:
     """The target at a location, opened with the arguments' options; else as `open_named_target`."""
-    given = {name: value for name in ("remote", "symbols") if (value := getattr(arguments, name))}
+    given = {name: value for name in ("remote", "symbols", "caves") if (value := getattr(arguments, name))}
     return open_target(location, **given, **options)

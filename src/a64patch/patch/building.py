@@ -76,9 +76,9 @@ def give_back(target: Target, built: Built, retry: float = 0.0) -> str:
     """
     room = built.room
     where = f"the new code at {room.address:#x}"
-    if not any(known.address <= room.address < known.end for known in target.rooms()):
-        return ""
     try:
+        if not any(known.address <= room.address < known.end for known in target.rooms()):
+            return _not_known(target, built)
         words = from_bytes(target.read(room.address, INSN_SIZE * len(built.words)))
         for change, word in zip(built.changes, words, strict=True):
             if word not in (change.old, change.new) and word > _LAST_UDF:
@@ -95,12 +95,27 @@ def give_back(target: Target, built: Built, retry: float = 0.0) -> str:
         return f"{where} is not given back: {error}"
 
 
+def _not_known(target: Target, built: Built) -> str:
+    """A sentence when the target does not tell the room and yet has the new code; else it was given back before."""
+    room = built.room
+    try:
+        words = from_bytes(target.read(room.address, INSN_SIZE * len(built.words)))
+    except MappingError:
+        return ""
+    if any(word != new for word, (_, new) in zip(words, built.words, strict=True)):
+        return ""
+    return (
+        f"the new code at {room.address:#x} stays there unused, since nothing tells that it is a room: give the options"
+        " with which it was built (--cave)"
+    )
+
+
 def _empty(target: Target, room: Room, changes: Sequence[Change], retry: float) -> None:
     """Make sure that nobody is in the room or returns there, and put the words back that it had before."""
     capabilities = target.capabilities
     if not (capabilities.can_stop and capabilities.sees_pcs):
         raise CapabilityError("the target does not tell who executes it")
-    if target.others is not None and (why := target.others.unseen()):
+    if why := target.unseen():
         raise CapabilityError(f"a task may return to it, unseen: {why}")
     span = (room.address, room.end)
     write(target, changes, [Site(*span, Ranges((span,)))], "stop", "nobody may be in code that goes away", retry)

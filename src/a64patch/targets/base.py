@@ -407,6 +407,13 @@ class Target(Protocol):
         """
         raise CapabilityError(f"this {self.capabilities.kind} has no room for new code")
 
+    def unseen(self) -> str:
+        """Why somebody may return to code of this target unseen, as a sentence for people; empty when nobody can.
+
+        May read the target.
+        """
+        return self.others.unseen() if self.others is not None else ""
+
     def machine(self) -> Machine:
         """The known cache properties of the CPUs that execute the text. They decide which steps a protocol needs.
 

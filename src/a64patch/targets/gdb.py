@@ -22,13 +22,23 @@ from a64patch.errors import (
 )
 from a64patch.protocols import Doer, Operation, Step
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Target
+from a64patch.targets.base import Capabilities, CpuState, Identity, Rendezvous, Room, Target
+from a64patch.targets.caves import Caves
 from a64patch.targets.frames import follow_frames, without_signatures
 from a64patch.targets.lifeline import Lifeline
 from a64patch.targets.modules import Module, Modules
 from a64patch.targets.packets import PhysicalReading, Reading, Writing, read_stacks
 from a64patch.targets.section import Outcome, Section, carry_out
-from a64patch.targets.stub import EXCEPTION_LINK, KERNEL_HALF, QEMU, QEMU_KVM, QEMU_USER, describe_all, read_registers
+from a64patch.targets.stub import (
+    EXCEPTION_LINK,
+    GDBSERVER,
+    KERNEL_HALF,
+    QEMU,
+    QEMU_KVM,
+    QEMU_USER,
+    describe_all,
+    read_registers,
+)
 from a64patch.targets.wire import Location, parse_location
 
 TIMEOUT = 5.0
@@ -83,6 +93,8 @@ class GdbTarget(Target):
     A stub does not know which addresses are code or which builds there are: `modules`, or `knowing` later, tell the
     target. They do not limit writes of code, since there may be more code: every address that the stub accepts may be
     written, unless `knowing` was given a limit. That limit is not for data: `write_data` refuses known code only.
+
+    **New code** goes to the `caves` that the user names, each SITE:SIZE: see caves.py.
     """
 
     def __init__(
@@ -94,6 +106,7 @@ class GdbTarget(Target):
         baud: int = 115200,
         leave: str = "",
         assume: Sequence[str] = (),
+        caves: Sequence[str] = (),
         modules: Iterable[Module] = (),
     ) -> None:
         """Connect, find out the kind of stub, and let its machine run on if it ran.
@@ -115,6 +128,7 @@ class GdbTarget(Target):
                 )
         self._modules = Modules(modules)
         self._location = location
+        self._caves = Caves(self, caves)
         self._assume = frozenset(assume)
         self._takes_text: bool | None = None
         """Whether the stub writes to text; None until this has been tried."""
@@ -265,6 +279,34 @@ class GdbTarget(Target):
 
     def publish_many(self, ranges: Sequence[tuple[int, int]]) -> None:
         """As `publish`."""
+
+    def find_room(self, size: int, near: tuple[int, int], alignment: int = 16) -> Room:
+        """The first place in the caves, in their order: `Caves.find_room` says what is refused."""
+        if not self._caves:
+            raise CapabilityError(
+                f"it is not known where the machine at {self._location.text} has room for new code: name padding in its"
+                " code, --cave SITE:SIZE"
+            )
+        return self._caves.find_room(size, near, alignment)
+
+    def allocate(self, room: Room) -> None:
+        """Write a word behind the room that says so; errors as `Caves.allocate`."""
+        self._caves.allocate(room)
+
+    def rooms(self) -> Sequence[Room]:
+        """The rooms in the caves, whoever made them. Rooms elsewhere are not known."""
+        return self._caves.rooms()
+
+    def release(self, room: Room) -> str:
+        """Make the word behind the room padding again, as the room is already; errors as `Caves.release`."""
+        self._caves.release(room)
+        return ""
+
+    def unseen(self) -> str:
+        """As `Target.unseen`. Of a machine that is no process somebody must have told of the tasks of its kernel."""
+        if self.others is None and self._line.stub.kind not in (GDBSERVER, QEMU_USER):
+            return "nothing tells which tasks its kernel has (--symbols kallsyms)"
+        return super().unseen()
 
     def kick(self) -> None:
         """Halt the machine and let it go: an exception return on every CPU. A halted machine gets it when let go."""
