@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,8 +18,9 @@ import pytest
 
 from a64patch import open_target
 from a64patch.a64.generate import gen_nop
-from a64patch.errors import CapabilityError, MappingError, RequestError, TargetError
+from a64patch.errors import CapabilityError, MappingError, RequestError, TargetError, WriteError
 from a64patch.protocols import Method
+from a64patch.targets.base import Room
 from a64patch.targets.maps import Mapping, Maps
 from a64patch.targets.process import ProcessTarget
 from a64patch.targets.procfs import file_at, mapping_of
@@ -252,3 +254,21 @@ def test_of_many_words_each_must_be_mapped_code(mapped: tuple[subprocess.Popen[s
             with pytest.raises(MappingError):
                 target.write_many([(at, NEW), (place, NEW)])
             assert target.read(at, 4) == OLD, "all are asked for before the first is written"
+
+
+def test_a_room_is_written_in_a_stop_where_the_kernel_lets_nobody_write_else(
+    mapped: tuple[subprocess.Popen[str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with proc_mem.force_override=never. Nobody executes a room yet, so a stop for it changes nothing."""
+    child, at = mapped
+    with ProcessTarget(child.pid) as target:
+
+        def refuses(*_: object) -> None:
+            raise WriteError("the kernel refuses") from OSError(errno.EIO, "no")
+
+        monkeypatch.setattr(target._process, "write", refuses)
+        with pytest.raises(WriteError, match="lets nobody write to read-only memory of a process whose threads run"):
+            target.write(at, NEW)
+        monkeypatch.setattr(target, "rooms", lambda: [Room(at, 8)])
+        target.write(at, NEW)
+        assert target.read(at, 8) == NEW + OLD

@@ -74,8 +74,8 @@ _MMAP, _MUNMAP = 222, 215
 _READ_EXECUTE, _PRIVATE_ANONYMOUS_HERE = 1 | 4, 0x02 | 0x20 | 0x100000
 """PROT_READ and PROT_EXEC; MAP_PRIVATE, MAP_ANONYMOUS and MAP_FIXED_NOREPLACE (mmap(2))."""
 _NO_FILE = (1 << 64) - 1
-_STOPS, _BETWEEN = 100, 0.01
-"""How many stops are tried until a thread can make a system call, and the seconds between two of them."""
+_PATIENCE, _BETWEEN = 10.0, 0.01
+"""Seconds for which stops are tried until a thread can make a system call, and between two of them."""
 _SP, _PC = 31, 32
 """Where they are in a thread's registers."""
 
@@ -370,18 +370,18 @@ class ProcessTarget(Target):
 
     def _make(self, call: Callable[[int], int | None], what: str) -> None:
         """Stop all threads, and have one of them make a system call."""
-        gate = self._gate()
-        for _ in range(_STOPS):
+        gate, deadline = self._gate(), time.monotonic() + _PATIENCE
+        while True:
             with self.stop():
                 result = call(gate)
             if result is not None:
                 break
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    f"no thread of process {self._process.pid} can {what}: one sleeps in the kernel (state D), or each"
+                    " takes a signal or is in code that may not be interrupted; try again"
+                )
             time.sleep(_BETWEEN)
-        else:
-            raise BusyError(
-                f"no thread of process {self._process.pid} can {what}: each one sleeps in the kernel, takes a signal or"
-                " is in code that may not be interrupted; try again"
-            )
         if result == -errno.EEXIST:
             raise MappingError(f"process {self._process.pid} cannot {what}: something is mapped there by now")
         if result < 0:
