@@ -22,6 +22,7 @@ from typing import Any
 
 import a64patch
 from a64patch.patch.journal import EntryState
+from a64patch.targets.procfs import state_of
 
 sys.path.insert(0, "/opt/trials")
 from tests.real.process_trials import NEW, NOP, OLD, _as_user, new_journal, outcome_of, victim, words_at
@@ -82,6 +83,30 @@ def waits(letter: str, number: str) -> dict[str, Any]:
             child.send_signal(signal.SIGUSR1)
         said, _ = child.communicate("x\n", timeout=60)
         return {"said": said, "calls": sorted(calls), "found": list(found), "status": child.returncode}
+
+
+def stopped(letter: str) -> dict[str, Any]:
+    """A room comes and goes in a process that a signal has stopped: its state before and after."""
+    with _waiting(letter) as child:
+        if letter != "u":
+            _call_of(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        before = _stopped(child.pid)
+        _use_a_room(child.pid)
+        after = _stopped(child.pid)
+        child.send_signal(signal.SIGUSR1)
+        child.send_signal(signal.SIGCONT)
+        said, _ = child.communicate(timeout=60)
+        return {"states": [before, after], "said": said}
+
+
+def _stopped(pid: int) -> str:
+    """The state of a process that stops in a moment."""
+    for _ in range(10000):
+        if state_of(pid, pid) == "T":
+            break
+        time.sleep(0.001)
+    return state_of(pid, pid)
 
 
 def _call_of(pid: int) -> int:

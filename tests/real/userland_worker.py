@@ -19,14 +19,17 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 import a64patch
 import a64patch.cli.main
+from a64patch.a64.references import branch_targets
 
 FOLDER = Path("/run/worker")
 """Its fifos `in` and `out`, the last script and what this script wrote to `output`."""
 LATE = "late"
 """The status of a script whose time was over."""
-PRELOADED = ("numpy", "elftools.elf.elffile", "rich.console")
+PRELOADED = ("elftools.elf.elffile", "rich.console")
 """Besides all modules of a64patch."""
 
 
@@ -39,6 +42,7 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # the first time it makes tables
         a64patch.cli.main.main(["asm", "nop"])
         a64patch.cli.main.main(["disasm", "d503201f"])
+    branch_targets(numpy.zeros(1, numpy.uint32), 0)  # as well
     gc.freeze()  # what is not looked at is not copied either
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     # Open to write as well: so that there is no end, and whoever writes always has a reader.

@@ -163,6 +163,9 @@ def _try(each: _Candidate, gate: int, number: int, arguments: Sequence[int]) -> 
     if not each.is_at_call:
         _set(tid, (*ours, *home[len(ours) : _PC], gate, home[_PSTATE] & ~_BTYPE))
     state = _resume(tid, on_the_way=True)
+    if state.held is Held.GROUP_STOP:
+        # The kernel had stopped it for its signal before the interrupt came, for which it has stopped now.
+        state = _resume(tid, on_the_way=True)
     if state.held is not Held.SYSTEM_CALL:
         if not each.is_at_call and state.held is not Held.ENDED:
             _set(tid, home)
