@@ -111,9 +111,12 @@ def _stopped(pid: int) -> str:
 
 def _call_of(pid: int) -> int:
     """The number of the system call in which a process sleeps at last."""
-    while len(words := Path(f"/proc/{pid}/syscall").read_text("ascii").split()) < 9:
+    for _ in range(60000):
+        words = Path(f"/proc/{pid}/syscall").read_text("ascii").split()
+        if len(words) == 9:
+            return int(words[0])
         time.sleep(0.001)
-    return int(words[0])
+    raise TimeoutError(f"process {pid} does not sleep: {words}")
 
 
 def filtered() -> dict[str, str]:
