@@ -18,7 +18,9 @@ The first way is taken where some thread allows it. Left out are threads that
 
 - are about to take a signal, or make a thread: what they do next is half done in the kernel;
 - are in a restartable sequence (rseq): the kernel would forget to restart it;
-- have values in registers of SVE or streaming SVE, in user space: a system call ends with other ones.
+- are in streaming mode (SME), in user space: a system call ends it.
+
+Values of SVE registers, which a system call does not keep either, are put back after it.
 
 **Signals.** A signal that comes before the call is noted, and the thread gets it when it is let go, as if it had come
 before the stop; another thread makes the call. A signal that comes during the call waits. In the second way a signal
@@ -53,7 +55,8 @@ _RSEQ_CS = 8
 
 _FREE, _SLEPT, _AT_CALL = range(3)
 _SVE_HEADER = 16
-"""Bytes of `struct user_sve_header`, and where its flags are; the flag for registers that are in use."""
+"""Bytes of `struct user_sve_header`, which begins with the size of the set; where its flags are; the flag for registers
+in use."""
 _SVE_FLAGS, _SVE_IN_USE = 12, 1
 
 Registers = tuple[int, ...]
@@ -69,6 +72,8 @@ class _Candidate(NamedTuple):
     """0 in user space, or when its system call is over; 1 when `let_go` makes it enter that again; 2 at its SVC."""
     tid: int
     registers: Registers
+    sve: bytes = b""
+    """The register set NT_ARM_SVE, if a system call would lose something of it."""
 
     @property
     def is_at_call(self) -> bool:
@@ -127,11 +132,13 @@ def _candidates(threads: Threads, pid: int, read: Callable[[int, int], bytes]) -
             continue  # One of the kernel's own threads has no PC.
         way = _AT_CALL if around[INSN_SIZE:] == SVC else _SLEPT if threads.slept_in_a_call(tid) else _FREE
         in_user_space = way != _AT_CALL and around[:INSN_SIZE] != SVC
-        if in_user_space and (_is_in_sequence(tid, read) or _uses_sve(tid)):
+        if in_user_space and (_is_in_sequence(tid, read) or _in_use(tid, NT_ARM_SSVE)):
             continue
         process = threads.process_of(tid)
         is_filtered = status_of(process, tid).get("Seccomp", "0") != "0"
-        found.append(_Candidate(is_filtered, held is Held.GROUP_STOP, process != pid, way, tid, values))
+        found.append(
+            _Candidate(is_filtered, held is Held.GROUP_STOP, process != pid, way, tid, values, _in_use(tid, NT_ARM_SVE))
+        )
     return found
 
 
@@ -144,16 +151,15 @@ def _is_in_sequence(tid: int, read: Callable[[int, int], bytes]) -> bool:
     return bool(area) and any(read(area + _RSEQ_CS, 8))
 
 
-def _uses_sve(tid: int) -> bool:
-    """Whether a thread has values in registers that a system call does not keep."""
-    for kind in (NT_ARM_SVE, NT_ARM_SSVE):
-        try:
-            header = ptrace.registers(tid, kind, _SVE_HEADER)
-        except OSError:
-            continue  # These CPUs have none.
-        if header[_SVE_FLAGS] & _SVE_IN_USE:
-            return True
-    return False
+def _in_use(tid: int, kind: int) -> bytes:
+    """A register set of SVE, if a thread has values in it that a system call does not keep."""
+    try:
+        header = ptrace.registers(tid, kind, _SVE_HEADER)
+        if not header[_SVE_FLAGS] & _SVE_IN_USE:
+            return b""
+        return ptrace.registers(tid, kind, int.from_bytes(header[:4], "little"))
+    except OSError:
+        return b""  # These CPUs have none.
 
 
 def _try(each: _Candidate, gate: int, number: int, arguments: Sequence[int]) -> tuple[State, int | None]:
@@ -178,6 +184,8 @@ def _try(each: _Candidate, gate: int, number: int, arguments: Sequence[int]) -> 
     state = _resume(tid)
     result = _registers(tid)[0]
     _set(tid, home)
+    if each.sve:
+        ptrace.set_registers(tid, NT_ARM_SVE, each.sve)
     ptrace.set_registers(tid, NT_ARM_SYSTEM_CALL, _NO_CALL)
     return state, result - (1 << 64) if result >> 63 else result
 
