@@ -78,6 +78,8 @@ def waits(letter: str, number: str) -> dict[str, Any]:
                 target.write(room.address, NOP.to_bytes(4, "little") * (SIZE // 4))
                 again = list(a64patch.open_target(f"pid:{child.pid}").rooms())
                 target.release(target.rooms()[0])
+                if letter != "u":
+                    calls.add(_call_of(child.pid))
                 found.add((target.rooms() == [], again == [room], site - room.address < 1 << 20))
         if letter in "sup":
             child.send_signal(signal.SIGUSR1)
@@ -190,27 +192,28 @@ def killed(number: str) -> dict[str, Any]:
     """a64patch is killed at random moments; then `recover` leaves the old words and no room, or all of the new code."""
     chance = random.Random(int(number))
     states: Counter[str] = Counter()
-    with victim("s") as running, new_journal() as journal:
-        target = a64patch.open_target(running.place)
+    with _waiting("r") as child, new_journal() as journal:
+        place = f"pid:{child.pid}"
+        target = a64patch.open_target(place)
         plan, site = a64patch.plan(a64patch.parse(DETOUR), target), target.symbols["pair"]
         begun = time.monotonic()
         a64patch.revert(a64patch.apply(plan, target, journal).entry, target, journal)
         length = time.monotonic() - begun
         for _ in range(int(number)):
             ready, going = os.pipe()
-            child = os.fork()
-            if not child:
-                _apply_and_revert(running.place, str(journal.path), going)
+            a64 = os.fork()
+            if not a64:
+                _apply_and_revert(place, str(journal.path), going)
             os.close(going)
             select.select([ready], [], [], 60)
             os.close(ready)
             time.sleep(chance.random() * length)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            os.kill(a64, signal.SIGKILL)
+            os.waitpid(a64, 0)
             while journal.entries(EntryState.OPEN, EntryState.PARTIAL) or journal.with_left_code():
                 list(a64patch.recover(journal))  # Its child may still be at work in the process.
             is_old = words_at(target, site, 2) == OLD
-            with a64patch.open_target(running.place) as fresh:
+            with a64patch.open_target(place) as fresh:
                 states[f"{'old' if is_old else 'new'}, rooms: {len(fresh.rooms())}"] += 1
                 if not is_old:
                     last = max(entry.id for entry in journal.entries(EntryState.APPLIED) if not entry.reverts)
@@ -218,8 +221,7 @@ def killed(number: str) -> dict[str, Any]:
                     while journal.with_left_code():
                         list(a64patch.recover(journal))
         target.close()
-        told = running.end()
-        return told | {"states": states}
+        return {"states": states, "said": child.communicate("x\n", timeout=60)[0]}
 
 
 def _apply_and_revert(place: str, journal_path: str, ready: int) -> None:

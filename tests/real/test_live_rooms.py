@@ -92,9 +92,9 @@ def test_thread_that_sleeps_inside_of_new_code_keeps_it_until_recover(trial: Tri
 
 
 def test_killed_a64patch_leaves_at_worst_a_room_that_recover_frees(trial: Trial) -> None:
-    number = rounds(300, 2)
+    number = rounds(300, 3)
     told = trial("killed", number)
-    unharmed(told)
+    assert told["said"] == "1 well 101\n", "its system call was not cut off"
     assert sum(told["states"].values()) == number
     assert told["states"].keys() <= {"old, rooms: 0", "new, rooms: 1"}
 
