@@ -194,6 +194,96 @@ def test_a_patch_with_detour_and_annex(tmp_path: Path, capsys: pytest.CaptureFix
     assert path.read_bytes() == before
 
 
+PLACES = """\
+@@ annex f @@
++????????  stp x29, x30, [sp, #-16]!
++????????  adrp x1, annex:.rodata+0x8
++????????  ldr x0, [x1, :lo12:annex:.rodata+0x8]
++????????  bl outside
++????????  adrp x1, .data:0x18
++????????  ldr x2, [x1, :lo12:.data:0x18]
++????????  add x0, x0, x2
++????????  adrp x1, counted
++????????  add x2, x1, :lo12:counted
++????????  str w0, [x2]
++????????  ldr w0, [x1, :lo12:counted]
++????????  ldp x29, x30, [sp], #16
++????????  b back
+
+@@ annex .rodata align 8 @@
++????????  .word 1
++????????  .word 0
++????????  .word 5
++????????  .word 0
+
+@@ answer -1 +1 @@
+-d2800020  mov x0, #1
++????????  b annex:f
+"""
+
+
+def test_new_code_names_what_the_file_leaves_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """5 from an annex, 2 by `outside` of another file, 30 from .data, through .bss. `revert` undoes all, and itself."""
+    path, other = objects(tmp_path)
+    before = path.read_bytes()
+    patch = tmp_path / "patch"
+    patch.write_text(PLACES)
+    journal = ["--journal", str(tmp_path / "journal")]
+    assert main(["apply", str(patch), str(path), *journal]) == 0, capsys.readouterr()
+    applied = path.read_bytes()
+    assert answer_of(tmp_path, path, other) == 37
+    assert main(["status", str(patch), str(path)]) == 0
+    assert "not applied" not in capsys.readouterr().out
+    for command, after in (
+        (["apply", "-R", str(patch), str(path)], before),
+        (["revert", "2"], applied),
+        (["revert", "3"], before),
+    ):
+        assert main([*command, *journal]) == 0, capsys.readouterr()
+        assert path.read_bytes() == after
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("cbz x0, outside", "outside may be far away when the target is loaded; only b, bl, adrp"),
+        ("ldr x0, counted", "counted may be far away"),
+        ("adrp x0, 0x1000", "an address says nothing about another build; name a symbol"),
+        ("add x0, x0, :lo12:0x40", "whoever loads the target moves this place"),
+        ("adrp x0, counted-8", "name a symbol before it, and the distance from there"),
+        ("adrp x0, counted+0x80000000", "name a symbol before it"),
+        (".word other-annex:f", "other is no place of the new code: the distance is known only when"),
+    ],
+)
+def test_new_code_that_cannot_be_relocated(
+    text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = objects(tmp_path)
+    before = path.read_bytes()
+    patch = tmp_path / "patch"
+    patch.write_text(PLACES.replace("+????????  bl outside\n", f"+????????  {text}\n"))
+    assert main(["apply", str(patch), str(path), "--journal", str(tmp_path / "journal")]) == 1
+    assert why in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_no_room_is_lost_to_an_erratum_of_other_addresses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ADRP at all offsets in a page: where each lies is for the loader to say, and so is erratum 843419."""
+    path, _ = objects(tmp_path)
+    patch = tmp_path / "patch"
+    patch.write_text(PLACES.replace("+????????  bl outside\n", "+????????  adrp x1, counted\n" * 1024))
+    assert main(["apply", str(patch), str(path), "--journal", str(tmp_path / "journal")]) == 0
+    assert f"{12 + 1024 + 4} words of new code" in capsys.readouterr().out
+
+
+def test_a_page_of_new_code_is_not_formed_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = objects(tmp_path)
+    patch = tmp_path / "patch"
+    patch.write_text(PLACES.replace("+????????  b annex:f", "+????????  adrp x0, annex:f"))
+    assert main(["apply", str(patch), str(path), "--journal", str(tmp_path / "journal")]) == 1
+    assert "stays in place, and whoever loads the target moves the new code" in capsys.readouterr().err
+
+
 def test_two_patches_in_turn_one_of_a_word_that_a_relocation_owns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,8 @@ from a64patch.patch.asmdiff import ANNEX, AsmDiff, Hunk, Line
 from a64patch.patch.compare import headers_of
 from a64patch.targets.base import Target
 from a64patch.targets.elf_image import (
+    LOW12_UNITS,
+    R_AARCH64_ADD_ABS_LO12_NC,
     R_AARCH64_NONE,
     SHF_EXECINSTR,
     SHF_STRINGS,
@@ -69,9 +71,6 @@ _ABS64, _ABS32, _PREL64, _PREL32, _PLT32 = 257, 258, 260, 261, 314
 _MOVW_UABS = {263: 0, 264: 0, 265: 1, 266: 1, 267: 2, 268: 2, 269: 3}
 """The 16 bits of the address that each type of R_AARCH64_MOVW_UABS takes."""
 _MOVW_CHECKED = (263, 265, 267)
-_LOW12 = {277: 1, 278: 1, 284: 2, 285: 4, 286: 8, 299: 16}
-"""The bytes in one unit of the immediate for each type of R_AARCH64_ADD_ABS_LO12_NC and R_AARCH64_LDST_ABS_LO12_NC."""
-_ADD_LOW12 = 277
 _ADR, _ADRP = 274, (275, 276)
 _GOT_PAGE, _GOT_LOW12, _GOT_PAGE_LOW15 = 311, 312, 313
 _RELATIVE: dict[int, Callable[[Encoding], bool]] = {
@@ -600,7 +599,7 @@ class _Linker:
     def _relocated(self, piece: Piece, relocation: ObjectRelocation, word: int) -> _Item:
         """An instruction with a relocation."""
         kind, row = relocation.type, decode(word)
-        if kind in _RELATIVE or kind in _LOW12 or kind == _GOT_LOW12 or kind in _MOVW_UABS:
+        if kind in _RELATIVE or kind in LOW12_UNITS or kind == _GOT_LOW12 or kind in _MOVW_UABS:
             if row is None or not self._fits(kind, row, word):
                 raise LinkError(f"{relocation_name(kind)} is not for {disassemble(word)}")
         else:
@@ -648,7 +647,11 @@ class _Linker:
             return row.name == "ldr_imm.x"
         effects = effects_of(word)
         low = effects.low_half if effects is not None else None
-        return low is not None and low.unit == _LOW12[kind] and (kind == _ADD_LOW12) == (row.name == "add_imm")
+        return (
+            low is not None
+            and low.unit == LOW12_UNITS[kind]
+            and (kind == R_AARCH64_ADD_ABS_LO12_NC) == (row.name == "add_imm")
+        )
 
     def _cannot(self, relocation: ObjectRelocation) -> LinkError:
         symbol = self._unit.symbol_list[relocation.symbol]
@@ -750,7 +753,7 @@ class _Linker:
                 continue
             for relocation in self._unit.relocations_of(number):
                 symbol = self._unit.symbol_list[relocation.symbol]
-                if relocation.type in (_ADD_LOW12, _ADR) and symbol.home > 0:
+                if relocation.type in (R_AARCH64_ADD_ABS_LO12_NC, _ADR) and symbol.home > 0:
                     function = self._pieces.function_at(number, relocation.offset)
                     if function is not None:
                         users = found.setdefault(symbol.home, {}).setdefault(symbol.offset + relocation.addend, set())

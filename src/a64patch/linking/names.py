@@ -38,7 +38,7 @@ class TargetNames:
     """The names of a target, for a linker. `files` are the source files of the object."""
 
     def __init__(self, target: Target, files: Collection[str]) -> None:
-        self._modules, self._symbols = target.modules, target.symbols
+        self._target, self._modules, self._symbols = target, target.modules, target.symbols
         self._files = files
         self._image = target.image if isinstance(target, ElfFile) else None
 
@@ -91,7 +91,7 @@ class TargetNames:
                 self._symbols.find(name)
             except SymbolError as error:
                 raise LinkError(f"{error}: rename it in the object (objcopy --redefine-sym)") from None
-        return Found(site_text(name), None) if name in self._unplaced else None
+        return Found(site_text(name), None) if name in (self._target.unplaced or ()) else None
 
     def slot(self, name: str) -> Found | None:
         """The word that a loader fills with the address of this symbol of another file; None when there is none."""
@@ -123,10 +123,6 @@ class TargetNames:
     @cached_property
     def _slots(self) -> dict[str, int]:
         return self._image.imported_slots() if self._image is not None else {}
-
-    @cached_property
-    def _unplaced(self) -> Collection[str]:
-        return self._image.unplaced_names() if self._image is not None else ()
 
 
 def _only(symbols: Sequence[Symbol]) -> Symbol | None:

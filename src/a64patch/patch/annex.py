@@ -14,7 +14,7 @@ A place decides the words, and sometimes their number: what a short branch no lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ from a64patch.patch.new_lines import (
     unknown_place,
     where,
 )
+from a64patch.targets.base import NewReference
 from a64patch.targets.symbols import SymbolTable
 
 MOST_BYTES = 1 << 18
@@ -133,12 +134,22 @@ class PlacedCode(NamedTuple):
     is_code: tuple[bool, ...]
     """Of each word: false for data."""
     resolver: NewNames
+    references: tuple[NewReference, ...] = ()
+    """What the target has to be told about words of this code."""
 
     def __repr__(self) -> str:
         return shown(self, f"{counted(len(self.words), 'word')} at {self.base:#x}")
 
     def word_in_place(self, line: Line, at: int) -> int:
-        """The word of a line that stays in place and names this code. PlanError when it does not reach from there."""
+        """The word of a line that stays in place and names this code.
+
+        PlanError when it does not reach from there, and for a page of a target whose addresses are not final.
+        """
+        if self.resolver.unplaced is not None and needs_pages(line.text):
+            raise PlanError(
+                f"{where(line)}{line.text!r} stays in place, and whoever loads the target moves the new code: form its"
+                " address in new code"
+            )
         words = PlaceDependent(line, 0, True, "").words(at, self.resolver)
         if len(words) > 1:
             raise PlanError(f"{where(line)}{line.text!r} at {at:#x} does not reach the new code at {self.base:#x}")
@@ -228,11 +239,14 @@ class NewCode:
     """All new code of a patch. `hunks` are its detours and annexes in their order, `cuts` the detours at their places.
 
     PatchFormatError for a line that cannot be read, or whose word cannot be known before it has a place. PlanError for
-    a label and an annex of one name. Other errors come with `at`.
+    a label and an annex of one name. Other errors come with `at`. `unplaced` as `Target.unplaced`.
     """
 
-    def __init__(self, hunks: Iterable[Hunk], cuts: Sequence[Cut], symbols: SymbolTable, *, exact: bool) -> None:
-        self._symbols, self._exact = symbols, exact
+    def __init__(
+        self, hunks: Iterable[Hunk], cuts: Sequence[Cut], symbols: SymbolTable, *, exact: bool,
+        unplaced: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
+        self._symbols, self._exact, self._unplaced = symbols, exact, unplaced
         self._pieces: list[Piece] = []
         self._marks: dict[str, int] = {}
         self._alignments = {0: _ALIGNMENT}
@@ -325,14 +339,15 @@ class NewCode:
         for _ in range(_ROUNDS):
             places, end = self._places(base, room, lead)
             own = {name: places[number] if number < len(places) else end for name, number in self._marks.items()}
-            names = NewNames(self._symbols, own, self._data, exact=self._exact)
+            names = NewNames(self._symbols, own, self._data, exact=self._exact, unplaced=self._unplaced)
             grown = False
             code: list[list[int]] = []
             for number, piece in enumerate(self._pieces):
                 at = places[number]
                 words = piece.words(at, names)
                 first, name = self._rigid.get(number, (0, ""))
-                is_risky = bool(name) and self._is_code[number] and _is_risky(words, at)
+                watched = self._unplaced is None and self._is_code[number]
+                is_risky = bool(name) and watched and _is_risky(words, at)
                 if name and (len(words) > 1 or (is_risky and self._alignments[first] >= PAGE_SIZE)):
                     why = "is subject to Cortex-A53 erratum 843419" if is_risky else "does not reach"
                     raise PlanError(
@@ -341,7 +356,7 @@ class NewCode:
                     )
                 if is_risky:
                     lead[first], grown = lead.get(first, 0) + self._alignments[first], True
-                elif self._is_code[number] and _is_risky(words, at):
+                elif watched and _is_risky(words, at):
                     words = [gen_nop(), *piece.words(at + INSN_SIZE, names)]
                     if _is_risky(words, at):
                         words = [gen_nop(), gen_nop(), *piece.words(at + 2 * INSN_SIZE, names)]
@@ -375,7 +390,8 @@ class NewCode:
         assert base + INSN_SIZE * len(words) == end
         own = {name: address for name, address in names.own.items() if name.startswith((f"{ANNEX}:", "."))}
         entries = {site: places[number] for site, number in self._entries.items()}
-        return PlacedCode(base, tuple(words), own, entries, tuple(is_code), names)
+        references = tuple(names.references.values())
+        return PlacedCode(base, tuple(words), own, entries, tuple(is_code), names, references)
 
 
 def _is_risky(words: Sequence[int], at: int) -> bool:

@@ -20,7 +20,7 @@ from a64patch.patch.sites import Site
 from a64patch.patch.text import write
 from a64patch.protocols import Method
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Room, Target
+from a64patch.targets.base import NewReference, Room, Target
 from a64patch.targets.section import Change
 
 _LAST_UDF = 0xFFFF
@@ -37,6 +37,8 @@ class Built(NamedTuple):
     """The entry takes the new code away."""
     left: bool = False
     """The room may be taken although no branch leads there: it is still to be given back."""
+    references: tuple[NewReference, ...] = ()
+    """What the target is told before the words are written."""
 
     def __repr__(self) -> str:
         return shown(self, f"{counted(len(self.words), 'word')} at {self.room.address:#x}")
@@ -48,18 +50,19 @@ class Built(NamedTuple):
         return tuple(Change(start + INSN_SIZE * number, *words) for number, words in enumerate(self.words))
 
 
-def to_build(target: Target, room: Room, words: Sequence[int]) -> Built:
+def to_build(target: Target, room: Room, words: Sequence[int], references: Sequence[NewReference] = ()) -> Built:
     """New code that `build` may write. Reads what the room holds now: a room of no memory yet holds zeros."""
     try:
         before = from_bytes(target.read(room.address, INSN_SIZE * len(words)))
     except MappingError:
         before = [0] * len(words)
-    return Built(room, tuple(zip(before, words, strict=True)))
+    return Built(room, tuple(zip(before, words, strict=True)), references=tuple(references))
 
 
 def build(target: Target, built: Built) -> None:
     """Take the room, and write, publish and read back its words. Errors as `Target.allocate` and `text.write`."""
     target.allocate(built.room)
+    target.refer(built.references)
     held = from_bytes(target.read(built.room.address, INSN_SIZE * len(built.words)))
     changes = [change._replace(old=word) for change, word in zip(built.changes, held, strict=True)]
     capabilities = target.capabilities

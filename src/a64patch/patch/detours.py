@@ -22,7 +22,7 @@ from a64patch.patch.asmdiff import AsmDiff, reverse
 from a64patch.patch.finding import Finder, PlannedHunk, State
 from a64patch.patch.hazards import Hazard, claims_on, hazards_of_new_code
 from a64patch.patch.sites import ways_into
-from a64patch.targets.base import Room, Target
+from a64patch.targets.base import NewReference, Room, Target
 
 _MOST_CANDIDATES = 16
 _TRIES = 4
@@ -41,6 +41,8 @@ class Annex(NamedTuple):
     """Names and addresses of its parts, for people."""
     is_code: tuple[bool, ...] = ()
     """Of each word: false for data."""
+    references: tuple[NewReference, ...] = ()
+    """What the target has to be told about the words before they are written."""
     ends: bool = False
     """The patch takes it away."""
 
@@ -76,13 +78,14 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
     ends = any(hunk.kind.startswith("end-") for hunk in diff.hunks)
     forward = reverse(diff) if ends else diff
     cuts = [_cut(hunk) for hunk in planned if hunk.hunk.kind]
-    code = NewCode(forward.hunks, cuts, target.symbols, exact=exact)
+    code = NewCode(forward.hunks, cuts, target.symbols, exact=exact, unplaced=target.unplaced)
     there, missing = (State.TO_DO, State.APPLIED) if ends else (State.APPLIED, State.TO_DO)
     for placed in _candidates(code, planned, target):
         finder.placed = placed
         again = tuple(finder.plan(diff.hunks))
         if all(hunk.state is there for hunk in again):
-            annex = Annex(_room_of(target, placed), placed.words, _entries(placed, cuts), placed.is_code, ends)
+            room, parts = _room_of(target, placed), _entries(placed, cuts)
+            annex = Annex(room, placed.words, parts, placed.is_code, placed.references, ends)
             return _in_order(diff, again, there, annex)
     finder.placed = None
     if all(hunk.state is missing for hunk in planned):
@@ -106,7 +109,7 @@ def _to_do(
     hazards = ways_into(target, [_left_out(cut) for cut in cuts])
     hazards += [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
     hazards += hazards_of_new_code(placed.base, placed.words, placed.is_code)
-    annex = Annex(room, placed.words, _entries(placed, cuts), placed.is_code)
+    annex = Annex(room, placed.words, _entries(placed, cuts), placed.is_code, placed.references)
     return _in_order(diff, again, State.TO_DO, annex, hazards)
 
 

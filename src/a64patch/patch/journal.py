@@ -32,7 +32,7 @@ from a64patch.patch.building import Built
 from a64patch.patch.sites import Site
 from a64patch.patch.surroundings import DIGEST_SIZE, Surrounding
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Aftermath, Identity, Room
+from a64patch.targets.base import Aftermath, Identity, NewReference, Room
 from a64patch.targets.section import Change, Guard, counted_words, require_one_set
 
 _APPLICATION_ID = 0xA64BA7C4 - (1 << 32)  # signed, as SQLite keeps it
@@ -44,7 +44,12 @@ _SITE = struct.Struct("<QQI")
 _SPAN = struct.Struct("<QQ")
 """A range as its start and its size: its end may be 2**64."""
 _ANNEX = struct.Struct("<QQBB")
-"""The address and the size of the room, whether the entry ends it, and the length of its description."""
+"""The address and the size of the room, _ENDS and _REFERS, and the length of its description."""
+_ENDS, _REFERS = 1, 2
+"""The entry takes the new code away; a list of what it refers to is behind the description, after its own length."""
+_LENGTH = struct.Struct("<I")
+_REFERENCE = struct.Struct("<QQqI")
+"""Address, goal or 0, addend, and the length of a goal that is a name."""
 _PAIR = struct.Struct("<II")
 _SURROUNDING = struct.Struct(f"<QQ{DIGEST_SIZE}sI")
 _MOST_BYTES = 512 << 20
@@ -593,16 +598,42 @@ def _sites(data: bytes) -> tuple[Site, ...]:
 def _packed_annex(built: Built) -> bytes:
     how = _storable(built.room.how).encode()[:255]
     words = b"".join(_PAIR.pack(*pair) for pair in built.words)
-    return _ANNEX.pack(built.room.address, built.room.size, built.ends, len(how)) + how + words
+    references = b"".join(map(_packed_reference, built.references))
+    flags = built.ends * _ENDS | bool(references) * _REFERS
+    head = _ANNEX.pack(built.room.address, built.room.size, flags, len(how)) + how
+    return head + (_LENGTH.pack(len(references)) + references if references else b"") + words
+
+
+def _packed_reference(reference: NewReference) -> bytes:
+    goal, name = (0, os.fsencode(reference.goal)) if isinstance(reference.goal, str) else (reference.goal, b"")
+    return _REFERENCE.pack(reference.address, goal, reference.addend, len(name)) + name
+
+
+def _references(data: bytes) -> Iterator[NewReference]:
+    at = 0
+    while at < len(data):
+        address, goal, addend, length = _REFERENCE.unpack_from(data, at)
+        at += _REFERENCE.size
+        yield NewReference(address, os.fsdecode(data[at : at + length]) if length else goal, addend)
+        at += length
 
 
 def _built(data: bytes, left: int) -> Built:
-    address, size, ends, length = _ANNEX.unpack_from(data)
-    how, words = data[_ANNEX.size : _ANNEX.size + length], data[_ANNEX.size + length :]
-    if address % INSN_SIZE or size % INSN_SIZE or ends > 1 or not len(words) // _PAIR.size * INSN_SIZE <= size:
+    address, size, flags, length = _ANNEX.unpack_from(data)
+    how, words, references = data[_ANNEX.size : _ANNEX.size + length], data[_ANNEX.size + length :], b""
+    if flags & _REFERS:
+        [length] = _LENGTH.unpack_from(words)
+        references, words = words[_LENGTH.size : _LENGTH.size + length], words[_LENGTH.size + length :]
+    if (
+        address % INSN_SIZE
+        or size % INSN_SIZE
+        or flags & ~(_ENDS | _REFERS)
+        or not len(words) // _PAIR.size * INSN_SIZE <= size
+    ):
         raise ValueError("an annex that is none")
     pairs = tuple((old, new) for old, new in _PAIR.iter_unpack(words))
-    return Built(Room(address, size, how.decode("utf-8", "replace")), pairs, bool(ends), bool(left))
+    room = Room(address, size, how.decode("utf-8", "replace"))
+    return Built(room, pairs, bool(flags & _ENDS), bool(left), tuple(_references(references)))
 
 
 def _packed(each: Surrounding) -> bytes:

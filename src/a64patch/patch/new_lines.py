@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from a64patch.a64.assembler import assemble_one
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.generate import gen_branch_imm
-from a64patch.a64.names import QUOTED, parse_site, site_text
+from a64patch.a64.names import QUOTED, outside_quotes, parse_site, site_text
 from a64patch.a64.operands import NUMBER, check_range, number_of
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import ADDRESS_SPACE, ReferenceKind, goal_of, reference
@@ -25,12 +25,15 @@ from a64patch.errors import AssemblyError, EncodingError, PatchFormatError, Plan
 from a64patch.oneline import shown
 from a64patch.patch.asmdiff import ANNEX, UNKNOWN, Line
 from a64patch.patch.meaning import comparable_word, needs_pages, refers, word_anywhere
+from a64patch.targets.base import NewReference
 from a64patch.targets.symbols import SymbolTable
 
 _PART = rf"(?:{QUOTED}|[^\s\"-])+"
 _DIFFERENCE = re.compile(rf"\.word\s+(?P<goal>{_PART})\s*-\s*(?P<origin>{_PART})", re.ASCII | re.IGNORECASE)
 """A word of data: the distance from one site to another. A name with `-` is in quotes."""
 _NUMBER = re.compile(rf"\.(?:word|inst)\s+(?!#)({NUMBER})", re.ASCII | re.IGNORECASE)
+_BACKWARDS = re.compile(r"-\s*[\d(]", re.ASCII)
+"""A distance with a minus: no bare name has one before a digit."""
 _LONGEST_LITERAL = 16
 """Bytes (Arm ARM, C7.2: LDR (literal, SIMD&FP) of a Q register)."""
 
@@ -45,12 +48,23 @@ class Piece(Protocol):
 class NewNames:
     """The names for a line of new code: labels, annexes, then those of the target."""
 
-    def __init__(self, symbols: SymbolTable, own: Mapping[str, int], data: Collection[str], *, exact: bool) -> None:
+    def __init__(
+        self, symbols: SymbolTable, own: Mapping[str, int], data: Collection[str], *, exact: bool,
+        unplaced: Collection[str] | None = None,
+    ) -> None:  # fmt: skip
         """`own` are the addresses of labels and annexes; `data` are the annexes to which an offset may be added.
 
-        Without `exact`, a name of the target must reach to the address that it stands for.
+        Without `exact`, a name of the target must reach to the address that it stands for. `unplaced` as
+        `Target.unplaced`.
         """
         self.own = own
+        self.unplaced = unplaced
+        self.references: dict[int, NewReference] = {}
+        """By the address of the word: what the target has to be told (`Target.refer`)."""
+        self.nowhere = 0
+        """What a name without an address stands for."""
+        self.goal: int | str = 0
+        """The address of the last name without its offset; the name itself if it has no address."""
         self._symbols, self._data, self._exact = symbols, data, exact
         self.asked: int | None = None
         """The address of the last name that was asked for."""
@@ -77,11 +91,19 @@ class NewNames:
                 raise SymbolError(f"there is no annex {parts.name!r} in the patch")
             if parts.offset and name not in self._data:
                 raise PlanError(f"{site}: the code of {name} may grow where it lies, so name a label in it")
+            self.goal = self.own[name]
             return self.own[name] + parts.offset
+        if parts is not None and not parts.owner and not parts.is_number and self._is_unplaced(parts.name):
+            self.goal = parts.name
+            return self.nowhere
         address = self._symbols.resolve(site)
+        self.goal = address - (parts.offset if parts is not None else 0)
         if not self._exact and not self._symbols.holds(site):
             raise PlanError(f"{site} says nothing on another build, since its symbol ends before")
         return address
+
+    def _is_unplaced(self, name: str) -> bool:
+        return self.unplaced is not None and name in self.unplaced and not self._symbols.named(name)
 
     def describe(self, address: int) -> str:
         """The address for people."""
@@ -122,6 +144,7 @@ class PlaceDependent(NamedTuple):
         """
         text = without_comments(self.line.text).strip()
         names.asked, names.error, names.site = None, None, ""
+        names.nowhere = at - at % PAGE_SIZE if needs_pages(text) else at
         try:
             words = [assemble_one(text, at, names)]
         except AssemblyError as error:
@@ -138,7 +161,25 @@ class PlaceDependent(NamedTuple):
                 f"{where(self.line)}{text!r} refers to its own function, which has changed around it: make the patch"
                 " again for this build"
             )
+        if names.unplaced is not None:
+            self._refer(text, words[0], at, names)
         return words
+
+    def _refer(self, text: str, word: int, at: int, names: NewNames) -> None:
+        """Note what the target has to be told about the word, if it does not tell that itself."""
+        pages, parts = needs_pages(text), parse_site(names.site)
+        if not pages and (names.asked is None or isinstance(names.goal, int)):
+            return
+        if parts is None or names.asked is None or parts.offset >> 31 or _BACKWARDS.search(outside_quotes(text)):
+            raise PlanError(f"{where(self.line)}{text!r}: whoever loads the target moves this place; name a symbol"
+                            " before it, and the distance from there")  # fmt: skip
+        row = decode(word)
+        if not pages and (row is None or row.name not in ("b", "bl")):
+            raise PlanError(
+                f"{where(self.line)}{text!r}: {names.goal} may be far away when the target is loaded; only b, bl, adrp"
+                " and :lo12: reach it"
+            )
+        names.references[at] = NewReference(at, names.goal, parts.offset)
 
     def _far(self, text: str, at: int, names: NewNames) -> list[int]:
         """The words for an instruction that does not reach from `at`."""
@@ -177,12 +218,23 @@ class _Distance(NamedTuple):
     def words(self, at: int, names: NewNames) -> list[int]:
         names.error = None
         try:
-            goal, origin = (at if site == "." else names.resolve(site) for site in (self.goal, self.origin))
+            goal, origin = (self._place(site, at, names) for site in (self.goal, self.origin))
         except SymbolError as error:
             raise names.error or error from None
         if not -(1 << 31) <= goal - origin < 1 << 32:
             raise PlanError(f"{where(self.line)}the distance {goal - origin} does not fit in 32 bits")
         return [(goal - origin) & 0xFFFFFFFF]
+
+    def _place(self, site: str, at: int, names: NewNames) -> int:
+        if site == ".":
+            return at
+        address = names.resolve(site)
+        if names.unplaced is not None and names.goal not in names.own.values():
+            raise PlanError(
+                f"{where(self.line)}{site} is no place of the new code: the distance is known only when the target is"
+                " loaded"
+            )
+        return address
 
 
 class Moved(NamedTuple):

@@ -95,7 +95,8 @@ def apply_plan(
         assert plan.method is not None
         built = None
         if plan.annex is not None:
-            built = to_build(target, plan.annex.room, plan.annex.words)._replace(ends=plan.annex.ends)
+            annex = plan.annex
+            built = to_build(target, annex.room, annex.words, annex.references)._replace(ends=annex.ends)
         decided = _Decided(plan.changes, plan.sites, plan.method, plan.reason, plan.data, plan.guards, built)
         return _carry_out(target, journal, plan.identity, decided, to_text(plan.diff), sync=sync, retry=retry)
 

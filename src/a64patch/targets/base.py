@@ -6,7 +6,7 @@ in a target.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -141,6 +141,21 @@ class Room(NamedTuple):
     def end(self) -> int:
         """The address behind the last byte."""
         return self.address + self.size
+
+
+class NewReference(NamedTuple):
+    """A word of new code that refers to a place, for a target that is linked or loaded later: see `Target.refer`."""
+
+    address: int
+    """Of the word."""
+    goal: int | str
+    """An address of the target, or one of `Target.unplaced`."""
+    addend: int = 0
+    """Bytes to add to the goal."""
+
+    def __repr__(self) -> str:
+        goal = self.goal if isinstance(self.goal, str) else f"{self.goal:#x}"
+        return shown(self, f"from {self.address:#x} to {goal}{self.addend:+#x}")
 
 
 _BRANCH_REACH = 1 << 27
@@ -394,6 +409,22 @@ class Target(Protocol):
         when the room is not free any more, and then nothing is changed.
         """
         raise CapabilityError(f"this {self.capabilities.kind} has no room for new code")
+
+    @property
+    def unplaced(self) -> Collection[str] | None:
+        """The names that have no address before the target is linked or loaded. None: all its addresses are final."""
+        return None
+
+    def refer(self, references: Sequence[NewReference]) -> None:
+        """Tell what words of an allocated room refer to, before they are written: their distances are not final.
+
+        For a target that has `unplaced`, and for all that a word itself does not tell: the goals of ADRP and of
+        `:lo12:`, and names without an address.
+        """
+        if references:
+            raise CapabilityError(
+                f"the addresses of this {self.capabilities.kind} are final: nothing fills words in it"
+            )
 
     def rooms(self) -> Sequence[Room]:
         """The rooms that were allocated in this target and not released, ascending, as far as the target tells."""

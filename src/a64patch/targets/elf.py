@@ -17,7 +17,7 @@ from a64patch.a64.words import INSN_SIZE, from_bytes, to_bytes
 from a64patch.errors import A64PatchError, MappingError, MismatchError, RelocationError
 from a64patch.ranges import Ranges
 from a64patch.targets import elf_object_room, elf_room
-from a64patch.targets.base import Aftermath, Room
+from a64patch.targets.base import Aftermath, NewReference, Room
 from a64patch.targets.debug_link import Names, names_of
 from a64patch.targets.elf_image import (
     R_AARCH64_IRELATIVE,
@@ -75,6 +75,7 @@ class ElfFile(FileTarget):
         self._touched: set[int] = set()
         self._spans_of_rooms: Ranges | None = None
         self._referring: dict[int, NewRelocation | None] = {}
+        self._references: dict[int, NewReference] = {}
 
     def own_modules(self) -> Iterable[Module]:
         """The file as one build. FormatError when its notes or relocation tables are not sound.
@@ -153,7 +154,8 @@ class ElfFile(FileTarget):
 
         On an error nothing was written:
         - MappingError when not all bytes are code.
-        - RelocationError when a relocation owns a word that would differ from the opened file's word.
+        - RelocationError when a relocation owns a word that would differ from the opened file's word, and for a word
+          that `refer` told of and no relocation is for.
         - WriteError when the file on disk could not be replaced: no permission, several hard links, changed since.
         - FormatError when the file's relocations are not sound.
         """
@@ -230,6 +232,22 @@ class ElfFile(FileTarget):
         for each in relocations:
             self._referring.pop(each.address, None)
 
+    @property
+    def unplaced(self) -> Collection[str] | None:
+        """In ET_REL the names of other files, and those in sections like .bss."""
+        return self._unplaced if self.is_relocatable else None
+
+    @cached_property
+    def _unplaced(self) -> Collection[str]:
+        return self._image.unplaced_names()
+
+    def refer(self, references: Sequence[NewReference]) -> None:
+        """As `Target.refer`: in ET_REL, `write` of such a word notes the relocation that it needs."""
+        if self.is_relocatable:
+            self._references.update({each.address: each for each in references})
+        else:
+            super().refer(references)
+
     def rooms(self) -> Sequence[Room]:
         """The rooms in the file, whoever allocated them, but those whose words are all zero."""
         self._require_open()
@@ -249,6 +267,9 @@ class ElfFile(FileTarget):
         self._edit(edits)
         self._touched -= restored
         self._referring = {word: each for word, each in self._referring.items() if not room.address <= word < room.end}
+        self._references = {
+            word: each for word, each in self._references.items() if not room.address <= word < room.end
+        }
         return sentence
 
     def _edit(self, edits: Iterable[elf_room.Edit]) -> None:
@@ -294,9 +315,18 @@ class ElfFile(FileTarget):
         """Remember the relocations that words in rooms of an ET_REL file need, and words that lead there."""
         if not self.is_relocatable or (address | len(data)) % INSN_SIZE:
             return
-        for word in range(address, address + len(data), INSN_SIZE):
-            self._referring.pop(word, None)
-        self._referring |= elf_object_room.references(self._image, self._room_spans, address, from_bytes(data))
+        words = from_bytes(data)
+        places = range(address, address + len(data), INSN_SIZE)
+        told = {
+            place: elf_object_room.relocation_of(word, self._references[place])
+            for place, word in zip(places, words, strict=True)
+            if place in self._references
+        }
+        for place in places:
+            self._referring.pop(place, None)
+            self._references.pop(place, None)
+        self._referring |= elf_object_room.references(self._image, self._room_spans, address, words)
+        self._referring |= told
 
     def publish(self, start: int, end: int) -> None:
         """As `FileTarget.publish`. In ET_REL, words between a room and other sections get relocations first.
@@ -331,8 +361,11 @@ class ElfFile(FileTarget):
         )
 
     def aftermath(self, changes: Sequence[tuple[int, int]]) -> Sequence[Aftermath]:
-        """The file's bytes that change when `drop_relocations` drops the relocations of these (address, word) pairs."""
-        owned = [(address, word) for address, word in changes if self._image.owners(address)]
+        """The file's bytes that change when `drop_relocations` drops the relocations of these (address, word) pairs.
+
+        Relocations that came with a room are none of them: they go with it.
+        """
+        owned = [each for each in changes if self._image.owners(each[0]) and not self._is_for_room(each[0])]
         changed = [address for address, word in owned if self.read(address, INSN_SIZE) != to_bytes(word)]
         return self._dropping({owner for address in changed for owner in self._image.owners(address)})
 

@@ -95,6 +95,11 @@ _RELOCATION_NAMES = {
 _RELOCATION_SIZES = {0: 0, 256: 0, 259: 2, 262: 2, 257: 8, 260: 8, 307: 8, 580: 8, R_AARCH64_TLSDESC: 16}
 
 
+LOW12_UNITS = {277: 1, 278: 1, 284: 2, 285: 4, 286: 8, 299: 16}
+"""The bytes in one unit of the immediate for each type of R_AARCH64_ADD_ABS_LO12_NC and R_AARCH64_LDST_ABS_LO12_NC."""
+R_AARCH64_ADD_ABS_LO12_NC = 277
+"""For ADD, all others of `LOW12_UNITS` for loads and stores (AAELF64 5.7.6)."""
+
 _PACKED_IN = {SHT_RELR: " (in a RELR table)"} | dict.fromkeys(ANDROID_PACKED, " (in a packed table)")
 _LOCAL_WITHOUT_TYPE = STB_LOCAL << 4 | STT_NOTYPE
 

@@ -12,16 +12,19 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import decode
 from a64patch.a64.references import reference
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import CapabilityError, MappingError, RelocationError, SymbolError
 from a64patch.oneline import shown
 from a64patch.ranges import Ranges
-from a64patch.targets.base import Room
+from a64patch.targets.base import NewReference, Room
 from a64patch.targets.elf_image import (
     _RELA,
     _SYMBOL,
+    LOW12_UNITS,
+    R_AARCH64_ADD_ABS_LO12_NC,
     SHN_LORESERVE,
     SHN_UNDEF,
     SHT_REL,
@@ -54,6 +57,8 @@ MARK = "a64patch."
 """The begin of the name of each room's symbol."""
 
 _REACH = 1 << 27
+_FARTHEST = 1 << 32
+"""Bytes that ADRP reaches (Arm ARM, C6.2: ADRP)."""
 _MOST_BYTES = 1 << 30
 _MOST_SYMBOLS = 1 << 20
 _STB_GLOBAL, _STV_HIDDEN = 1, 2
@@ -62,9 +67,9 @@ _RELA_SIZE = 24
 _RELOCATIONS = frozenset((*range(273, 281), *range(282, 287), 299))
 """The types for an instruction that branches, forms an address, or loads and stores at the low 12 bits of one."""
 
-_TYPES = {"adr": 274, "tbz": 279, "tbnz": 279, "b": 282, "bl": 283}
+_TYPES = {"adr": 274, "adrp": 275, "tbz": 279, "tbnz": 279, "b": 282, "bl": 283}
 _TYPES |= dict.fromkeys(("bcond", "bccond", "cbz", "cbnz"), 280)
-"""The relocation for each instruction whose word tells its goal."""
+"""The relocation for each instruction that is PC-relative and reads no literal."""
 _LITERAL = 273
 
 
@@ -83,6 +88,19 @@ class NewRelocation(NamedTuple):
     def __repr__(self) -> str:
         goal = self.goal if isinstance(self.goal, str) else f"{self.goal:#x}"
         return shown(self, f"{relocation_name(self.type)} at {self.address:#x} against {goal}{self.addend:+#x}")
+
+
+def relocation_of(word: int, reference: NewReference) -> NewRelocation:
+    """The relocation for a word that refers to a place. RelocationError when there is none for its instruction."""
+    row, effects = decode(word), effects_of(word)
+    kind = _TYPES.get(row.name) if row is not None else None
+    if row is not None and effects is not None and effects.low_half is not None:
+        is_add = row.name == "add_imm"
+        units = [(kind, unit) for kind, unit in LOW12_UNITS.items() if is_add == (kind == R_AARCH64_ADD_ABS_LO12_NC)]
+        kind = next((kind for kind, unit in units if unit == effects.low_half.unit), None)
+    if kind is None:
+        raise RelocationError(f"no relocation fills the word {word:08x} at {reference.address:#x}: name no place there")
+    return NewRelocation(reference.address, kind, reference.goal, reference.addend)
 
 
 def find_room(image: ElfImage, size: int, near: tuple[int, int], alignment: int) -> Room:
@@ -171,8 +189,9 @@ def references(
             continue
         goal = refers.target(word, place)
         kind = _LITERAL if row.literal else _TYPES.get(row.name)
-        if row.name == "adrp" and place in rooms:
-            yield place, None
+        if row.name == "adrp":
+            if place in rooms:
+                yield place, None
         elif kind is not None and (place in rooms or goal in rooms) and home(place) != home(goal):
             yield place, NewRelocation(place, kind, goal)
 
@@ -281,8 +300,10 @@ class _Adding:
                 f"{relocation_name(relocation.type)}, which is for no instruction that refers to a place"
             )
         symbol, addend = self._symbol(relocation.goal)
-        info = symbol << 32 | relocation.type
-        return struct.pack(self._image.order + _RELA, relocation.address - start, info, addend + relocation.addend)
+        info, addend = symbol << 32 | relocation.type, addend + relocation.addend
+        if not -_FARTHEST <= addend < _FARTHEST:
+            raise RelocationError(f"{relocation!r} is {addend:+#x} bytes from a symbol, which is out of reach")
+        return struct.pack(self._image.order + _RELA, relocation.address - start, info, addend)
 
     def _symbol(self, goal: int | str) -> tuple[int, int]:
         """The number of a symbol, and the distance in bytes from it to the goal."""
