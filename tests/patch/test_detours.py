@@ -242,6 +242,28 @@ def test_a_landing_pad_stays_in_place(machine: Callable[..., Simulator]) -> None
         make_plan(parse("@@ detour f @@\n-d503245f\n+d503201f\n+d503201f\n"), simulator)
 
 
+@pytest.mark.parametrize(
+    ("function", "place", "hazards"),
+    [
+        ("nop; paciasp; nop; autiasp; ret", 1, []),
+        ("paciasp; nop; nop; autiasp; ret", 0, ["landing-pad"]),
+        ("nop; bti j; nop; nop; ret", 1, ["landing-pad"]),
+        ("nop; paciasp; nop; autiasp; ret", 3, ["pac-pair"]),
+    ],
+)
+def test_a_function_that_signs_behind_its_start_may_be_left_there(
+    function: str, place: int, hazards: list[str], machine: Callable[..., Simulator], journal: Journal
+) -> None:
+    words = assemble(f"f: {function}")
+    simulator = machine(f"{MAIN}; f: {function}; {COUNT}")
+    patch = parse(f"@@ annex g @@\n+????????  ret\n\n@@ f+{4 * place} @@\n-{words[place]:08x}\n+????????  b annex:g\n")
+    plan = make_plan(patch, simulator)
+    assert sorted({hazard.name for hazard in plan.hazards}) == hazards
+    a64patch.apply(plan, simulator, journal, accept=hazards)
+    back = make_plan(reverse(patch), simulator)
+    assert sorted({hazard.name for hazard in back.hazards}) == [name for name in hazards if name == "pac-pair"]
+
+
 def test_whoever_is_in_new_code_keeps_it_there(machine: Callable[..., Simulator], journal: Journal) -> None:
     """A CPU that loops in the new code until its register says otherwise."""
     text = "@@ detour f+0x4 @@\n+.Lwait:\n+????????  cbz x25, .Lwait\n 91000421  add x1, x1, #1\n"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from a64patch.a64.effects import lands
-from a64patch.a64.predicates import decode, is_load_ex, is_nop, is_store_ex
+from a64patch.a64.predicates import decode, is_bti, is_load_ex, is_nop, is_store_ex
 from a64patch.a64.references import ReferenceKind, reference
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError, EncodingError, PlanError, UnmovableError
@@ -265,29 +265,32 @@ def hazards_in_place(target: Target, hunks: Sequence[PlannedHunk], hazards: Iter
 
     - A detour executes the words that it moves, all the same.
     - Behind a branch at the beginning of a function, nobody executes the partner of the word that was there: whoever
-      is in the old code has executed both.
+      is in the old code has executed both. An indirect call goes to the first word only.
     """
-    whole = set()
+    no_danger: dict[int, frozenset[str]] = {}
     for hunk in hunks:
         if hunk.hunk.kind.endswith("detour"):
             parts = parts_of(hunk.hunk)
             if parts.steady[parts.first].sign == " ":
-                whole.add(hunk.address + INSN_SIZE * parts.first)
-        elif hunk.leads_away and _begins_function(target, hunk.changes[0].address):
-            whole.add(hunk.changes[0].address)
-    return [hazard for hazard in hazards if hazard.address not in whole or hazard.name not in _OF_ONE_HALF]
+                no_danger[hunk.address + INSN_SIZE * parts.first] = _OF_ONE_HALF
+        elif hunk.leads_away:
+            change = hunk.changes[0]
+            extent = target.symbols.extent(change.address)
+            if extent is not None and _begins_function(target, extent[0], change.address):
+                for_calls = lands(change.old) | lands(change.new) == {"c"} and change.address > extent[0]
+                no_danger[change.address] = _OF_ONE_HALF | {"landing-pad"} if for_calls else _OF_ONE_HALF
+    return [hazard for hazard in hazards if hazard.name not in no_danger.get(hazard.address, ())]
 
 
 _OF_ONE_HALF = frozenset({"pac-pair", "address-pair"})
 """Hazards of a word whose partner stays."""
 
 
-def _begins_function(target: Target, address: int) -> bool:
-    """Whether only landing pads and NOPs, such as ftrace's, are before the word in its function."""
-    extent = target.symbols.extent(address)
-    if extent is None or not 0 <= address - extent[0] <= _LONGEST_BEGINNING:
+def _begins_function(target: Target, start: int, address: int) -> bool:
+    """Whether a function, from its start to this address, has only BTI and NOPs, such as those of ftrace."""
+    if not 0 <= address - start <= _LONGEST_BEGINNING:
         return False
-    return all(is_nop(word) or lands(word) for word in from_bytes(target.read(extent[0], address - extent[0])))
+    return all(is_nop(word) or is_bti(word) for word in from_bytes(target.read(start, address - start)))
 
 
 _LONGEST_BEGINNING = 8 * INSN_SIZE
