@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from a64patch.errors import CapabilityError, TargetError
+from a64patch.errors import CapabilityError, GoneError, TargetError
+from a64patch.targets import ptrace
 from a64patch.targets.procfs import Process, processes, state_of
 from a64patch.targets.ptrace import Held
 from a64patch.targets.threads import Threads
@@ -143,6 +144,7 @@ def test_a_stopped_process_stays_stopped(program: Path) -> None:
 
 _TRACER = """
 import sys, time
+from a64patch.targets import ptrace
 from a64patch.targets.procfs import Process
 from a64patch.targets.threads import Threads
 process = Process(int(sys.argv[1]))
@@ -256,3 +258,14 @@ def test_a_thread_is_no_process(program: Path) -> None:
             Process(tid)
     with pytest.raises(TargetError, match="there is no process 4194999"):
         Process(4194999)
+
+
+def test_a_process_without_memory_shares_none(program: Path) -> None:
+    """A process that ends gives its memory away first. The kernel's threads have none either."""
+    with running(program) as victim, running(program) as other:
+        for one in (victim, other):
+            os.kill(one.child.pid, signal.SIGKILL)
+            assert eventually(lambda one=one: state_of(one.child.pid, one.child.pid) == "Z")  # type: ignore[misc]
+        assert not ptrace.shares_memory(victim.child.pid, other.child.pid)
+        with pytest.raises(GoneError, match="has ended, and its memory with it"):
+            victim.stop()

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from a64patch.oneline import shown
+from a64patch.targets.procfs import status_of
 
 _POKEDATA, _DETACH, _SYSCALL, _SETOPTIONS, _GETEVENTMSG, _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = (
     5, 17, 24, 0x4200, 0x4201, 0x4204, 0x4205, 0x4206, 0x4207,
@@ -190,7 +191,7 @@ def poke(tid: int, address: int, data: bytes) -> None:
 
 
 def shares_memory(first: int, second: int) -> bool:
-    """Whether two processes have the same memory: kcmp(2) with KCMP_VM.
+    """Whether two processes have the same memory: kcmp(2) with KCMP_VM. Processes without memory share none.
 
     OSError: ENOSYS when the kernel was built without it, EPERM when it may not be asked, ESRCH when one is gone.
     """
@@ -200,4 +201,5 @@ def shares_memory(first: int, second: int) -> bool:
     result = _function("syscall", *[ctypes.c_long] * 4)(number, first, second, _KCMP_VM)
     if result < 0:
         raise _failure()
-    return result == 0
+    # Without memory are threads of the kernel, and processes that are about to end. To kcmp() these are alike.
+    return result == 0 and "VmSize" in status_of(second, second)
