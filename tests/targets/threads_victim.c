@@ -1,6 +1,7 @@
 // A program that notices what a patcher may do wrong: lost or doubled signals, system calls that end with EINTR, and on
 // arm64 also code that is half old and half new. Argument: letters for what it does besides.
 //   b: makes threads    v: makes vfork children    f: makes fork children    s: handles signals on another stack
+//   t: four threads make threads and children, without a pause
 //   c: makes another process with the same memory     i: has a thread of io_uring, which never executes the program
 //   d: does not let itself be dumped   l: may make only those system calls that it needs from then on
 //   n: sleeps inside of held(), until `g` on stdin    w: sleeps inside of a signal handler that interrupted held()
@@ -150,6 +151,27 @@ static void *fork_children(void *none) {
     return none;
 }
 
+static void *storm(void *none) {
+    pthread_t threads[8];
+    only_main_takes_signals();
+    while (!quit) {
+        int status = 1;
+        for (int each = 0; each < 8; each++)
+            if (pthread_create(&threads[each], 0, nothing, 0)) perror("pthread_create"), exit(1);
+        pid_t child = fork();
+        if (!child) {
+            long result = pair();
+            _exit(result != 0x101 && result != 0x202);
+        }
+        for (int each = 0; each < 8; each++) pthread_join(threads[each], 0);
+        waitpid(child, &status, 0);
+        if (status) wrong++;
+        births += 8;
+        forks++;
+    }
+    return none;
+}
+
 static int share(void *none) {
     (void)none;
     for (; !quit; pause_for(1000000)) check(pair());
@@ -197,8 +219,8 @@ static void *wait_in_handler(void *none) {
 // A filter of system calls for all threads. A thread that sleeps comes back to its sleep by restart_syscall.
 static void lock_in(void) {
     static const int allowed[] = {SYS_read, SYS_write, SYS_writev, SYS_nanosleep, SYS_clock_nanosleep, SYS_epoll_pwait,
-                                  SYS_futex, SYS_getpid, SYS_rt_sigprocmask, SYS_rt_sigqueueinfo, SYS_rt_sigreturn,
-                                  SYS_restart_syscall, SYS_exit, SYS_exit_group};
+                                  SYS_futex, SYS_getpid, SYS_getuid, SYS_rt_sigprocmask, SYS_rt_sigqueueinfo, SYS_rt_sigreturn,
+                                  SYS_restart_syscall, SYS_ioctl, SYS_exit, SYS_exit_group};
     enum { COUNT = sizeof allowed / sizeof *allowed };
     struct step { unsigned short code; unsigned char then, otherwise; unsigned value; } steps[COUNT + 3] = {{0x20}};
     struct { unsigned short length; struct step *steps; } filter = {COUNT + 3, steps};
@@ -238,6 +260,7 @@ int main(int count, char **words) {
     if (strchr(more, 'b')) pthread_create(&thread, 0, bear, 0);
     if (strchr(more, 'v')) pthread_create(&thread, 0, run_programs, 0);
     if (strchr(more, 'f')) pthread_create(&thread, 0, fork_children, 0);
+    for (int each = 0; strchr(more, 't') && each < 4; each++) pthread_create(&thread, 0, storm, 0);
     if (strchr(more, 'n')) pthread_create(&thread, 0, naps_inside, 0);
     if (strchr(more, 'c')) clone(share, (char *)malloc(65536) + 65536, CLONE_VM | SIGCHLD, 0);
     if (strchr(more, 'i')) begin_io_thread();
