@@ -527,3 +527,21 @@ def test_limits() -> None:
         parse("x" * (MOST_BYTES + 1))
     with pytest.raises(PatchFormatError, match=f"{MOST_LINES} lines"):
         parse("\n" * (MOST_LINES + 1))
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        ("+.La:\n-91000421\n+91000821\n+d503201f\n", "-.La: -91000821 -d503201f +91000421 d503201f"),
+        (
+            "+91000821\n+.La:\n-91000421\n d503201f\n+91000821\n",
+            "-91000821 +91000421 -.La: d503201f -91000821 d503201f",
+        ),
+    ],
+)
+def test_a_label_before_an_old_instruction_names_the_new_one_behind_it(lines: str, body: str) -> None:
+    patch = parse(f"@@ detour f @@\n{lines} d503201f\n")
+    ended = reverse(patch)
+    assert [line.split("  ")[0].strip() for line in to_text(ended).splitlines()[1:]] == body.split()
+    assert parse(to_text(ended)) == ended
+    assert reverse(reverse(ended)) == ended

@@ -570,13 +570,17 @@ def _reversed(hunk: Hunk) -> Hunk:
 
 
 def _with_comments(lines: Iterable[Line]) -> Iterator[tuple[Line, ...]]:
-    """Each instruction with the comments and labels before it; those behind the last one are alone."""
+    """Each instruction with the comments and labels before it; those behind the last one are alone.
+
+    A label is not with an old instruction that is taken away: it names the new one, or the context, behind that.
+    """
     unit: list[Line] = []
     for line in lines:
         unit.append(line)
         if line.sign != "#" and not line.label:
-            yield tuple(unit)
-            unit = []
+            others = [one for one in unit if one.label and line.sign not in (" ", one.sign)]
+            yield tuple(one for one in unit if one not in others)
+            unit = others
     if unit:
         yield tuple(unit)
 
