@@ -507,3 +507,35 @@ def test_two_redirects_near_each_other_and_one_of_half_a_pair(machine: Callable[
     plan = make_plan(parse(f"{text}@@ annex g @@\n+d65f03c0\n"), simulator)
     assert plan.hazards == ()
     assert [(site.start, site.end - site.start) for site in plan.sites] == [(F_AT, 4), (COUNT_AT, 4)]
+
+
+def test_new_code_needs_a_line_in_place_that_leads_there(machine: Callable[..., Simulator]) -> None:
+    """Reversed, such a patch would give back equal code of another patch."""
+    simulator = machine()
+    a64patch.apply(parse("@@ f @@\n-d503201f nop\n+???????? b annex:new\n@@ annex new @@\n+d65f03c0 ret\n"), simulator)
+    for alone in "@@ count @@\n-91000673\n+91000a73\n@@ annex one @@\n+d65f03c0 ret\n", "@@ annex one @@\n+d503201f\n":
+        with pytest.raises(PatchFormatError, match="line 1: no line in place leads to the new code"):
+            a64patch.apply(parse(alone), simulator)
+
+
+def test_equal_new_code_in_two_rooms(machine: Callable[..., Simulator]) -> None:
+    """The word in place has only the low bits of an address: it does not tell which room is whose."""
+    simulator = machine()
+    table = "+???????? add x3, x3, :lo12:annex:t\n@@ annex t @@\n+???????? .word 7\n"
+    first = parse(f"@@ f @@\n-d503201f nop\n{table}")
+    second = parse(f"@@ count @@\n-91000673 add x19, x19, #1\n{table}")
+    a64patch.apply(first, simulator)
+    assert make_plan(first, simulator).state is State.APPLIED
+    a64patch.apply(second, simulator)
+    for patch in first, second, reverse(first), reverse(second):
+        with pytest.raises(PlanError, match=r"is at 0x\w+ and at 0x\w+, and no branch tells which"):
+            make_plan(patch, simulator)
+    assert len(simulator.rooms()) == 2
+
+
+def test_the_place_of_new_code_to_which_an_adr_leads(machine: Callable[..., Simulator]) -> None:
+    simulator = machine()
+    patch = parse("@@ f @@\n-d503201f nop\n+???????? adr x3, annex:t\n@@ annex t @@\n+???????? .word 7\n")
+    a64patch.apply(patch, simulator)
+    assert make_plan(patch, simulator).state is State.APPLIED
+    assert a64patch.apply(reverse(patch), simulator).stays == ""

@@ -194,14 +194,14 @@ class InPlace:
     """The lines of a patch that stay in place and name new code, such as `b annex:f`."""
 
     def __init__(self, hunks: Iterable[Hunk]) -> None:
-        self._names = {f"{ANNEX}:", *(line.label for hunk in hunks for line in hunk.lines if line.label)}
+        self._names = {line.label for hunk in hunks for line in hunk.lines if line.label}
 
     def names_new_code(self, line: Line) -> bool:
         """Whether the text of this changed line names an annex or a label of the patch.
 
         PatchFormatError when the line has a word all the same.
         """
-        if line.sign not in "+-" or not any(name in line.text for name in self._names) or not self._site(line):
+        if line.sign not in "+-" or not (f"{ANNEX}:" in line.text or ".L" in line.text) or not self._site(line):
             return False
         if line.word is not None:
             raise unknown_place(line)
@@ -268,6 +268,11 @@ class NewCode:
     def alignment(self) -> int:
         """Of all of it (bytes)."""
         return max(_ALIGNMENT, *self._alignments.values())
+
+    @property
+    def least(self) -> int:
+        """The number of its words, at least."""
+        return len(self._pieces)
 
     def _mark(self, name: str) -> None:
         self._marks[name] = len(self._pieces)

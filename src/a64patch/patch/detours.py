@@ -15,16 +15,17 @@ from a64patch.a64.effects import lands
 from a64patch.a64.predicates import decode, is_bti, is_load_ex, is_nop, is_store_ex
 from a64patch.a64.references import ReferenceKind, reference
 from a64patch.a64.words import INSN_SIZE, from_bytes
-from a64patch.errors import A64PatchError, EncodingError, PlanError, UnmovableError
+from a64patch.errors import A64PatchError, EncodingError, PatchFormatError, PlanError, UnmovableError
 from a64patch.oneline import counted, shown
-from a64patch.patch.annex import Cut, NewCode, PlacedCode, parts_of
+from a64patch.patch.annex import Cut, InPlace, NewCode, PlacedCode, parts_of
 from a64patch.patch.asmdiff import AsmDiff, reverse
 from a64patch.patch.finding import Finder, PlannedHunk, State
 from a64patch.patch.hazards import Hazard, claims_on, hazards_of_new_code
 from a64patch.patch.sites import ways_into
 from a64patch.targets.base import NewReference, Room, Target
 
-_MOST_CANDIDATES = 16
+_MOST_WORK = 1 << 18
+"""At most this many words of new code are compared with rooms, to find the place of the code in a target."""
 _TRIES = 4
 """How often the words are placed anew because they needed more room than at the place before."""
 _REACH = 1 << 27
@@ -71,7 +72,14 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
     - PlanError when a branch of the patch does not reach, and for an instruction that cannot be moved.
     - CapabilityError when the target has no room.
     - SymbolError and PatchFormatError for the lines of the new code; other errors as `Finder.plan`.
+    - PatchFormatError for new code to which nothing in place leads: its place could not be told from an equal one.
     """
+    in_place = InPlace(diff.hunks)
+    if not any(
+        hunk.kind.endswith("detour") or (not hunk.kind and any(map(in_place.names_new_code, hunk.lines)))
+        for hunk in diff.hunks
+    ):
+        raise PatchFormatError("no line in place leads to the new code: take it out of the patch", diff.hunks[0].number)
     planned = tuple(finder.plan(diff.hunks))
     if any(hunk.state is State.FOREIGN for hunk in planned):
         return _in_order(diff, planned, State.FOREIGN, None)
@@ -80,13 +88,20 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
     cuts = [_cut(hunk) for hunk in planned if hunk.hunk.kind]
     code = NewCode(forward.hunks, cuts, target.symbols, exact=exact, unplaced=target.unplaced)
     there, missing = (State.TO_DO, State.APPLIED) if ends else (State.APPLIED, State.TO_DO)
-    for placed in _candidates(code, planned, target):
-        finder.placed = placed
-        again = tuple(finder.plan(diff.hunks))
-        if all(hunk.state is there for hunk in again):
-            room, parts = _room_of(target, placed), _entries(placed, cuts)
-            annex = Annex(room, placed.words, parts, placed.is_code, placed.references, ends)
-            return _in_order(diff, again, there, annex)
+    fits: list[tuple[PlacedCode, tuple[PlannedHunk, ...]]] = []
+    if all(hunk.state is there for hunk in planned):
+        for placed in _candidates(code, planned, target):
+            finder.placed = placed
+            again = tuple(finder.plan(diff.hunks))
+            if all(hunk.state is there for hunk in again):
+                fits.append((placed, again))
+    if len(fits) > 1:
+        places = " and at ".join(f"{placed.base:#x}" for placed, _ in fits[:2])
+        raise PlanError(f"the new code of this patch is at {places}, and no branch tells which; nothing was changed")
+    for placed, again in fits:
+        room, parts = _room_of(target, placed), _entries(placed, cuts)
+        annex = Annex(room, placed.words, parts, placed.is_code, placed.references, ends)
+        return _in_order(diff, again, there, annex)
     finder.placed = None
     if all(hunk.state is missing for hunk in planned):
         if ends:
@@ -156,9 +171,11 @@ def _candidates(code: NewCode, planned: Sequence[PlannedHunk], target: Target) -
     for base in _bases(code, planned, target):
         if base in tried or base < 0 or base % code.alignment:
             continue
+        if len(tried) * code.least >= _MOST_WORK:
+            raise PlanError(
+                f"{target.identity().location} has too many rooms to find the new code of this patch in them"
+            )
         tried.add(base)
-        if len(tried) > _MOST_CANDIDATES:
-            return
         try:
             placed = code.at(base)
             found = from_bytes(target.read(base, placed.size))
@@ -169,22 +186,25 @@ def _candidates(code: NewCode, planned: Sequence[PlannedHunk], target: Target) -
 
 
 def _bases(code: NewCode, planned: Sequence[PlannedHunk], target: Target) -> Iterator[int]:
-    """Where the new code would begin, by the branches that lead to it and by the rooms of the target."""
-    for hunk in planned:
-        for lead in hunk.leads:
-            base = lead.goal & -code.alignment
-            for _ in range(_TRIES):
-                try:
-                    placed = code.at(base)
-                except A64PatchError:
-                    break
-                entry = placed.names.get(lead.name) if lead.name else placed.entries.get(lead.source)
-                if entry is None or entry == lead.goal:
-                    break
-                base = lead.goal - (entry - base)
-            yield base
+    """Where the new code would begin, by the first branch that leads to it, else by the rooms of the target."""
+    lead = next((lead for hunk in planned for lead in hunk.leads if lead.goal >= 0), None)
+    if lead is not None:
+        base = lead.goal & -code.alignment
+        for _ in range(_TRIES):
+            try:
+                placed = code.at(base)
+            except A64PatchError:
+                break
+            entry = placed.names.get(lead.name) if lead.name else placed.entries.get(lead.source)
+            if entry is None or entry == lead.goal:
+                break
+            base = lead.goal - (entry - base)
+            if base < 0 or base % code.alignment:
+                break
+        yield base
     for room in target.rooms():
-        yield room.address
+        if lead is None or room.address <= lead.goal < room.end:
+            yield room.address
 
 
 def _room_of(target: Target, placed: PlacedCode) -> Room:
