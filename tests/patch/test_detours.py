@@ -539,3 +539,10 @@ def test_the_place_of_new_code_to_which_an_adr_leads(machine: Callable[..., Simu
     a64patch.apply(patch, simulator)
     assert make_plan(patch, simulator).state is State.APPLIED
     assert a64patch.apply(reverse(patch), simulator).stays == ""
+
+
+def test_new_code_of_zeros(machine: Callable[..., Simulator]) -> None:
+    """A file tells by zeros that a room is not used, so it would go with the next one."""
+    patch = parse("@@ f @@\n-d503201f nop\n+???????? adr x3, annex:t\n@@ annex t @@\n+???????? .word 0\n")
+    with pytest.raises(PlanError, match="all zeros"):
+        make_plan(patch, machine())

@@ -71,6 +71,7 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
 
     - PlanError when a branch of the patch does not reach, and for an instruction that cannot be moved.
     - CapabilityError when the target has no room.
+    - PlanError for new code of zeros only: a target tells by zeros that a room is not used.
     - SymbolError and PatchFormatError for the lines of the new code; other errors as `Finder.plan`.
     - PatchFormatError for new code to which nothing in place leads: its place could not be told from an equal one.
     """
@@ -121,6 +122,8 @@ def _to_do(
         again = tuple(finder.plan(diff.hunks))
     except (UnmovableError, EncodingError) as error:
         raise PlanError(f"{error}; nothing was changed") from None
+    if not any(placed.words):
+        raise PlanError("the new code is all zeros, as unused room is: give it another word; nothing was changed")
     hazards = ways_into(target, [_left_out(cut) for cut in cuts])
     hazards += [hazard for cut in cuts for hazard in _hazards_of(cut, target)]
     hazards += hazards_of_new_code(placed.base, placed.words, placed.is_code)
@@ -225,9 +228,10 @@ def _not_the_patchs(hunk: PlannedHunk, target: Target, there: State) -> PlannedH
     """A hunk that leads to other code than the patch's; others as they are."""
     if hunk.state is not there or not hunk.leads:
         return hunk
-    goal = target.symbols.describe(hunk.leads[0].goal)
+    goal = hunk.leads[0].goal
+    where = target.symbols.describe(goal) if goal >= 0 else "a place"
     return hunk._replace(
-        state=State.FOREIGN, changes=(), difference=f"it leads to {goal}, which is not the new code of this patch"
+        state=State.FOREIGN, changes=(), difference=f"it leads to {where}, which is not the new code of this patch"
     )
 
 
