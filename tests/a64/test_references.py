@@ -19,6 +19,7 @@ from a64patch.a64.references import (
     branch_targets,
     branches_into,
     call_targets,
+    calls_to,
     literal_addresses,
     reference,
 )
@@ -119,6 +120,8 @@ def test_who_branches_into_a_range() -> None:
     assert branches_into(array, at, at + 0x40, at + 0x40).tolist() == []
     assert branches_into(array, at, at + 0x44, at + 0x40).tolist() == []
     assert branches_into(array[:0], at, at, at + 4).tolist() == []
+    assert calls_to(array, at, at + 0x48).tolist() == [at + 8]
+    assert calls_to(array, at, at + 0x44).tolist() == calls_to(array, at, at + 0x40).tolist() == []
 
 
 def test_addresses_wrap_around() -> None:

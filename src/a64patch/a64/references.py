@@ -188,6 +188,20 @@ def call_targets(words: NDArray[numpy.uint32], address: int) -> NDArray[numpy.ui
 
     These are `branch_targets` of the words for which `is_bl` holds, without the tables that classify all words.
     """
+    return _calls(words, address)[1]
+
+
+def calls_to(words: NDArray[numpy.uint32], address: int, goal: int) -> NDArray[numpy.uint64]:
+    """Addresses of the BLs that call `goal`, in ascending order; found as by `call_targets`."""
+    import numpy
+
+    addresses, targets = _calls(words, address)
+    found: NDArray[numpy.uint64] = addresses[targets == numpy.uint64(goal % ADDRESS_SPACE)]
+    return found
+
+
+def _calls(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint64]]:
+    """The address of each BL, and its target."""
     import numpy
 
     from a64patch.a64.encodings import BY_NAME
@@ -197,8 +211,8 @@ def call_targets(words: NDArray[numpy.uint32], address: int) -> NDArray[numpy.ui
     assert call is not None
     positions = numpy.flatnonzero(words & numpy.uint32(row.mask) == row.value)
     distances = call.unit * call.immediate.decode(words[positions])
-    origins = numpy.uint64(address % ADDRESS_SPACE) + positions.astype(numpy.uint64) * numpy.uint64(INSN_SIZE)
-    return origins + distances.view(numpy.uint64)
+    addresses = numpy.uint64(address % ADDRESS_SPACE) + positions.astype(numpy.uint64) * numpy.uint64(INSN_SIZE)
+    return addresses, addresses + distances.view(numpy.uint64)
 
 
 def literal_addresses(words: NDArray[numpy.uint32], address: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.bool_]]:

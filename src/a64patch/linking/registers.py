@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from a64patch.a64.effects import effects_of
 from a64patch.a64.predicates import decode
-from a64patch.a64.references import ReferenceKind, branches_into, reference
+from a64patch.a64.references import ReferenceKind, calls_to, reference
 from a64patch.a64.row import Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, from_bytes
 from a64patch.errors import A64PatchError
@@ -77,10 +77,8 @@ def reliances(
     found = 0
     for low, high in target.code_with(start):
         words = numpy.frombuffer(target.read(low, (high - low) & -INSN_SIZE), numpy.dtype("<u4"))
-        for call in map(int, branches_into(words, low, start, start + INSN_SIZE)):
-            word = int(words[(call - low) // INSN_SIZE])
-            row = decode(word)
-            if row is None or row.flow is not Flow.CALL or any(first <= call < last for first, last in apart):
+        for call in map(int, calls_to(words, low, start)):
+            if any(first <= call < last for first, last in apart):
                 continue
             found += 1
             if found > _MOST_CALLS:
