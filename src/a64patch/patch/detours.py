@@ -298,11 +298,7 @@ def hazards_in_place(target: Target, hunks: Sequence[PlannedHunk], hazards: Iter
             if parts.steady[parts.first].sign == " ":
                 no_danger[hunk.address + INSN_SIZE * parts.first] = _OF_ONE_HALF
         elif hunk.leads_away:
-            change = hunk.changes[0]
-            extent = target.symbols.extent(change.address)
-            if extent is not None and _begins_function(target, extent[0], change.address):
-                for_calls = lands(change.old) | lands(change.new) == {"c"} and change.address > extent[0]
-                no_danger[change.address] = _OF_ONE_HALF | {"landing-pad"} if for_calls else _OF_ONE_HALF
+            no_danger[hunk.changes[0].address] = _no_danger_at(target, hunk.changes[0])
     return [hazard for hazard in hazards if hazard.name not in no_danger.get(hazard.address, ())]
 
 
@@ -310,11 +306,21 @@ _OF_ONE_HALF = frozenset({"pac-pair", "address-pair"})
 """Hazards of a word whose partner stays."""
 
 
-def _begins_function(target: Target, start: int, address: int) -> bool:
-    """Whether a function, from its start to this address, has only BTI and NOPs, such as those of ftrace."""
-    if not 0 <= address - start <= _LONGEST_BEGINNING:
-        return False
-    return all(is_nop(word) or is_bti(word) for word in from_bytes(target.read(start, address - start)))
+def _no_danger_at(target: Target, change: Change) -> frozenset[str]:
+    """The hazards that a branch to new code at this place does not have: none, unless its function begins there.
+
+    Before it may be BTI and NOPs, such as those of ftrace. A PACIASP may be there too: then its partner matters.
+    """
+    extent = target.symbols.extent(change.address)
+    if extent is None or change.address - extent[0] > _LONGEST_BEGINNING:
+        return frozenset()
+    before = from_bytes(target.read(extent[0], change.address - extent[0]))
+    if not all(is_nop(word) or lands(word) for word in before):
+        return frozenset()
+    if not all(is_nop(word) or is_bti(word) for word in before):
+        return frozenset({"address-pair"})
+    for_calls = bool(before) and lands(change.old) | lands(change.new) == {"c"}
+    return _OF_ONE_HALF | {"landing-pad"} if for_calls else _OF_ONE_HALF
 
 
 _LONGEST_BEGINNING = 8 * INSN_SIZE
