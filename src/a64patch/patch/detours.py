@@ -23,6 +23,7 @@ from a64patch.patch.finding import Finder, PlannedHunk, State
 from a64patch.patch.hazards import Hazard, claims_on, hazards_of_new_code
 from a64patch.patch.sites import ways_into
 from a64patch.targets.base import NewReference, Room, Target
+from a64patch.targets.section import Change
 
 _MOST_WORK = 1 << 18
 """At most this many words of new code are compared with rooms, to find the place of the code in a target."""
