@@ -1059,6 +1059,28 @@ class ElfImage:
             if relocation.type == R_AARCH64_GLOB_DAT and (name := self._name_of_symbol(relocation))
         }  # fmt: skip
 
+    def section_at(self, address: int) -> int | None:
+        """The number of the section with the byte at this address of a relocatable file; None in no loaded section.
+
+        Where sections of a damaged file overlap, it is the one that starts last.
+        """
+        place = bisect_right(self.section_starts, address) - 1
+        if place < 0:
+            return None
+        number = self._mapped_numbers[place]
+        section = self.sections[number]
+        return number if section.offset <= address < section.offset + section.size else None
+
+    @cached_property
+    def section_starts(self) -> list[int]:
+        """The offsets of the sections that are loaded, ascending."""
+        return [self.sections[number].offset for number in self._mapped_numbers]
+
+    @cached_property
+    def _mapped_numbers(self) -> list[int]:
+        mapped = (number for number, section in enumerate(self.sections) if section.mapped and section.size)
+        return sorted(mapped, key=lambda number: self.sections[number].offset)
+
     def unplaced_names(self) -> frozenset[str]:
         """The names of a relocatable file that have no address in it: of another file, or in a section like .bss."""
         found: set[str] = set()

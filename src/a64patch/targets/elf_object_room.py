@@ -177,10 +177,9 @@ def references(
     """
     if not rooms:
         return
-    starts = sorted(section.offset for section in image.sections if section.mapped and section.size)
 
     def home(place: int) -> int:
-        return bisect_right(starts, place)
+        return bisect_right(image.section_starts, place)
 
     for place, word in zip(range(address, address + INSN_SIZE * len(words), INSN_SIZE), words, strict=True):
         row = decode(word)
@@ -276,9 +275,9 @@ class _Adding:
             raise MappingError(f"address {address:#x} is not a multiple of 4, so no instruction starts there")
         if self._room.address <= address < self._room.end:
             return len(self._image.sections)
-        for number, section in enumerate(self._image.sections):
-            if section.executable and section.mapped and section.offset <= address < section.offset + section.size:
-                return number
+        number = self._image.section_at(address)
+        if number is not None and self._image.sections[number].executable:
+            return number
         raise MappingError(f"{address:#x} in {self._image.name} is not code, so no new relocation may change it")
 
     def _without(self, table: int, places: set[int]) -> bytes:
@@ -312,13 +311,13 @@ class _Adding:
             return self._named(goal), 0
         if room.address <= goal <= room.end:
             return len(self._symbols), goal - room.address
-        for number, section in enumerate(image.sections):
-            if section.mapped and section.offset <= goal < section.offset + section.size:
-                symbol = self._by_section.get(number)
-                if symbol is None:
-                    raise SymbolError(f"section {number} of {image.name} has no symbol that could be referred to")
-                return symbol, goal - section.offset - self._symbols[symbol][4]
-        raise MappingError(f"{goal:#x} in {image.name} is in no section that is loaded: name a mapped address")
+        number = image.section_at(goal)
+        if number is None:
+            raise MappingError(f"{goal:#x} in {image.name} is in no section that is loaded: name a mapped address")
+        symbol = self._by_section.get(number)
+        if symbol is None:
+            raise SymbolError(f"section {number} of {image.name} has no symbol that could be referred to")
+        return symbol, goal - image.sections[number].offset - self._symbols[symbol][4]
 
     def _named(self, name: str) -> int:
         if not self._by_name:
