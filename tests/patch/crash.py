@@ -383,7 +383,7 @@ def fault_everywhere(bench: Bench) -> None:
     library = ctypes.CDLL(None)
     for name, files in snapshots(bench).items():
         for fault, code in FAULTS.items():
-            # Words are written alike, and a file is replaced twice. The journal's own calls are those of the ELF file's run.
+            # Words are written alike, a file is replaced twice, and the journal's own calls are those of "elf".
             step = 1 if fault == "killed after" else {"elf": 1, "annex": 3, "words": 9}[bench.kind]
             position = 1 - step
             met = True
