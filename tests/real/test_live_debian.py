@@ -11,8 +11,8 @@ from tests.real.userland import Userland
 from tests.support import ROOT, rounds
 
 TRIALS = ROOT / "tests/real/debian_trials.py"
-ROUNDS = rounds(40, 3)
-SITES = rounds(200, 30)
+ROUNDS = rounds(40, 2)
+SITES = rounds(200, 20)
 """Beside the functions that are executed all the time: pairs from everywhere in the program."""
 
 

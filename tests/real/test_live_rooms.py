@@ -44,7 +44,7 @@ def test_only_thread_maps_a_room_and_its_own_call_or_registers_stay_as_they_were
     trial: Trial, letter: str, said: str, calls: list[int]
 ) -> None:
     """clock_nanosleep (115) goes on as restart_syscall (128): else it would begin anew with its whole time."""
-    told = trial("waits", letter, rounds(100, 2))
+    told = trial("waits", letter, rounds(100, 1))
     assert (told["said"], told["status"]) == (f"{said} 101\n", 0)
     assert told["found"] == [[True, True, True]]
     assert told["calls"] == calls
@@ -92,7 +92,7 @@ def test_thread_that_sleeps_inside_of_new_code_keeps_it_until_recover(trial: Tri
 
 
 def test_killed_a64patch_leaves_at_worst_a_room_that_recover_frees(trial: Trial) -> None:
-    number = rounds(300, 3)
+    number = rounds(300, 2)
     told = trial("killed", number)
     assert told["said"] == "1 well 101\n", "its system call was not cut off"
     assert sum(told["states"].values()) == number
