@@ -21,7 +21,7 @@ SOURCE = ROOT / "tests/targets/threads_victim.c"
 TRIALS = ROOT / "tests/real/process_trials.py"
 VICTIM = "/opt/victim"
 
-KINDS = victims.BUILDS if rounds(1, 0) else ("static-pie", "stripped", "musl")
+KINDS = victims.BUILDS if rounds(1, 0) else ("pie", "stripped", "musl")
 """For time, a few ways to build a program."""
 
 Trial = Callable[..., Any]
@@ -68,8 +68,7 @@ def test_each_way_to_build_a_program_on_a_processor_with_all_features(
 ) -> None:
     source = SOURCE.read_text("utf-8")
     files = {
-        f"/opt/{kind}": victims.build(kind, source, tmp_path / kind, "-mbranch-protection=standard")
-        for kind in KINDS
+        f"/opt/{kind}": victims.build(kind, source, tmp_path / kind, "-mbranch-protection=standard") for kind in KINDS
     }
     programs = dict.fromkeys(files, "")
     # Without names: at the same place as in the build that has them.
