@@ -20,6 +20,7 @@ _MODULES = {
     "start-up": "startup",
     "elf-patch": "elf_patch",
     "patch-file": "patch_file",
+    "functions": "functions",
     "classify": "classify",
     "disassembly": "disassembly",
     "assembly": "assembly",

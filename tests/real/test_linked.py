@@ -53,6 +53,7 @@ try:
 except ValueError as error:
     print(error)
 """
+USED_BASE = "0 0xff -0b101 0o100\na number of 5001 bits is more than 4096\n"
 HEX = """
 extern void ERR_new(void);
 int OPENSSL_hexchar2int(unsigned char c)
@@ -107,7 +108,7 @@ def test_debians_python_with_a_length_check(tmp_path: Path) -> None:
     python = tmp_path / "python3"
     shutil.copy(root / "usr/bin/python3", python)
     before = changed(python, BASE, "PyNumber_ToBase", "-O2", "-mbranch-protection=standard")
-    assert printed(root, python, USE_BASE) == "0 0xff -0b101 0o100\na number of 5001 bits is more than 4096\n"
+    assert printed(root, python, USE_BASE) == USED_BASE
     put_back(python)
     assert python.read_bytes() == before
 
