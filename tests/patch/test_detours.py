@@ -546,3 +546,13 @@ def test_new_code_of_zeros(machine: Callable[..., Simulator]) -> None:
     patch = parse("@@ f @@\n-d503201f nop\n+???????? adr x3, annex:t\n@@ annex t @@\n+???????? .word 0\n")
     with pytest.raises(PlanError, match="all zeros"):
         make_plan(patch, machine())
+
+
+def test_a_loop_back_to_the_first_instruction_executes_what_is_put_before_it(machine: Callable[..., Simulator]) -> None:
+    """As does a branch from elsewhere, which finds the branch in place."""
+    simulator = machine(f"{MAIN}; f: mov x1, #3; loop: sub x1, x1, #1; cbnz x1, loop; nop; ret; {COUNT}")
+    lines = "+d503201f nop\n d1000421 sub x1, x1, #1\n+d503201f nop\n b5ffffe1 cbnz x1, f+0x4\n+d503201f nop\n"
+    plan = make_plan(parse(f"@@ detour f+0x4 @@\n{lines}"), simulator)
+    assert plan.annex is not None
+    at = plan.annex.room.address
+    assert disassemble(plan.annex.words[3], at + 12) == f"cbnz x1, {at:#x}"

@@ -103,6 +103,8 @@ def parts_of(hunk: Hunk) -> Detour:
             f"the detour at {hunk.site} ends with a new instruction: show the instruction that follows it",
             lines[-1].number,
         )
+    # Its word in place leads to the beginning, for whoever comes there from elsewhere.
+    places[first] = 0
     return Detour(tuple(steady), first, end, tuple(body), places)
 
 
