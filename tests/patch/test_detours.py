@@ -17,7 +17,15 @@ import a64patch
 from a64patch.a64.assembler import assemble
 from a64patch.a64.disassembler import disassemble
 from a64patch.a64.words import from_bytes
-from a64patch.errors import A64PatchError, CapabilityError, PatchFormatError, PlanError, SymbolError, TargetError
+from a64patch.errors import (
+    A64PatchError,
+    CapabilityError,
+    MismatchError,
+    PatchFormatError,
+    PlanError,
+    SymbolError,
+    TargetError,
+)
 from a64patch.patch import transaction
 from a64patch.patch.annex import NewCode
 from a64patch.patch.asmdiff import parse, reverse, to_text
@@ -556,3 +564,21 @@ def test_a_loop_back_to_the_first_instruction_executes_what_is_put_before_it(mac
     assert plan.annex is not None
     at = plan.annex.room.address
     assert disassemble(plan.annex.words[3], at + 12) == f"cbnz x1, {at:#x}"
+
+
+def test_revert_takes_no_other_new_code_at_the_same_place_for_its_own(
+    machine: Callable[..., Simulator], journal: Journal
+) -> None:
+    """The branches are equal, since the room is the same."""
+    simulator = machine()
+    first, second = (
+        parse(f"@@ f @@\n-d503201f nop\n+???????? b annex:new\n@@ annex new @@\n+{word:08x}\n+d65f03c0 ret\n")
+        for word in (0xD2800020, 0xD2800040)
+    )
+    applied = a64patch.apply(make_plan(first, simulator), simulator, journal)
+    assert a64patch.apply(make_plan(reverse(first), simulator), simulator, journal).stays == ""
+    a64patch.apply(make_plan(second, simulator), simulator, journal)
+    error = "holds d2800040, not d2800020 as entry 1 wrote: entry 3 has changed it since, revert that first"
+    with pytest.raises(MismatchError, match=error):
+        a64patch.revert(applied.entry, simulator, journal)
+    assert make_plan(second, simulator).state is State.APPLIED

@@ -106,8 +106,8 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
 
     Words of data are put back in the same stop, if the entry's guards hold there.
 
-    - MismatchError when the target holds another word than the entry wrote. It names the first such word, and the
-      later entry that changed it if there is one. MismatchError also for a guard that does not hold.
+    - MismatchError when the target holds another word than the entry wrote, in place or in new code. It names the first
+      such word, and the later entry that changed it if there is one. MismatchError also for a guard that does not hold.
     - PlanError when the entry is not applied, or when the target has another place, build or base than the patched
       one, or was started again.
     - Other errors as `apply_plan`.
@@ -119,7 +119,9 @@ def revert(number: int, target: Target, journal: Journal) -> Outcome:
             raise PlanError(f"entry {number} is {entry.state.value}, so there is nothing to revert{hint}")
         _require_same(entry, target, journal)
         _require_nothing_open(journal, entry.identity)
-        for change, word in zip(entry.written, _read(target, entry.written), strict=True):
+        # Equal branches of two patches may lead to other new code at one place.
+        held = [*entry.written, *_new_code(entry)]
+        for change, word in zip(held, _read(target, held), strict=True):
             if word != change.new:
                 raise MismatchError(_why_not(journal, entry, change, word, target))
         target.undo_aftermath(entry.aftermath)
@@ -432,9 +434,14 @@ def _why_not(journal: Journal, entry: Entry, change: Change, word: int, target: 
     holds = f"{where} holds {word:08x}, not {change.new:08x} as entry {entry.id} wrote"
     for later in reversed(journal.entries(EntryState.APPLIED)):
         same_target = later.id > entry.id and later.identity.place == entry.identity.place
-        if same_target and any(other.address == change.address for other in later.written):
+        if same_target and any(other.address == change.address for other in [*later.written, *_new_code(later)]):
             return f"{holds}: entry {later.id} has changed it since, revert that first; nothing was changed"
     return f"{holds}; nothing was changed"
+
+
+def _new_code(entry: Entry) -> Sequence[Change]:
+    """The words of new code that an entry has built."""
+    return entry.built.changes if entry.built is not None and not entry.built.ends else ()
 
 
 def _lost(target: Target, changes: Sequence[Change], error: BaseException) -> Sequence[int]:
