@@ -582,3 +582,19 @@ def test_revert_takes_no_other_new_code_at_the_same_place_for_its_own(
     with pytest.raises(MismatchError, match=error):
         a64patch.revert(applied.entry, simulator, journal)
     assert make_plan(second, simulator).state is State.APPLIED
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_half_of_a_patch_is_not_reversed(machine: Callable[..., Simulator], kept: int) -> None:
+    """Its room is that of the other half, too."""
+    simulator = machine()
+    line = "+d503201f nop\n+d503201f nop\n"
+    patch = parse(f"@@ detour f @@\n{line} d503201f nop\n@@ detour count @@\n{line} 91000673 add x19, x19, #1\n")
+    a64patch.apply(patch, simulator)
+    half = patch._replace(hunks=patch.hunks[kept : kept + 1])
+    with pytest.raises(
+        PlanError, match=r"is a part of 32 bytes at 0x\w+, which a larger patch made.*nothing was changed"
+    ):
+        a64patch.apply(reverse(half), simulator)
+    assert make_plan(patch, simulator).state is State.APPLIED
+    assert a64patch.apply(reverse(patch), simulator).stays == ""

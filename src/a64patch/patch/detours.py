@@ -72,6 +72,7 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
 
     - PlanError when a branch of the patch does not reach, and for an instruction that cannot be moved.
     - CapabilityError when the target has no room.
+    - PlanError for a reversed patch that is a part of another one: the new code of both is one room.
     - PlanError for new code of zeros only: a target tells by zeros that a room is not used.
     - SymbolError and PatchFormatError for the lines of the new code; other errors as `Finder.plan`.
     - PatchFormatError for new code to which nothing in place leads: its place could not be told from an equal one.
@@ -102,6 +103,11 @@ def plan_new_code(diff: AsmDiff, finder: Finder, target: Target, *, exact: bool)
         raise PlanError(f"the new code of this patch is at {places}, and no branch tells which; nothing was changed")
     for placed, again in fits:
         room, parts = _room_of(target, placed), _entries(placed, cuts)
+        if ends and (room.address, room.size) != (placed.base, placed.size):
+            raise PlanError(
+                f"the new code of this patch is a part of {room.size} bytes at {room.address:#x}, which a larger patch"
+                " made: reverse that one as a whole; nothing was changed"
+            )
         annex = Annex(room, placed.words, parts, placed.is_code, placed.references, ends)
         return _in_order(diff, again, there, annex)
     finder.placed = None
@@ -140,7 +146,7 @@ def _placed(code: NewCode, target: Target, sites: Sequence[int]) -> tuple[Room, 
         room = target.find_room(size, _near(placed, sites), code.alignment)
         placed = code.at(room.address)
         if placed.size <= room.size:
-            return room, placed
+            return room._replace(size=placed.size), placed
         size = placed.size
     raise PlanError("the new code needs more room at each place than at the one before; nothing was changed")
 
