@@ -1,6 +1,6 @@
 """Detours and annexes on the simulator: found, built, executed, undone, and never torn.
 
-The same on files and on real machines: ../real/test_annexes.py.
+The same on files and on real machines: ../real/test_random_detours.py.
 """
 
 from __future__ import annotations

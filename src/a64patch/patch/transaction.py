@@ -186,8 +186,10 @@ def recover(journal: Journal, open_target: Callable[[Entry], Target]) -> Iterato
                     else:
                         _require_same(entry, target, journal)
                         assert entry.built is not None
+                        known = any(room.address == entry.built.room.address for room in target.rooms())
                         left = give_back(target, entry.built)
-                        note = left or "the room of its new code is given back"
+                        done = "the room of its new code is given back"
+                        note = left or (done if known else "nobody has the room of its new code any more")
             except GoneError as error:
                 gone = replace(entry.identity, incarnation=error.incarnation).outlives(entry.identity)
                 left, note = "" if gone else str(error), str(error)
