@@ -435,7 +435,7 @@ def test_any_text_is_refused_or_read(text: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=rounds(200, 40))
+@settings(max_examples=rounds(200, 20))
 def test_damaged_memory_is_refused_or_fits(data: st.DataObject) -> None:
     kernel = build_kernel(data.draw(st.sampled_from(kernels.LAYOUTS)), functions=300)
     for _ in range(data.draw(st.integers(1, 6))):

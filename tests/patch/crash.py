@@ -384,7 +384,8 @@ def fault_everywhere(bench: Bench) -> None:
     for name, files in snapshots(bench).items():
         for fault, code in FAULTS.items():
             # Words are written alike, a file is replaced twice, and the journal's own calls are those of "elf".
-            step = 1 if fault == "killed after" else {"elf": 1, "annex": 3, "words": 9}[bench.kind]
+            steps = {"elf": 1, "annex": 3, "words": 9}
+            step = steps[bench.kind] if fault != "killed after" else 3 if bench.kind == "words" else 1
             position = 1 - step
             met = True
             while met:

@@ -27,7 +27,7 @@ BASE = 0x10000
 SITE = BASE + 0x10
 WINDOW = 32
 """Every one of the first so many scheduling steps is a moment at which patching begins."""
-SEEDS = rounds(200, 60)
+SEEDS = rounds(200, 20)
 
 MODELS: dict[str, dict[str, Any]] = {
     f"idc{idc:d}-dic{dic:d}-{'broadcast' if broadcast else 'local'}": {"idc": idc, "dic": dic, "broadcast": broadcast}

@@ -17,7 +17,7 @@ from tests.real.guest import Guest
 from tests.real.test_gdb import READ_UPTIME, address_of
 
 ROUNDS = pytest.mark.parametrize(
-    "rounds", [pytest.param(2, marks=pytest.mark.fresh("qemu-system-arm")), support.rounds(20, 3)]
+    "rounds", [pytest.param(2, marks=pytest.mark.fresh("qemu-system-arm")), *([20] if support.rounds(1, 0) else [])]
 )
 IMAGE = 0x40200000
 """Where QEMU's machine `virt` puts an arm64 Image: RAM begins at 1 GiB, the Image at its text_offset of 2 MiB."""

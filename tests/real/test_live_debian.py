@@ -11,7 +11,7 @@ from tests.real.userland import Userland
 from tests.support import ROOT, rounds
 
 TRIALS = ROOT / "tests/real/debian_trials.py"
-ROUNDS = rounds(40, 2)
+ROUNDS = rounds(40, 1)
 SITES = rounds(200, 20)
 """Beside the functions that are executed all the time: pairs from everywhere in the program."""
 

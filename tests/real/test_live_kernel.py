@@ -31,8 +31,8 @@ from tests.real.live import ALL_AT_ONCE, NOT_CLEARED, PID, UPTIME, Line, LiveGue
 from tests.real.places import Rewrite, draft
 from tests.support import eventually, rounds
 
-ROUNDS = rounds(1000, 120)
-STEP = rounds(1, 2)
+ROUNDS = rounds(1000, 50)
+STEP = rounds(1, 4)
 SITES = 1000
 ENTRY = 4
 """Words of a function up to which it may have been left room for ftrace: a BTI, PACIASP, and two NOPs."""
@@ -343,7 +343,7 @@ def test_the_connection_cut_at_every_packet(live: LiveGuest, journal: Journal, h
                 open_live(live, f"{live.gdb}?leave=halted").close()
             cuts = 0
             for direction, for_good in itertools.product(("there", "back"), (False, True)):
-                # With A64PATCH_THOROUGH=1 each packet, on a line that comes back; else each second. Fewer where the
+                # With A64PATCH_THOROUGH=1 each packet, on a line that comes back; else each fourth. Fewer where the
                 # line is cut for good, which takes its time, and on a machine that is halted.
                 step = 5 if halted else 3 * STEP if for_good else STEP
                 for number in range(1, 1000, step):

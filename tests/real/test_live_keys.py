@@ -32,7 +32,7 @@ from tests.real.live import Line
 from tests.real.test_live_tutorial import commands
 from tests.support import ROOT, eventually, rounds
 
-ROUNDS = rounds(1000, 4)
+ROUNDS = rounds(1000, 2)
 CUTS = rounds(25, 4)
 ACCEPT = {"kernel-rewrites"}
 SCHEDSTATS = "/proc/sys/kernel/sched_schedstats"

@@ -216,7 +216,7 @@ def attempt(path: Path, drop: bool) -> None:
 
 
 @settings(
-    deadline=None, max_examples=int(os.environ.get("A64PATCH_FUZZ", "400")), suppress_health_check=list(HealthCheck)
+    deadline=None, max_examples=int(os.environ.get("A64PATCH_FUZZ", "200")), suppress_health_check=list(HealthCheck)
 )
 @given(data=st.data(), drop=st.booleans())
 def test_damaged_files_are_refused_or_safe(
