@@ -280,6 +280,7 @@ def test_whoever_is_in_new_code_keeps_it_there(machine: Callable[..., Simulator]
     simulator.run(300)
     undone = a64patch.revert(outcome.entry, simulator, journal)
     assert "is not given back: CPU 0 stands at" in undone.stays
+    assert "nothing was changed" not in undone.stays, "the branch is not there any more"
     assert len(simulator.rooms()) == 1
 
     class Open:

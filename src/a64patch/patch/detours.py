@@ -22,15 +22,13 @@ from a64patch.patch.asmdiff import AsmDiff, reverse
 from a64patch.patch.finding import Finder, PlannedHunk, State
 from a64patch.patch.hazards import Hazard, claims_on, hazards_of_new_code
 from a64patch.patch.sites import ways_into
-from a64patch.targets.base import NewReference, Room, Target
+from a64patch.targets.base import BRANCH_REACH, NewReference, Room, Target
 from a64patch.targets.section import Change
 
 _MOST_WORK = 1 << 18
 """At most this many words of new code are compared with rooms, to find the place of the code in a target."""
 _TRIES = 4
 """How often the words are placed anew because they needed more room than at the place before."""
-_REACH = 1 << 27
-"""Bytes that B reaches backwards; forwards it is one instruction less (Arm ARM, C6.2: B)."""
 
 
 class Annex(NamedTuple):
@@ -122,7 +120,7 @@ def _to_do(
     diff: AsmDiff, finder: Finder, target: Target, planned: Sequence[PlannedHunk], code: NewCode, cuts: Sequence[Cut]
 ) -> WithNewCode:
     """The plan for a target that has none of the patch."""
-    sites = [hunk.address for hunk in planned] or [min(start for start, _ in target.code_ranges())]
+    sites = [hunk.address for hunk in planned]
     try:
         room, placed = _placed(code, target, sites)
         finder.placed = placed
@@ -154,7 +152,7 @@ def _placed(code: NewCode, target: Target, sites: Sequence[int]) -> tuple[Room, 
 def _near(placed: PlacedCode, sites: Sequence[int]) -> tuple[int, int]:
     """The lowest and the highest address of the code that the new code must reach, or that must reach it."""
     low, high = min(sites), max(sites)
-    goals = [goal for goal in _goals(placed) if high - _REACH < goal < low + _REACH]
+    goals = [goal for goal in _goals(placed) if high - BRANCH_REACH < goal < low + BRANCH_REACH]
     return min([low, *goals]), max([high, *goals])
 
 

@@ -158,15 +158,13 @@ class NewReference(NamedTuple):
         return shown(self, f"from {self.address:#x} to {goal}{self.addend:+#x}")
 
 
-_BRANCH_REACH = 1 << 27
+BRANCH_REACH = 1 << 27
+"""Bytes that B and BL reach backwards; forwards it is one instruction less (Arm ARM, C6.2: B)."""
 
 
 def within_reach(start: int, end: int, near: tuple[int, int]) -> bool:
-    """Whether B and BL reach from each word of [start, end) to each address from near[0] to near[1], and back.
-
-    They reach 128 MiB, less one word forwards (Arm ARM, C6.2: B).
-    """
-    return max(near[1], end) - min(near[0], start) < _BRANCH_REACH
+    """Whether B and BL reach from each word of [start, end) to each address from near[0] to near[1], and back."""
+    return max(near[1], end) - min(near[0], start) < BRANCH_REACH
 
 
 class CpuState(NamedTuple):
