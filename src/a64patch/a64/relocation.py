@@ -16,7 +16,7 @@ from a64patch.a64.fields import set_branch_offset
 from a64patch.a64.generate import gen_add_sub_imm, gen_branch_imm, gen_branch_reg, gen_movewide, gen_nop
 from a64patch.a64.predicates import InsnClass, decode, get_insn_class
 from a64patch.a64.references import ADDRESS_SPACE, Reference, ReferenceKind, reference
-from a64patch.a64.row import PAGE_SIZE, Encoding, Flow
+from a64patch.a64.row import ERRATUM_843419_OFFSETS, PAGE_SIZE, Encoding, Flow
 from a64patch.a64.words import INSN_SIZE, require_aligned
 from a64patch.errors import EncodingError, UnmovableError
 
@@ -32,8 +32,6 @@ _GROUPS = (
 )
 
 _SIGNS_WITH_PC = frozenset({"paciasppc", "pacibsppc", "pacnbiasppc", "pacnbibsppc", "pacm"})
-
-_ERRATUM_843419 = (0xFF8, 0xFFC)
 
 # For each load of a literal: the row of the same load with an unsigned offset from a register, and the bytes in one
 # unit of the offset. So many bytes are read, but PRFM reads none.
@@ -180,7 +178,7 @@ def _encode(row: Encoding, refers: Reference, word: int, address: int, target: i
             f"the {row.name} at {address:#x} cannot reach {target:#x}: {distance:+d} is {abs(distance - end)} bytes "
             f"beyond {end:+d}"
         )
-    if refers.unit == PAGE_SIZE and not allow_erratum and address % PAGE_SIZE in _ERRATUM_843419:
+    if refers.unit == PAGE_SIZE and not allow_erratum and address % PAGE_SIZE in ERRATUM_843419_OFFSETS:
         raise UnmovableError(
             f"an adrp at {address:#x}, page offset {address % PAGE_SIZE:#x}, is subject to Cortex-A53 erratum 843419: "
             "move it elsewhere, or allow it"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 4096
 """Bytes of a page for ADRP, whatever the translation granule (Arm ARM C6.2, ADRP)."""
+ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
+"""The offsets in a page where an ADRP may compute a wrong address on Cortex-A53 (erratum 843419)."""
 
 
 class Flow(Enum):

@@ -23,7 +23,7 @@ from a64patch.a64.generate import gen_nop
 from a64patch.a64.names import parse_site, site_text
 from a64patch.a64.predicates import decode, is_adrp
 from a64patch.a64.references import ReferenceKind, reference
-from a64patch.a64.row import PAGE_SIZE, Flow
+from a64patch.a64.row import ERRATUM_843419_OFFSETS, PAGE_SIZE, Flow
 from a64patch.a64.source import without_comments
 from a64patch.a64.words import INSN_SIZE
 from a64patch.errors import AssemblyError, PatchFormatError, PlanError
@@ -51,8 +51,6 @@ _ROUNDS = 16
 """More room for one word moves other words, which may then need more room too: bounded, since room never shrinks."""
 _TRAP = 0x00000000
 """UDF #0 (Arm ARM, C6.2), behind an annex: nobody executes it."""
-_ERRATUM_843419 = (0xFF8, 0xFFC)
-"""The offsets in a page where an ADRP may compute a wrong address on Cortex-A53."""
 
 
 class Detour(NamedTuple):
@@ -403,7 +401,9 @@ class NewCode:
 
 def _is_risky(words: Sequence[int], at: int) -> bool:
     """Whether one of these words is an ADRP where erratum 843419 may strike."""
-    return any(is_adrp(word) and (at + INSN_SIZE * n) % PAGE_SIZE in _ERRATUM_843419 for n, word in enumerate(words))
+    return any(
+        is_adrp(word) and (at + INSN_SIZE * n) % PAGE_SIZE in ERRATUM_843419_OFFSETS for n, word in enumerate(words)
+    )
 
 
 def _jumps_by_register(word: int) -> bool:

@@ -18,6 +18,7 @@ from a64patch.a64.disassembler import disassemble
 from a64patch.a64.effects import effects_of, lands
 from a64patch.a64.predicates import Predicate, decode, is_adrp, is_load_ex, is_store_ex
 from a64patch.a64.references import goal_of
+from a64patch.a64.row import ERRATUM_843419_OFFSETS
 from a64patch.a64.words import INSN_SIZE, as_array, from_bytes
 from a64patch.patch.sites import Hazard as Hazard
 from a64patch.patch.sites import Site, spans_of
@@ -71,7 +72,6 @@ _FEW = 500
 """Up to this many changes, their surroundings are read one by one and searched without arrays."""
 _DESTINATION = 0x1F
 """Rd of ADD (immediate), Rt of loads and stores: another register there leaves the address as it is (Arm ARM, C4.1)."""
-_ERRATUM_843419_OFFSETS = (0xFF8, 0xFFC)
 
 
 def hazards_of(
@@ -283,7 +283,7 @@ def _words_like_pacs(target: Target, extent: tuple[int, int]) -> list[int]:
 
 def _erratum_843419(target: Target, changes: Sequence[Change]) -> Iterator[Hazard]:
     for change in changes:
-        if change.address % 4096 in _ERRATUM_843419_OFFSETS and change.new & 0x9F000000 == 0x90000000:
+        if change.address % 4096 in ERRATUM_843419_OFFSETS and change.new & 0x9F000000 == 0x90000000:
             where = target.symbols.describe(change.address)
             offset = change.address % 4096
             yield Hazard(
